@@ -1,0 +1,38 @@
+"""The command line. Modules here import nothing heavy at the top: ``--help`` must be instant."""
+
+import sys
+
+from loradash.cli.app import app
+from loradash.errors import Interrupted, LoradashError
+
+
+def main() -> None:
+    """Run the command line; errors of ours become one clear message and exit code 1."""
+    try:
+        app()
+    except Interrupted as error:
+        print(error.message, file=sys.stderr)
+        sys.exit(130)
+    except LoradashError as error:
+        _report(error)
+        sys.exit(1)
+
+
+def _report(error: LoradashError) -> None:
+    import json
+    import os
+    import traceback
+
+    if os.environ.get("DEBUG", "").lower() in ("1", "true", "yes"):
+        traceback.print_exc()
+    if "--json" in sys.argv:
+        facts = {
+            "type": "error",
+            "code": error.code,
+            "message": error.message,
+            "problems": list(error.problems),
+            "remedy": error.remedy,
+        }
+        print(json.dumps(facts))
+        return
+    print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,48 @@
+"""The commands of ``loradash``."""
+
+from typing import Annotated
+
+import typer
+
+from loradash import __version__
+from loradash.cli import (
+    datasets_command,
+    demo_command,
+    doctor_command,
+    generate_command,
+    train_command,
+)
+
+app = typer.Typer(
+    name="loradash",
+    help="Train LoRA adapters and generate images with them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=True,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"loradash {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Train LoRA adapters and generate images with them."""
+
+
+app.command("demo")(demo_command.demo)
+app.command("train")(train_command.train)
+app.command("generate")(generate_command.generate)
+app.command("doctor")(doctor_command.doctor)
+datasets = typer.Typer(help="Look at datasets.", no_args_is_help=True, rich_markup_mode=None)
+datasets.command("check")(datasets_command.check)
+app.add_typer(datasets, name="datasets")

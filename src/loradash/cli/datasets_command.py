@@ -1,0 +1,59 @@
+"""``loradash datasets``: look at a dataset before training on it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder with images and captions.")],
+    resolution: Annotated[int, typer.Option(help="Show the buckets for this resolution.")] = 512,
+    step: Annotated[int, typer.Option(help="Multiple of pixels of the buckets.")] = 64,
+    caption_ext: Annotated[str, typer.Option(help="Ending of the caption files.")] = "txt",
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> None:
+    """Read every image and caption, and say what can't be used. Exit code 1 if something can't."""
+    from loradash.cli.output import print_result, size_text
+    from loradash.services.datasets import bucket_counts, check_folder
+
+    report = check_folder(folder, caption_ext)
+    usable = bool(report.images) and not report.problems
+    if as_json:
+        print_result(
+            {
+                **report.model_dump(),
+                "missing_captions": report.missing_captions,
+                "duplicates": report.duplicates,
+                "usable": usable,
+            }
+        )
+        raise typer.Exit(0 if usable else 1)
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False)
+    table.add_row("images", str(len(report.images)))
+    table.add_row("size", size_text(sum(image.size_bytes for image in report.images)))
+    table.add_row("without caption", str(len(report.missing_captions)))
+    table.add_row("with alpha", str(sum(image.has_alpha for image in report.images)))
+    for size, count in bucket_counts(report, resolution, step).items():
+        table.add_row(f"bucket {size[0]}x{size[1]}", str(count))
+    table.add_row("dataset hash", report.sha256[:16])
+    console = Console(highlight=False)
+    console.print(table)
+    for problem in report.problems:
+        console.print(
+            f"[red]bad[/red]      {problem.relative_path}: {problem.message}", soft_wrap=True
+        )
+    for name in report.missing_captions[:10]:
+        console.print(
+            f"[yellow]caption[/yellow]  {name} has no .{caption_ext} file", soft_wrap=True
+        )
+    for group in report.duplicates[:10]:
+        console.print(f"[yellow]same[/yellow]     {', '.join(group)}", soft_wrap=True)
+    for name in report.captions_without_image[:10]:
+        console.print(f"[yellow]alone[/yellow]    {name} has no image", soft_wrap=True)
+    if not report.images:
+        console.print("[red]no usable image[/red]: put jpg, png, webp or bmp files there")
+    raise typer.Exit(0 if usable else 1)

@@ -1,0 +1,120 @@
+"""``loradash demo``: see within minutes that a LoRA learned something."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from loradash.services.demo import DemoMeasures
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the pictures and the adapter.")] = Path(
+        "demo-output"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 220,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Events and result as JSON lines.")
+    ] = False,
+) -> None:
+    """Train a LoRA on ten images of a logo and show the same prompts before and after."""
+    import shutil
+
+    from loradash.cli.output import print_result, reporter, stop_on_signals
+    from loradash.cli.train_command import finish, run
+    from loradash.domain.events import Done, Terminal
+    from loradash.errors import Interrupted, by_code
+    from loradash.runtime.supervisor import StopRequest
+    from loradash.services import demo as script
+    from loradash.services.pictures import loss_curve
+    from loradash.settings import load_settings
+    from loradash.wiring import make_generation, make_training
+
+    settings = load_settings()
+    training = make_training(settings, threads=script.THREADS)
+    generation = make_generation(settings, threads=script.THREADS)
+
+    def require_done(ending: Terminal) -> None:
+        if ending.type == "failed":
+            raise by_code(ending.code)(
+                ending.message, remedy=ending.remedy, problems=ending.problems
+            )
+        if ending.type == "stopped":
+            raise Interrupted("stopped")
+
+    def draw(adapter: str | None, what: str) -> "list[Image]":
+        stop = StopRequest()
+        with reporter(as_json, what) as shown, stop_on_signals(stop, shown.note):
+            ending, images = script.draw(generation, adapter, shown.event, stop, quiet=not as_json)
+        require_done(ending)
+        return images
+
+    def say(text: str) -> None:
+        if not as_json:
+            print(text, flush=True)
+
+    try:
+        say("1/3  Drawing the prompts with the base model alone")
+        before = draw(None, "before")
+        say("2/3  Training a LoRA on ten images of a logo")
+        config = script.demo_config(steps)
+        process_id = training.submit(training.check(config))
+        ending = run(training, process_id, as_json)
+        if not isinstance(ending, Done):
+            raise typer.Exit(finish(training, process_id, ending, None, as_json))
+        say("3/3  Drawing the same prompts with the same seeds and the LoRA")
+        after = draw(process_id, "after")
+    finally:
+        generation.close()
+
+    measures = script.measure(before, after)
+    sheet = script.sheet(before, after, output / "demo.png")
+    adapter = training.adapter(process_id)
+    shutil.copyfile(adapter, output / adapter.name)
+    steps_done = training.history(process_id).steps
+    curve = loss_curve(steps_done, output / "loss.png", "demo_logo")
+    seconds = steps_done[-1].time_s - steps_done[0].time_s if len(steps_done) > 1 else 0.0
+    if as_json:
+        print_result(
+            {
+                "process_id": process_id,
+                "status": "completed",
+                "measures": measures._asdict(),
+                "approach": measures.approach,
+                "holds": measures.holds,
+                "training_s": seconds,
+                "sheet": sheet,
+                "adapter": output / adapter.name,
+            }
+        )
+    else:
+        print(_report(measures, seconds, len(steps_done)))
+        print(f"  sheet     {sheet.absolute()}")
+        print(f"  loss      {curve.absolute() if curve else '-'}")
+        print(f"  adapter   {(output / adapter.name).absolute()}")
+        print(f'  next      loradash generate --adapter {process_id} -p "a sks logo" -n 4')
+    raise typer.Exit(0 if measures.holds else 1)
+
+
+def _report(measures: "DemoMeasures", seconds: float, steps: int) -> str:
+    from loradash.services.demo import ALLOWED_CHANGE, REQUIRED_APPROACH
+
+    logo = f"{measures.logo_before:.3f} -> {measures.logo_after:.3f}"
+    approach = f"{measures.approach:.0%} nearer, at least {REQUIRED_APPROACH:.0%} wanted"
+    in_mix, not_in_mix = measures.change_in_the_mix, measures.change_not_in_the_mix
+    limit = f"at most {ALLOWED_CHANGE:.2f} wanted; two subjects differ by "
+    limit += f"{measures.between_subjects:.2f}"
+    lines = (
+        (measures.approach >= REQUIRED_APPROACH, "logo to its training images", logo, approach),
+        (in_mix <= ALLOWED_CHANGE, "no trigger word, in the mix", f"{in_mix:.3f}", limit),
+        (not_in_mix <= ALLOWED_CHANGE, "no trigger word, not in it", f"{not_in_mix:.3f}", limit),
+    )
+    head = f"{steps} steps in {seconds:.0f} s. Distances of pixels, 0 is equal, 1 black to white:"
+    rows = (
+        f"  {'ok ' if holds else 'BAD'} {what:<29}{figure:<16} ({wanted})"
+        for holds, what, figure, wanted in lines
+    )
+    return "\n".join(["", head, *rows])

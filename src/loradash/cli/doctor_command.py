@@ -1,0 +1,31 @@
+"""``loradash doctor``: what works here, what is off, and what to do about it."""
+
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Examine this installation. Exit code 1 if something that is needed is missing."""
+    from loradash.cli.output import print_result
+    from loradash.services.doctor import examine
+    from loradash.settings import load_settings
+
+    findings = examine(load_settings())
+    bad = any(finding.verdict == "bad" for finding in findings)
+    if as_json:
+        print_result({"ok": not bad, "findings": [finding._asdict() for finding in findings]})
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        colours = {"ok": "green", "off": "yellow", "bad": "red"}
+        table = Table(box=None, show_header=False, padding=(0, 1))
+        for finding in findings:
+            detail = finding.detail + (f"  ({finding.remedy})" if finding.remedy else "")
+            colour = colours[finding.verdict]
+            table.add_row(f"[{colour}]{finding.verdict}[/{colour}]", finding.subject, detail)
+        Console(highlight=False).print(table)
+    raise typer.Exit(1 if bad else 0)

@@ -1,0 +1,110 @@
+"""``loradash generate``: images from prompts, with any number of adapters."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def generate(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="Config in YAML: our fields, or ai-toolkit's job: generate."),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="May be given several times.")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter", "-a", help="Process id or .safetensors file, with :WEIGHT; repeatable."
+        ),
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Default: the one that the first adapter was trained on.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option()] = None,
+    num_images: Annotated[
+        int | None, typer.Option("--num-images", "-n", help="Per prompt.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Image n of a prompt has seed + n.")] = None,
+    steps: Annotated[int | None, typer.Option()] = None,
+    guidance_scale: Annotated[float | None, typer.Option()] = None,
+    width: Annotated[int | None, typer.Option()] = None,
+    height: Annotated[int | None, typer.Option()] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="default, ddim, euler, dpm++_2m, ...")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Beginning of the file names.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also copy the images here.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Events and result as JSON lines.")
+    ] = False,
+) -> None:
+    """Generate images."""
+    import shutil
+
+    from loradash.cli.output import (
+        ENDINGS,
+        fail_text,
+        print_result,
+        reporter,
+        stop_on_signals,
+        to_stderr,
+    )
+    from loradash.cli.train_command import read_config
+    from loradash.domain.events import Done, Failed
+    from loradash.domain.generation import GenerationRequest, parse_generation_text
+    from loradash.domain.schema import validate
+    from loradash.errors import InvalidConfig
+    from loradash.runtime.supervisor import StopRequest
+    from loradash.services.generation import parse_adapter_use
+    from loradash.settings import load_settings
+    from loradash.wiring import make_generation
+
+    options: dict[str, Any] = {
+        "prompts": prompt, "base_model": base_model, "negative_prompt": negative_prompt,
+        "num_images": num_images, "seed": seed, "steps": steps, "guidance_scale": guidance_scale,
+        "width": width, "height": height, "scheduler": scheduler, "name": name,
+    }  # fmt: skip
+    given = {key: value for key, value in options.items() if value is not None and value != []}
+    if adapter:
+        given["adapters"] = [parse_adapter_use(text).model_dump() for text in adapter]
+    service = make_generation(load_settings())
+    stop = StopRequest()
+    try:
+        if config:
+            request = parse_generation_text(read_config(config))
+            merged = {**request.model_dump(), **given}
+        else:
+            merged = given
+        if "prompts" not in merged:
+            raise InvalidConfig("no prompt", remedy="Give --prompt, or a config with prompts.")
+        if "base_model" not in merged and merged.get("adapters"):
+            merged["base_model"] = service.base_model_of(merged["adapters"][0]["path"])
+        request = validate(GenerationRequest, merged, "generation")
+        with reporter(as_json, "generating") as shown, stop_on_signals(stop, shown.note):
+            result = service.run(request, shown.event, stop)
+    finally:
+        service.close()
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        for image in result.images:
+            shutil.copyfile(image.path, output / Path(image.path).name)
+    ending = result.ending
+    if as_json:
+        print_result(
+            {
+                "process_id": result.process_id,
+                "status": ENDINGS[ending.type].status,
+                "images": [image.path for image in result.images],
+                "ending": ending.model_dump(exclude={"time_s", "request_id"}),
+            }
+        )
+    elif isinstance(ending, Done):
+        print(f"{result.process_id}: {len(result.images)} images")
+    elif isinstance(ending, Failed):
+        to_stderr(fail_text(ending.code, ending.message, ending.remedy, ending.problems))
+    else:
+        to_stderr(f"stopped after {len(result.images)} images")
+    raise typer.Exit(ENDINGS[ending.type].exit_code)

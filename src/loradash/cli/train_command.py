@@ -1,0 +1,264 @@
+"""``loradash train``: from a config or a few options to an adapter."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from loradash.domain.events import Terminal
+    from loradash.services.training import TrainingService
+
+
+def train(
+    config: Annotated[
+        Path | None, typer.Argument(help="Config in YAML: ai-toolkit's form or the short form.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Folder with images and .txt captions.")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Folder, .safetensors file, hub id, or 'emoji-base'.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the adapter file.")] = None,
+    trigger_word: Annotated[str | None, typer.Option(help="Word that calls the concept.")] = None,
+    regularization: Annotated[str | None, typer.Option(help="Folder with prior images.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer updates.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Alpha of the LoRA; default: rank.")] = None,
+    learning_rate: Annotated[float | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option()] = None,
+    resolution: Annotated[int | None, typer.Option(help="In pixels.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    sample_prompt: Annotated[
+        list[str] | None, typer.Option(help="Preview prompt; may be given several times.")
+    ] = None,
+    sample_every: Annotated[int | None, typer.Option(help="Steps between previews.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting of the config, e.g. train.steps=500."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Also copy adapter and pictures into this folder.")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(help="Continue the training with this id.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the trainings and exit.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check everything, train nothing.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Events and result as JSON lines.")
+    ] = False,
+) -> None:
+    """Train a LoRA. Ctrl-C writes a checkpoint and says how to go on."""
+    from loradash.settings import load_settings
+    from loradash.wiring import make_training
+
+    service = make_training(load_settings())
+    if list_:
+        _list(service, as_json)
+        return
+    options = {
+        "dataset": dataset, "base_model": base_model, "name": name, "trigger_word": trigger_word,
+        "regularization": regularization, "steps": steps, "rank": rank, "alpha": alpha,
+        "learning_rate": learning_rate, "batch_size": batch_size, "resolution": resolution,
+        "seed": seed, "sample_prompts": sample_prompt, "sample_every": sample_every,
+        "save_every": save_every,
+    }  # fmt: skip
+    given = {key: value for key, value in options.items() if value is not None and value != []}
+    if resume:
+        if config or given or set_:
+            raise typer.BadParameter("a resumed training keeps its settings: give only --resume")
+        process_id = resume
+    else:
+        process_id = _submit(service, config, given, set_ or [], check, as_json)
+        if check:
+            return
+    ending = run(service, process_id, as_json)
+    exit_code = finish(service, process_id, ending, output, as_json)
+    raise typer.Exit(exit_code)
+
+
+def run(service: "TrainingService", process_id: str, as_json: bool) -> "Terminal":
+    """Run a training with progress and Ctrl-C; return how it ended."""
+    from loradash.cli.output import reporter, stop_on_signals
+    from loradash.runtime.supervisor import StopRequest
+
+    stop = StopRequest()
+    with reporter(as_json, "training") as shown, stop_on_signals(stop, shown.note):
+        return service.run(process_id, shown.event, stop)
+
+
+def _submit(
+    service: "TrainingService",
+    config: Path | None,
+    given: dict[str, Any],
+    assignments: list[str],
+    check_only: bool,
+    as_json: bool,
+) -> str:
+    from loradash.cli.output import print_result, to_stderr
+    from loradash.domain.training_config import parse_training, parse_training_text
+    from loradash.errors import InvalidConfig
+
+    overrides = _parse_assignments(assignments)
+    if config:
+        parsed = parse_training_text(read_config(config), {**_paths(config, given), **overrides})
+    elif "dataset" in given and "base_model" in given:
+        parsed = parse_training(given, overrides)
+    else:
+        raise InvalidConfig(
+            "nothing to train: there is neither a config nor both --dataset and --base-model",
+            remedy="See `loradash train --help`, or run `loradash demo`.",
+        )
+    checked = service.check(parsed)
+    for warning in checked.warnings:
+        to_stderr(f"warning: {warning}")
+    images = sum(len(report.images) for report in checked.reports)
+    if check_only:
+        if as_json:
+            print_result({"status": "ok", "images": images, "warnings": list(checked.warnings)})
+        else:
+            print(f"{parsed.name}: ready to train on {images} images")
+        return ""
+    process_id = service.submit(checked)
+    if not as_json:
+        print(f"{process_id}: {parsed.name}, {images} images, {parsed.process.train.updates} steps")
+    return process_id
+
+
+def read_config(path: Path) -> str:
+    """Return a config file's text. Raises `InvalidConfig`."""
+    from loradash.errors import InvalidConfig
+
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InvalidConfig(f"config {path}: {reason}", remedy="Check the path.") from error
+
+
+_FULL_FORM = {
+    "dataset": "datasets.0.folder_path", "base_model": "model.name_or_path", "name": "name",
+    "trigger_word": "trigger_word", "steps": "train.steps", "rank": "network.linear",
+    "alpha": "network.linear_alpha", "learning_rate": "train.lr", "batch_size": "train.batch_size",
+    "resolution": "datasets.0.resolution", "seed": "training_seed",
+    "sample_prompts": "sample.prompts", "sample_every": "sample.sample_every",
+    "save_every": "save.save_every",
+}  # fmt: skip
+
+
+def _paths(config: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Where the options stand in a config of the full form."""
+    from loradash.domain.yaml_text import load_mapping
+    from loradash.errors import InvalidConfig
+
+    if "job" not in load_mapping(read_config(config), str(config)):
+        return given
+    if "regularization" in given:
+        raise InvalidConfig(
+            "--regularization can't be combined with a config of the full form",
+            remedy="Add a dataset with is_reg: true to the config.",
+        )
+    return {_FULL_FORM[key]: value for key, value in given.items()}
+
+
+def _parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    from loradash.domain.yaml_text import load_mapping
+    from loradash.errors import InvalidConfig
+
+    values: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InvalidConfig(
+                f"--set {text}: not of the form key=value", remedy="train.steps=500"
+            )
+        values[key.strip()] = load_mapping(f"value: {value}", f"--set {key}")["value"]
+    return values
+
+
+def finish(
+    service: "TrainingService",
+    process_id: str,
+    ending: "Terminal",
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """Say how a training ended, write its pictures, and return the exit code."""
+    import shutil
+
+    from loradash.cli.output import (
+        ENDINGS,
+        duration_text,
+        fail_text,
+        print_result,
+        size_text,
+        to_stderr,
+    )
+    from loradash.domain.events import Done, Failed
+    from loradash.services.pictures import loss_curve, sample_sheet
+
+    folder = service.folder(process_id)
+    history = service.history(process_id)
+    pictures = [
+        path
+        for path in (
+            loss_curve(history.steps, folder / "loss.png", process_id),
+            sample_sheet(history.samples, folder / "samples.png"),
+        )
+        if path
+    ]
+    resume = f"loradash train --resume {process_id}"
+    if as_json:
+        facts: dict[str, Any] = {
+            "process_id": process_id,
+            "status": ENDINGS[ending.type].status,
+            "folder": folder,
+            "pictures": pictures,
+            "ending": ending.model_dump(exclude={"time_s", "request_id"}),
+        }
+        print_result(facts)
+    elif isinstance(ending, Done):
+        loss = f", loss {history.steps[-1].loss:.4f}" if history.steps else ""
+        print(f"\ncompleted in {duration_text(ending.duration_s)}{loss}")
+        print(f"  adapter   {ending.path} ({size_text(ending.size_bytes or 0)})")
+        for path in pictures:
+            print(f"  picture   {path}")
+        print(f'  use it    loradash generate --adapter {process_id} --prompt "..."')
+    elif isinstance(ending, Failed):
+        to_stderr(fail_text(ending.code, ending.message, ending.remedy, ending.problems))
+        if ending.resumable:
+            to_stderr(f"Go on with: {resume}")
+    else:
+        where = f" at step {ending.step}" if ending.step is not None else ""
+        to_stderr(f"stopped{where}. Go on with: {resume}")
+    if isinstance(ending, Done) and output:
+        output.mkdir(parents=True, exist_ok=True)
+        for path in (service.adapter(process_id), *pictures):
+            shutil.copyfile(path, output / path.name)
+    return ENDINGS[ending.type].exit_code
+
+
+def _list(service: "TrainingService", as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from loradash.cli.output import ENDINGS, print_result
+
+    rows = []
+    for process_id in service.ids():
+        history = service.history(process_id)
+        last = history.steps[-1] if history.steps else None
+        ended = history.ending.type if history.ending else None
+        state = "running or lost" if ended is None else ENDINGS[ended].status
+        progress = f"{last.step}/{last.total_steps}" if last else "-"
+        rows.append((process_id, state, progress, f"{last.loss:.4f}" if last else "-"))
+    if as_json:
+        print_result({"trainings": [{"process_id": row[0], "status": row[1]} for row in rows]})
+        return
+    table = Table("process id", "status", "step", "loss", box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table if rows else "no trainings yet")

@@ -1,0 +1,1 @@
+"""What loradash talks about: configs, requests, events, datasets, adapters. Without I/O."""

@@ -1,0 +1,58 @@
+"""What a look into a dataset folder found."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+
+ProblemKind = Literal["corrupt", "too_large", "unreadable", "escapes_folder"]
+
+
+class ImageFile(BaseModel):
+    """One usable image of a dataset, upright (EXIF orientation applied), sizes in pixels."""
+
+    model_config = ConfigDict(frozen=True)
+
+    relative_path: str
+    width: int
+    height: int
+    size_bytes: int
+    sha256: str
+    caption: str | None
+    has_alpha: bool = False
+
+
+class ImageProblem(BaseModel):
+    """A file that looks like an image and can't be used, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    relative_path: str
+    kind: ProblemKind
+    message: str
+
+
+class DatasetReport(BaseModel):
+    """All images of a folder, in the order of their paths, with what is wrong among them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: str
+    images: tuple[ImageFile, ...]
+    problems: tuple[ImageProblem, ...]
+    captions_without_image: tuple[str, ...] = ()
+    sha256: str
+
+    @property
+    def missing_captions(self) -> list[str]:
+        """Images that have no caption file."""
+        return [image.relative_path for image in self.images if image.caption is None]
+
+    @property
+    def duplicates(self) -> list[list[str]]:
+        """Groups of images whose files are byte for byte the same."""
+        groups: dict[str, list[str]] = {}
+        for image in self.images:
+            groups.setdefault(image.sha256, []).append(image.relative_path)
+        return [paths for paths in groups.values() if len(paths) > 1]

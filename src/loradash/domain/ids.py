@@ -1,0 +1,36 @@
+"""Process ids: unique without a registry, sortable by time, safe as file name and object key."""
+
+import re
+import secrets
+import time
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
+
+PROCESS_ID_PATTERN = r"^(train|gen)_[0-9a-z]{20}$"
+
+ProcessId = Annotated[str, StringConstraints(pattern=PROCESS_ID_PATTERN)]
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
+_TIME_DIGITS = 10
+_RANDOM_DIGITS = 10
+
+
+def new_process_id(kind: Literal["train", "gen"], now_s: float | None = None) -> str:
+    """Return a fresh id such as ``train_01k9x3q4zt8m2v7c0hde``.
+
+    The first 10 digits are the Unix time in milliseconds and the last 10 are 50 random bits, so
+    ids sort by creation and two machines don't meet.
+    """
+    milliseconds = int((time.time() if now_s is None else now_s) * 1000)
+    digits = []
+    for _ in range(_TIME_DIGITS):
+        milliseconds, digit = divmod(milliseconds, 32)
+        digits.append(_ALPHABET[digit])
+    random_part = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_DIGITS))
+    return f"{kind}_{''.join(reversed(digits))}{random_part}"
+
+
+def is_process_id(text: str) -> bool:
+    """Whether the text has the form of a process id."""
+    return re.fullmatch(PROCESS_ID_PATTERN, text) is not None

@@ -1,0 +1,623 @@
+"""The training config: ai-toolkit's job YAML, typed, plus a short form that expands to it.
+
+Keys and defaults are those of ai-toolkit (ostris/ai-toolkit, ``toolkit/config_modules.py``) so that
+the files people have keep working. Two defaults differ on purpose: ``train.lr`` (1e-4 instead of
+1e-6, which learns nothing) and ``sample.format`` (png, which can hold the parameters). Keys marked
+*loradash* don't exist in ai-toolkit.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
+
+from loradash.domain import ai_toolkit_keys
+from loradash.domain.schema import Section, nearest, path_text, validate
+from loradash.domain.yaml_text import dump_mapping, load_mapping
+from loradash.errors import InvalidConfig
+
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+
+_PRECISION_NAMES = {
+    "float": "fp32", "float32": "fp32", "fp32": "fp32",
+    "bfloat16": "bf16", "bf16": "bf16",
+    "float16": "fp16", "half": "fp16", "fp16": "fp16",
+    "auto": "auto",
+}  # fmt: skip
+
+
+def _precision(value: Any) -> Any:
+    return _PRECISION_NAMES.get(value, value) if isinstance(value, str) else value
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+AnyPrecision = Annotated[Precision, BeforeValidator(_precision)]
+Pixels = Annotated[int, Field(ge=8, le=8192)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, StringConstraints(max_length=10_000)]
+FilePath = Annotated[
+    str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")
+]
+Name = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$", strip_whitespace=True)
+]
+MAX_SEED = 2**63 - 1
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+class NetworkSection(Section):
+    """The LoRA: rank (``linear``), alpha, and which layers it is put on."""
+
+    passthrough = ai_toolkit_keys.NETWORK
+
+    type: Literal["lora"] = "lora"
+    linear: int = Field(4, ge=1, le=1024, description="rank of linear layers")
+    linear_alpha: float = Field(1.0, gt=0, le=4096)
+    conv: int | None = Field(None, ge=1, le=1024, description="rank of 3x3 convolutions")
+    conv_alpha: float | None = Field(None, gt=0, le=4096)
+    dropout: float | None = Field(None, ge=0, lt=1)
+    pretrained_lora_path: FilePath | None = Field(None, description="start from this adapter")
+    target_modules: list[str] | None = Field(
+        None, min_length=1, max_length=100, description="loradash: layer name endings, as in peft"
+    )
+    network_kwargs: "NetworkKwargs" = Field(default_factory=lambda: NetworkKwargs())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _aliases(cls, data: Any) -> Any:
+        """``rank`` and ``alpha`` are ai-toolkit's other names of the same two values."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for other, name in (("rank", "linear"), ("alpha", "linear_alpha")):
+            if other in data:
+                value = data.pop(other)
+                if data.setdefault(name, value) != value:
+                    raise ValueError(f"{other} and {name} are the same setting but differ")
+        return data
+
+    @property
+    def rank(self) -> int:
+        """Rank of the linear layers."""
+        return self.linear
+
+    @property
+    def alpha(self) -> float:
+        """Alpha of the linear layers; the update is scaled by alpha / rank."""
+        return self.linear_alpha
+
+
+class NetworkKwargs(Section):
+    """Which layers are chosen, by parts of their names."""
+
+    only_if_contains: list[str] | None = None
+    ignore_if_contains: list[str] | None = None
+
+
+class SaveSection(Section):
+    """How often checkpoints are written, and what the adapter file looks like."""
+
+    passthrough = ai_toolkit_keys.SAVE
+
+    dtype: Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_precision)] = "fp16"
+    save_every: int = Field(1000, ge=1)
+    max_step_saves_to_keep: int = Field(5, ge=0, description="0 keeps all")
+    save_format: Literal["safetensors", "diffusers"] = Field(
+        "safetensors", description="key names: kohya's (read everywhere) or diffusers/peft's"
+    )
+    push_to_hub: Literal[False] = Field(
+        False, description="refused: results go to the object store, never elsewhere on their own"
+    )
+
+
+class DatasetSection(Section):
+    """One folder of images with captions."""
+
+    passthrough = ai_toolkit_keys.DATASETS
+
+    folder_path: FilePath
+    caption_ext: Annotated[str, StringConstraints(pattern=r"^\.?[A-Za-z0-9]{1,10}$")] = "txt"
+    default_caption: Text | None = None
+    trigger_word: Text | None = None
+    resolution: Annotated[
+        list[Pixels], BeforeValidator(_as_list), Field(min_length=1, max_length=16)
+    ] = Field(default_factory=lambda: [512])
+    num_repeats: int = Field(1, ge=1, le=10_000)
+    is_reg: bool = Field(False, description="regularisation (prior) images")
+    prior_reg: bool = Field(
+        False, description="learn the base model's own prediction on them, not the image's"
+    )
+    caption_dropout_rate: Rate = 0.0
+    shuffle_tokens: bool = False
+    keep_tokens: int = Field(0, ge=0)
+    flip_x: bool = False
+    loss_multiplier: float = Field(1.0, ge=0, le=1000)
+    cache_latents: bool = False
+    cache_latents_to_disk: bool = False
+    on_bad_image: Literal["stop", "skip"] = Field("stop", description="loradash")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _aliases(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "dataset_path" in data and "folder_path" not in data:
+            data = dict(data)
+            data["folder_path"] = data.pop("dataset_path")
+        return data
+
+    @property
+    def caption_suffix(self) -> str:
+        """The caption files' ending with its dot, such as ``.txt``."""
+        return f".{self.caption_ext.removeprefix('.')}"
+
+
+class EmaSection(Section):
+    """Exponential moving average of the adapter's weights."""
+
+    passthrough = ai_toolkit_keys.EMA_CONFIG
+
+    use_ema: bool = False
+    ema_decay: float = Field(0.999, gt=0, lt=1)
+
+
+class TrainSection(Section):
+    """Steps, batch, optimizer, objective."""
+
+    passthrough = ai_toolkit_keys.TRAIN
+
+    steps: int = Field(1000, ge=1, le=10_000_000)
+    batch_size: int = Field(1, ge=1, le=4096)
+    gradient_accumulation: int = Field(1, ge=1, le=4096, description="steps count updates")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, le=4096, description="as above, but steps count batches (ai-toolkit's old key)"
+    )
+    lr: float = Field(1e-4, gt=0, le=1e6)
+    unet_lr: float | None = Field(None, gt=0, le=1e6)
+    text_encoder_lr: float | None = Field(None, gt=0, le=1e6)
+    optimizer: Annotated[
+        Literal["adamw", "adam", "adamw8bit", "adam8bit"], BeforeValidator(_lower)
+    ] = "adamw"
+    optimizer_params: "OptimizerParams" = Field(default_factory=lambda: OptimizerParams())
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = "constant"
+    lr_scheduler_params: "ScheduleParams" = Field(default_factory=lambda: ScheduleParams())
+    max_grad_norm: float = Field(1.0, ge=0, description="0 switches clipping off")
+    dtype: AnyPrecision = "fp32"
+    train_unet: bool = True
+    train_text_encoder: bool = False
+    gradient_checkpointing: bool = True
+    noise_scheduler: Literal["ddpm", "ddim", "flowmatch"] = "ddpm"
+    min_denoising_steps: int = Field(0, ge=0, le=999)
+    max_denoising_steps: int = Field(999, ge=0, le=999)
+    noise_offset: float = Field(0.0, ge=0, le=10)
+    min_snr_gamma: float | None = Field(None, gt=0, le=1000)
+    snr_gamma: float | None = Field(None, gt=0, le=1000)
+    loss_type: Literal["mse", "mae"] = "mse"
+    reg_weight: float = Field(1.0, ge=0, le=1000)
+    prompt_dropout_prob: Rate = 0.0
+    ema_config: EmaSection = Field(default_factory=EmaSection)
+    skip_first_sample: bool = False
+    disable_sampling: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.gradient_accumulation > 1 and self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                "give either gradient_accumulation or gradient_accumulation_steps, not both"
+            )
+        if self.min_snr_gamma and self.snr_gamma and self.min_snr_gamma != self.snr_gamma:
+            raise ValueError("give either min_snr_gamma or snr_gamma, not both")
+        if self.min_denoising_steps >= self.max_denoising_steps:
+            raise ValueError("min_denoising_steps must be smaller than max_denoising_steps")
+        if not (self.train_unet or self.train_text_encoder):
+            raise ValueError("nothing to train: set train_unet or train_text_encoder to true")
+        return self
+
+    @property
+    def accumulation(self) -> int:
+        """Batches per optimizer update."""
+        return max(self.gradient_accumulation, self.gradient_accumulation_steps)
+
+    @property
+    def steps_per_update(self) -> int:
+        """How many of this config's steps one optimizer update takes (see the two keys above)."""
+        return self.gradient_accumulation_steps
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates of the whole training: what loradash calls a step everywhere else."""
+        return -(-self.steps // self.steps_per_update)
+
+
+class OptimizerParams(Section):
+    """Extra arguments of the optimizer."""
+
+    weight_decay: float = Field(1e-2, ge=0, le=10)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0, le=1)
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("each beta must be at least 0 and below 1")
+        return betas
+
+
+class ScheduleParams(Section):
+    """Extra arguments of the learning-rate schedule, in optimizer updates."""
+
+    num_warmup_steps: int = Field(0, ge=0)
+    num_cycles: int = Field(1, ge=1, le=1000)
+    power: float = Field(1.0, gt=0, le=10)
+    min_factor: float = Field(0.0, ge=0, le=1, description="loradash: the schedule ends here")
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    passthrough = ai_toolkit_keys.MODEL
+
+    name_or_path: FilePath
+    arch: str | None = Field(None, description="told by the base model itself; checked against it")
+    is_v_pred: bool | None = Field(None, description="only where the base model doesn't say")
+    extras_name_or_path: FilePath | None = Field(
+        None, description="folder or hub id with the configs that a single file lacks"
+    )
+
+
+class SampleItem(Section):
+    """One sample image with settings of its own."""
+
+    passthrough = ai_toolkit_keys.SAMPLES
+
+    prompt: Text
+    width: Pixels | None = None
+    height: Pixels | None = None
+    neg: Text | None = None
+    seed: Seed | None = None
+    guidance_scale: float | None = Field(None, ge=0, le=100)
+    sample_steps: int | None = Field(None, ge=1, le=1000)
+    network_multiplier: float | None = Field(None, ge=-10, le=10)
+
+
+class SampleSection(Section):
+    """Preview images during training."""
+
+    passthrough = ai_toolkit_keys.SAMPLE
+
+    sampler: str = Field("ddpm", max_length=50)
+    sample_every: int = Field(100, ge=1)
+    sample_start_step: int = Field(0, ge=0)
+    width: Pixels = 512
+    height: Pixels = 512
+    neg: Text = ""
+    seed: Seed = 0
+    walk_seed: bool = False
+    guidance_scale: float = Field(7.0, ge=0, le=100)
+    sample_steps: int = Field(20, ge=1, le=1000)
+    network_multiplier: float = Field(1.0, ge=-10, le=10)
+    format: Literal["png", "jpg", "webp"] = "png"
+    prompts: list[Text] = Field(default_factory=list, max_length=100)
+    samples: list[SampleItem] = Field(default_factory=list, max_length=100)
+
+    @field_validator("neg", mode="before")
+    @classmethod
+    def _no_negative_prompt(cls, value: Any) -> Any:
+        return "" if value is False or value is None else value
+
+
+class LoggingSection(Section):
+    """Accepted and without effect: every step is reported as an event."""
+
+    passthrough = ai_toolkit_keys.LOGGING
+
+
+class TrainingProcess(Section):
+    """One entry of ``config.process``."""
+
+    passthrough = ai_toolkit_keys.PROCESS
+
+    type: Literal["sd_trainer", "diffusion_trainer", "ui_trainer"]
+    name: Name | None = None
+    trigger_word: Text | None = None
+    training_seed: Seed | None = None
+    first_sample: SampleItem | None = None
+    network: NetworkSection
+    save: SaveSection = Field(default_factory=SaveSection)
+    datasets: list[DatasetSection] = Field(min_length=1, max_length=100)
+    train: TrainSection
+    model: ModelSection
+    sample: SampleSection = Field(default_factory=SampleSection)
+    logging: LoggingSection = Field(default_factory=LoggingSection)
+
+
+class JobSection(Section):
+    """``config``: the name and exactly one process."""
+
+    name: Name
+    process: list[TrainingProcess] = Field(min_length=1, max_length=1)
+
+
+class MetaSection(Section):
+    """Copied by ai-toolkit into the file's metadata; kept, and not needed here."""
+
+    model_config = Section.model_config | {"extra": "allow"}
+
+
+class TrainingConfig(Section):
+    """A whole training document (``job: extension``)."""
+
+    sections: ClassVar[dict[str, type[Section]]]
+
+    job: Literal["extension"]
+    config: JobSection
+    meta: MetaSection = Field(default_factory=MetaSection)
+
+    @property
+    def name(self) -> str:
+        """Name of the training and of its adapter file."""
+        return self.config.process[0].name or self.config.name
+
+    @property
+    def process(self) -> TrainingProcess:
+        """The one training process."""
+        return self.config.process[0]
+
+    @property
+    def trigger_word(self) -> str:
+        """The word that calls the concept, or ''."""
+        return (self.process.trigger_word or "").strip()
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything random in the training."""
+        return 0 if self.process.training_seed is None else self.process.training_seed
+
+
+TrainingConfig.sections = {
+    "config": JobSection, "process": TrainingProcess, "network": NetworkSection,
+    "network_kwargs": NetworkKwargs, "save": SaveSection, "datasets": DatasetSection,
+    "train": TrainSection, "optimizer_params": OptimizerParams,
+    "lr_scheduler_params": ScheduleParams, "ema_config": EmaSection, "model": ModelSection,
+    "sample": SampleSection, "samples": SampleItem, "first_sample": SampleItem,
+    "logging": LoggingSection,
+}  # fmt: skip
+
+
+class ShortTrainingConfig(Section):
+    """The short form: the settings most people change, with defaults that train well."""
+
+    dataset: FilePath
+    base_model: FilePath
+    name: Name = "my_lora"
+    trigger_word: Text | None = None
+    regularization: FilePath | None = Field(None, description="folder of prior images")
+    prior_preservation: bool = Field(
+        True, description="on prior images, learn what the base model predicts without the adapter"
+    )
+    regularization_weight: float = Field(1.0, ge=0, le=1000, description="of prior images' loss")
+    steps: int = Field(1000, ge=1)
+    rank: int = Field(16, ge=1, le=1024)
+    alpha: float | None = Field(None, gt=0, description="default: the rank")
+    target_modules: list[str] | None = Field(None, min_length=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    text_encoder_learning_rate: float | None = Field(None, gt=0, description="trains it too")
+    lr_scheduler: str = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    optimizer: str = "adamw"
+    batch_size: int = Field(1, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    gradient_checkpointing: bool = True
+    precision: AnyPrecision = "auto"
+    resolution: Annotated[list[Pixels], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: [512], min_length=1
+    )
+    num_repeats: int = Field(1, ge=1)
+    caption_dropout_rate: Rate = 0.0
+    min_snr_gamma: float | None = Field(None, gt=0)
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    seed: Seed = 0
+    save_every: int = Field(250, ge=1)
+    keep_checkpoints: int = Field(4, ge=0)
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    sample_prompts: list[Text] = Field(default_factory=list)
+    sample_every: int = Field(250, ge=1)
+    sample_size: Pixels | None = Field(None, description="default: the first resolution")
+    sample_steps: int = Field(20, ge=1)
+    guidance_scale: float = Field(7.0, ge=0)
+    sampler: str = "default"
+
+    def expanded(self) -> dict[str, Any]:
+        """Return the same training as a document of the full form."""
+        datasets: list[dict[str, Any]] = [
+            {
+                "folder_path": self.dataset,
+                "resolution": self.resolution,
+                "num_repeats": self.num_repeats,
+                "caption_dropout_rate": self.caption_dropout_rate,
+                "on_bad_image": self.on_bad_image,
+            }
+        ]
+        if self.regularization:
+            datasets.append(
+                {
+                    "folder_path": self.regularization,
+                    "resolution": self.resolution,
+                    "is_reg": True,
+                    "prior_reg": self.prior_preservation,
+                    "on_bad_image": self.on_bad_image,
+                }
+            )
+        network = {"linear": self.rank, "linear_alpha": self.alpha or float(self.rank)}
+        train: dict[str, Any] = {
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "gradient_accumulation": self.gradient_accumulation,
+            "lr": self.learning_rate,
+            "optimizer": self.optimizer,
+            "lr_scheduler": self.lr_scheduler,
+            "lr_scheduler_params": {"num_warmup_steps": self.warmup_steps},
+            "dtype": self.precision,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "reg_weight": self.regularization_weight,
+            "min_snr_gamma": self.min_snr_gamma,
+            "train_text_encoder": self.text_encoder_learning_rate is not None,
+            "text_encoder_lr": self.text_encoder_learning_rate,
+        }
+        if self.ema_decay:
+            train["ema_config"] = {"use_ema": True, "ema_decay": self.ema_decay}
+        size = self.sample_size or self.resolution[0]
+        process: dict[str, Any] = {
+            "type": "diffusion_trainer",
+            "trigger_word": self.trigger_word,
+            "training_seed": self.seed,
+            "network": {
+                "type": "lora",
+                **network,
+                **({"target_modules": self.target_modules} if self.target_modules else {}),
+            },
+            "save": {
+                "save_every": self.save_every,
+                "max_step_saves_to_keep": self.keep_checkpoints,
+            },
+            "datasets": datasets,
+            "train": {key: value for key, value in train.items() if value is not None},
+            "model": {"name_or_path": self.base_model},
+            "sample": {
+                "sampler": self.sampler,
+                "sample_every": self.sample_every,
+                "width": size,
+                "height": size,
+                "sample_steps": self.sample_steps,
+                "guidance_scale": self.guidance_scale,
+                "prompts": self.sample_prompts,
+                "walk_seed": True,
+                "seed": self.seed,
+            },
+        }
+        return {"job": "extension", "config": {"name": self.name, "process": [process]}}
+
+
+def parse_training_text(text: str, overrides: dict[str, Any] | None = None) -> TrainingConfig:
+    """Parse a training config in YAML, in the full or the short form.
+
+    ``overrides`` maps dotted keys to values: keys of the short form for a short text, and paths
+    below the process (``train.steps``) for a full one. Raises `InvalidConfig`.
+    """
+    return parse_training(load_mapping(text, "training config"), overrides)
+
+
+def parse_training(
+    document: dict[str, Any], overrides: dict[str, Any] | None = None
+) -> TrainingConfig:
+    """As `parse_training_text`, for a document that is already parsed."""
+    document = _apply_overrides(document, overrides or {})
+    refuse_template_text(document, "training config")
+    if "job" not in document and "config" not in document:
+        short = validate(ShortTrainingConfig, document, "training config (short form)")
+        document = short.expanded()
+    if document.get("job") == "generate":
+        raise InvalidConfig(
+            "training config: job is 'generate'",
+            remedy="Use `loradash generate` (request type generate) for this file.",
+        )
+    return validate(TrainingConfig, document, "training config", TrainingConfig.sections)
+
+
+def training_text(config: TrainingConfig) -> str:
+    """Write a config as YAML of the full form, with the keys that were given."""
+    return dump_mapping(config.model_dump(mode="json", exclude_unset=True))
+
+
+_ENVIRONMENT_REFERENCE = re.compile(r"\$\{[^}]*\}?")
+
+
+def refuse_template_text(document: Any, what: str) -> None:
+    """Refuse ``${...}`` anywhere: ai-toolkit would put environment variables there, and so secrets.
+
+    Raises `InvalidConfig` that names each place.
+    """
+    problems = [
+        f"{path_text(location)}: {match.group(0)!r} isn't expanded here and could leak a secret "
+        "elsewhere; write the value itself"
+        for location, text in _texts(document, ())
+        if (match := _ENVIRONMENT_REFERENCE.search(text))
+    ]
+    if problems:
+        raise InvalidConfig(
+            f"{what}: references to environment variables", problems=problems,
+            remedy="Replace each by the value itself.",
+        )  # fmt: skip
+
+
+def _texts(
+    value: Any, location: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, str):
+        yield location, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield (*location, "(key)"), str(key)
+            yield from _texts(item, (*location, key))
+    elif isinstance(value, list):
+        for n, item in enumerate(value):
+            yield from _texts(item, (*location, n))
+
+
+def _apply_overrides(document: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Set dotted keys in a copy of the document; lists are addressed by number."""
+    if not overrides:
+        return document
+    document = _deep_copy(document)
+    root: Any = document
+    if "config" in document:
+        try:
+            root = document["config"]["process"][0]
+        except (KeyError, IndexError, TypeError) as error:
+            raise InvalidConfig(
+                "training config: config.process is missing, so nothing can be set in it",
+                remedy="Give a process with a type, or use the short form.",
+            ) from error
+    for dotted, value in overrides.items():
+        if dotted == "name" and root is not document:
+            document["config"]["name"] = value
+        target = root
+        *parents, last = dotted.split(".")
+        for depth, part in enumerate(parents):
+            try:
+                target = (
+                    target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+                )
+            except (IndexError, ValueError, AttributeError) as error:
+                raise InvalidConfig(
+                    f"override {dotted}: there is no {'.'.join(parents[: depth + 1])}",
+                    remedy="Use the path as it stands in the config, e.g. datasets.0.resolution.",
+                ) from error
+        if isinstance(target, list) and last.isdecimal() and int(last) < len(target):
+            target[int(last)] = value
+        elif isinstance(target, dict):
+            target[last] = value
+        else:
+            hint = nearest(dotted, TrainingProcess.known_keys())
+            raise InvalidConfig(
+                f"override {dotted}: not a setting{hint}",
+                remedy="Use the path as it stands in the config, e.g. train.steps.",
+            )
+    return document
+
+
+def _deep_copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _deep_copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_deep_copy(item) for item in value]
+    return value

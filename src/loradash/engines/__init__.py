@@ -1,0 +1,1 @@
+"""Engines: the programs that train and generate, each behind the same port."""

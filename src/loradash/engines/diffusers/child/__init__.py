@@ -1,0 +1,1 @@
+"""What runs in the engine's child process; the only place that imports torch."""

@@ -1,0 +1,176 @@
+"""Putting a LoRA on a module, and writing it so that other programs can read it.
+
+The default file has kohya's key names with one alpha a layer, which diffusers, ComfyUI and A1111
+all read; diffusers' own format loses alpha where it differs from the rank (unless private metadata
+is added), so it is written only on request.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from loradash.domain.adapter import AdapterDescription
+from loradash.domain.training_config import NetworkSection
+from loradash.engines.diffusers.child.architecture import AdaptedModule
+from loradash.errors import InvalidAdapter, InvalidConfig
+
+ADAPTER_NAME = "default"
+
+
+def add_lora(adapted: AdaptedModule, network: NetworkSection) -> list[torch.nn.Parameter]:
+    """Add a fresh LoRA to a module and return its parameters, in float32, in a fixed order.
+
+    Raises `InvalidConfig` if no layer matches the target modules.
+    """
+    targets = _target_names(adapted, network)
+    convolutions = {
+        name
+        for name in targets
+        if isinstance(layer := adapted.module.get_submodule(name), torch.nn.Conv2d)
+        and layer.kernel_size != (1, 1)
+    }
+    conv_rank = network.conv or network.rank
+    conv_alpha = network.conv_alpha or float(conv_rank)
+    config = LoraConfig(
+        r=network.rank,
+        lora_alpha=network.alpha,
+        lora_dropout=network.dropout or 0.0,
+        target_modules=targets,
+        rank_pattern=dict.fromkeys(sorted(convolutions), conv_rank),
+        alpha_pattern=dict.fromkeys(sorted(convolutions), conv_alpha),
+    )
+    adapted.module.add_adapter(config, adapter_name=ADAPTER_NAME)
+    parameters = trainable(adapted)
+    for parameter in parameters.values():
+        parameter.data = parameter.data.to(torch.float32)
+    return list(parameters.values())
+
+
+def trainable(adapted: AdaptedModule) -> dict[str, torch.nn.Parameter]:
+    """The module's LoRA parameters by full name, such as ``unet.mid_block...lora_A.weight``."""
+    return {
+        f"{adapted.name}.{name}": parameter
+        for name, parameter in adapted.module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def kohya_state(modules: list[AdaptedModule]) -> dict[str, Tensor]:
+    """Collect the LoRAs under kohya's names: ``lora_down``, ``lora_up`` and ``alpha`` a layer."""
+    state: dict[str, Tensor] = {}
+    for adapted in modules:
+        for key, value in get_peft_model_state_dict(adapted.module).items():
+            layer, _, part = key.rpartition(".lora_")
+            name = f"{adapted.kohya_prefix}_{_kohya_layer(adapted, layer)}"
+            direction = "lora_down" if part.startswith("A") else "lora_up"
+            state[f"{name}.{direction}.weight"] = value
+            alpha = adapted.module.get_submodule(layer).lora_alpha[ADAPTER_NAME]
+            state[f"{name}.alpha"] = torch.tensor(float(alpha))
+    return state
+
+
+def peft_state(modules: list[AdaptedModule]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Collect the LoRAs under diffusers' names, with the metadata that keeps alpha."""
+    state: dict[str, Tensor] = {}
+    metadata: dict[str, object] = {}
+    for adapted in modules:
+        for key, value in get_peft_model_state_dict(adapted.module).items():
+            state[f"{adapted.name}.{key}"] = value
+        config = adapted.module.peft_config[ADAPTER_NAME].to_dict()
+        for key, value in config.items():
+            metadata[f"{adapted.name}.{key}"] = sorted(value) if isinstance(value, set) else value
+    return state, {"lora_adapter_metadata": json.dumps(metadata, indent=2, sort_keys=True)}
+
+
+def write_adapter(
+    path: Path,
+    modules: list[AdaptedModule],
+    description: AdapterDescription,
+    dtype: torch.dtype,
+    save_format: str,
+) -> None:
+    """Write the adapter as one safetensors file. The caller makes the write atomic."""
+    extra: dict[str, str] = {}
+    if save_format == "diffusers":
+        state, extra = peft_state(modules)
+    else:
+        state = kohya_state(modules)
+    tensors = {
+        key: value.detach().to(device="cpu", dtype=dtype).contiguous()
+        for key, value in sorted(state.items())
+    }
+    digest = hashlib.sha256()
+    for value in tensors.values():
+        digest.update(value.view(torch.uint8).numpy().tobytes() if value.dim() else
+                      value.reshape(1).view(torch.uint8).numpy().tobytes())  # fmt: skip
+    save_file(tensors, path, metadata={**description.metadata(digest.hexdigest()), **extra})
+
+
+def load_weights(path: Path, modules: list[AdaptedModule]) -> None:
+    """Start from an adapter's weights (``pretrained_lora_path``), in kohya's or diffusers' names.
+
+    Raises `InvalidAdapter` if the file has other layers or another rank.
+    """
+    saved = load_file(path)
+    try:
+        for adapted in modules:
+            with torch.no_grad():
+                for key, ours in get_peft_model_state_dict(adapted.module).items():
+                    layer, _, part = key.rpartition(".lora_")
+                    ours.copy_(_find(saved, adapted, layer, part, key))
+    except (KeyError, RuntimeError) as error:
+        raise InvalidAdapter(
+            f"adapter {path}: doesn't fit this training ({str(error).splitlines()[0]})",
+            remedy="Use the rank and target modules that it was trained with.",
+        ) from error
+
+
+def _find(
+    saved: dict[str, Tensor], adapted: AdaptedModule, layer: str, part: str, key: str
+) -> Tensor:
+    direction = "lora_down" if part.startswith("A") else "lora_up"
+    kohya = f"{adapted.kohya_prefix}_{_kohya_layer(adapted, layer)}.{direction}.weight"
+    return saved[kohya] if kohya in saved else saved[f"{adapted.name}.{key}"]
+
+
+def _kohya_layer(adapted: AdaptedModule, layer: str) -> str:
+    # transformers 5 dropped the level "text_model" that all readers expect.
+    if adapted.kohya_prefix.startswith("lora_te"):
+        layer = f"text_model.{layer.removeprefix('text_model.')}"
+    return layer.replace(".", "_")
+
+
+def _target_names(adapted: AdaptedModule, network: NetworkSection) -> list[str]:
+    """Full names of the layers that get a LoRA, sorted."""
+    endings = list(network.target_modules or adapted.target_modules)
+    if network.target_modules is not None and adapted.kohya_prefix.startswith("lora_te"):
+        endings = list(adapted.target_modules)  # target_modules speaks of the denoiser
+    if network.conv:
+        endings += adapted.convolutions
+    matches = _ending_matcher(endings)
+    only = network.network_kwargs.only_if_contains
+    never = network.network_kwargs.ignore_if_contains or []
+    names = sorted(
+        name
+        for name, layer in adapted.module.named_modules()
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
+        and matches(name)
+        and (only is None or any(part in name for part in only))
+        and not any(part in name for part in never)
+    )
+    if not names:
+        raise InvalidConfig(
+            f"network: no layer of the {adapted.name} matches {', '.join(endings)}",
+            remedy="Check network.target_modules, only_if_contains and ignore_if_contains.",
+        )
+    return names
+
+
+def _ending_matcher(endings: list[str]) -> Callable[[str], bool]:
+    return lambda name: any(name == ending or name.endswith(f".{ending}") for ending in endings)

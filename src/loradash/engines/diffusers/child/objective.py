@@ -1,0 +1,72 @@
+"""The training objective: noise, target, and the weight of each timestep.
+
+Epsilon prediction: Ho et al. 2020 (arXiv:2006.11239). v-prediction: Salimans & Ho 2022
+(arXiv:2202.00512). Min-SNR weights: Hang et al. 2023 (arXiv:2303.09556).
+"""
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from loradash.domain.training_config import TrainSection
+
+
+class Objective:
+    """Diffusion loss of one base model under one training config."""
+
+    def __init__(self, schedule: DDPMScheduler, train: TrainSection, device: torch.device) -> None:
+        self.prediction_type: str = schedule.config.prediction_type
+        self._alphas_cumprod: Tensor = schedule.alphas_cumprod.to(
+            device=device, dtype=torch.float32
+        )
+        self._first = train.min_denoising_steps
+        self._last = min(train.max_denoising_steps, len(self._alphas_cumprod) - 1)
+        self._noise_offset = train.noise_offset
+        self._gamma = train.min_snr_gamma or train.snr_gamma
+        self._loss_type = train.loss_type
+
+    def draw(self, shape: torch.Size, source: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw noise of ``shape`` (batch, channels, height, width) and timesteps (batch,)."""
+        noise = torch.randn(shape, generator=source)
+        if self._noise_offset:
+            offset = torch.randn((*shape[:2], 1, 1), generator=source)
+            noise = noise + self._noise_offset * offset
+        timesteps = torch.randint(self._first, self._last + 1, shape[:1], generator=source)
+        return noise, timesteps
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the latents at ``timesteps`` of the forward process."""
+        alpha, sigma = self._coefficients(timesteps)
+        return alpha * latents + sigma * noise
+
+    def loss(self, predicted: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the weighted loss of each image, shape (batch,), in float32."""
+        difference = predicted.float() - target
+        error = difference.abs() if self._loss_type == "mae" else difference.square()
+        per_image = error.flatten(1).mean(1)
+        return per_image if self._gamma is None else per_image * self._min_snr(timesteps)
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return what the denoiser should have predicted, as a new tensor."""
+        if self.prediction_type == "epsilon":
+            return noise.clone()
+        alpha, sigma = self._coefficients(timesteps)
+        if self.prediction_type == "v_prediction":
+            return alpha * noise - sigma * latents
+        return latents.clone()  # "sample"
+
+    def _min_snr(self, timesteps: Tensor) -> Tensor:
+        """Weights min(SNR, gamma) of the error in x0, expressed for what is predicted."""
+        alphas = self._alphas_cumprod[timesteps]
+        snr = alphas / (1 - alphas)
+        clipped = snr.clamp(max=self._gamma)
+        if self.prediction_type == "v_prediction":
+            return clipped / (snr + 1)
+        if self.prediction_type == "epsilon":
+            # At zero terminal SNR the quotient is 0/0; its limit is 1.
+            return torch.where(snr > 0, clipped / snr.clamp(min=1e-12), torch.ones_like(snr))
+        return clipped
+
+    def _coefficients(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        alphas = self._alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        return alphas.sqrt(), (1 - alphas).sqrt()

@@ -1,0 +1,271 @@
+"""The long-lived generator: the base model stays loaded, adapters come and go."""
+
+import hashlib
+import queue
+import secrets
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from loradash.domain.events import Done, Failed, ImageWritten, Ready, Stopped
+from loradash.domain.generation import GenerationRequest, image_name
+from loradash.engines.diffusers.child.architecture import Architecture
+from loradash.engines.diffusers.child.base_model import load_base_model
+from loradash.engines.diffusers.child.emitter import Emitter, ParentGone
+from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
+from loradash.engines.diffusers.child.run_training import translated_errors
+from loradash.engines.diffusers.child.sampling import Drawing, draw, save_image, set_scheduler
+from loradash.engines.diffusers.child.stop import StopSignal, stdin_lines
+from loradash.engines.diffusers.families import BaseModelSource
+from loradash.engines.diffusers.job import (
+    GENERATOR_LINE,
+    Cancel,
+    Generate,
+    GeneratorLine,
+    ResolvedAdapter,
+    Unload,
+)
+from loradash.errors import Interrupted, InvalidAdapter, InvalidConfig, LoradashError
+
+MAX_LOADED_ADAPTERS = 8
+
+
+def run_generator(emitter: Emitter, stop: StopSignal, device: str, offline: bool) -> int:
+    """Answer requests until stdin ends or a stop is asked for; return the exit code."""
+    inbox = _Inbox(stop)
+    pipeline = LoadedPipeline(device, offline, emitter)
+    try:
+        while (line := inbox.next()) is not None:
+            if isinstance(line, Unload):
+                pipeline.unload()
+                emitter.emit(Ready())
+            elif isinstance(line, Generate):
+                _answer(line, pipeline, emitter, inbox.stop_of(line.request_id))
+                emitter.emit(Ready(loaded_base_model=pipeline.loaded))
+    except ParentGone:
+        return 130
+    return 0
+
+
+def _answer(line: Generate, pipeline: "LoadedPipeline", emitter: Emitter, stop: StopSignal) -> None:
+    started = time.monotonic()
+    emitter.request_id = line.request_id
+    try:
+        with translated_errors():
+            pipeline.generate(line, stop)
+        emitter.emit(Done(duration_s=time.monotonic() - started))
+    except Interrupted:
+        emitter.emit(Stopped())
+    except LoradashError as error:
+        traceback.print_exc()
+        emitter.emit(
+            Failed(
+                code=error.code,
+                message=error.message,
+                remedy=error.remedy,
+                problems=error.problems,
+                resumable=error.code == "out_of_memory",
+            )
+        )
+    finally:
+        emitter.request_id = ""
+
+
+class _Inbox:
+    """Reads stdin in a thread, so that a cancel arrives while an image is drawn."""
+
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop = stop
+        self._lines: queue.Queue[GeneratorLine | None] = queue.Queue()
+        self._stops: dict[str, StopSignal] = {}
+        self._lock = threading.Lock()
+        threading.Thread(target=self._read, name="stdin", daemon=True).start()
+
+    def next(self) -> GeneratorLine | None:
+        """Wait for the next request; None at the end."""
+        while not self._stop.requested:
+            try:
+                return self._lines.get(timeout=0.2)
+            except queue.Empty:
+                continue
+        return None
+
+    def stop_of(self, request_id: str) -> StopSignal:
+        """The stop signal of one request; it is also set when the whole program shall end."""
+        with self._lock:
+            stop = self._stops.setdefault(request_id, StopSignal())
+        if self._stop.requested:
+            stop.request()
+        return stop
+
+    def _read(self) -> None:
+        for raw in stdin_lines():
+            try:
+                line = GENERATOR_LINE.validate_json(raw)
+            except ValidationError:
+                traceback.print_exc()
+                continue
+            if isinstance(line, Cancel):
+                self.stop_of(line.request_id).request()
+            else:
+                self._lines.put(line)
+        with self._lock:
+            for stop in self._stops.values():
+                stop.request()
+        self._stop.request()
+        self._lines.put(None)
+
+
+class LoadedPipeline:
+    """A loaded base model and the adapters that were used with it lately."""
+
+    def __init__(self, device: str, offline: bool, emitter: Emitter) -> None:
+        self._device_name = device
+        self._offline = offline
+        self._emitter = emitter
+        self._key: tuple[BaseModelSource, str] | None = None
+        self._architecture: Architecture | None = None
+        self._own_scheduler: Any = None
+        self._adapters: dict[str, None] = {}  # names, the most recently used last
+
+    @property
+    def loaded(self) -> str | None:
+        """Name of the base model in memory."""
+        return self._key[0].name if self._key else None
+
+    def generate(self, line: Generate, stop: StopSignal) -> None:
+        """Draw all images of a request. Raises errors of our tree."""
+        request = line.request
+        device = pick_device(self._device_name)
+        precision = pick_precision(request.precision, device)
+        architecture = self._load(line.base_model, precision, device)
+        stop.check()
+        width, height = _size(request, architecture)
+        self._use_adapters(architecture, line.adapters)
+        set_scheduler(architecture, request.scheduler, self._own_scheduler)
+        first_seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        total = len(request.prompts) * request.num_images
+        self._emitter.phase("generating", "", 0, total)
+        index = 0
+        for prompt in request.prompts:
+            for image_number in range(request.num_images):
+                stop.check()
+                started = time.monotonic()
+                drawing = Drawing(
+                    prompt=prompt,
+                    negative_prompt=request.negative_prompt,
+                    seed=first_seed + image_number,
+                    steps=request.steps,
+                    guidance_scale=request.guidance_scale,
+                    width=width,
+                    height=height,
+                    scheduler=request.scheduler,
+                    base_model=line.base_model.name,
+                    adapters=tuple((use.path.stem, use.weight) for use in line.adapters),
+                )
+                image = draw(architecture, drawing, DTYPES[precision], stop)
+                path = line.folder / image_name(request.name, index)
+                save_image(image, path, drawing)
+                self._emitter.emit(
+                    ImageWritten(
+                        index=index,
+                        path=str(path),
+                        prompt=prompt,
+                        seed=drawing.seed,
+                        duration_s=time.monotonic() - started,
+                    )
+                )
+                index += 1
+                self._emitter.phase("generating", "", index, total)
+
+    def unload(self) -> None:
+        """Drop the base model and free its memory."""
+        self._key = self._architecture = self._own_scheduler = None
+        self._adapters.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _load(self, source: BaseModelSource, precision: str, device: torch.device) -> Architecture:
+        if self._architecture is not None and self._key == (source, precision):
+            return self._architecture
+        self.unload()
+        self._emitter.phase("loading", source.name)
+        architecture = load_base_model(source, DTYPES[precision], device, offline=self._offline)
+        self._architecture = architecture
+        self._own_scheduler = architecture.pipeline.scheduler
+        self._key = (source, precision)
+        return architecture
+
+    def _use_adapters(
+        self, architecture: Architecture, adapters: tuple[ResolvedAdapter, ...]
+    ) -> None:
+        """Make exactly these adapters act; load those that aren't in memory yet."""
+        pipeline: Any = architecture.pipeline
+        if not adapters:
+            if self._adapters:
+                pipeline.disable_lora()
+            return
+        names = []
+        for use in adapters:
+            name = self._load_adapter(pipeline, use.path)
+            if name in names:
+                raise InvalidConfig(
+                    f"adapters: {use.path.name} is given twice",
+                    remedy="Give each adapter once, with the sum of the weights.",
+                )
+            names.append(name)
+        pipeline.enable_lora()
+        pipeline.set_adapters(names, [use.weight for use in adapters])
+        self._forget_old_adapters(pipeline, keep=len(names))
+
+    def _load_adapter(self, pipeline: Any, path: Path) -> str:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        name = f"adapter_{digest[:24]}"
+        if name not in self._adapters:
+            try:
+                pipeline.load_lora_weights(
+                    str(path.parent), weight_name=path.name, adapter_name=name,
+                    local_files_only=True,
+                )  # fmt: skip
+            except Exception as error:
+                self.unload()  # a half-loaded adapter would stay in the base model
+                raise InvalidAdapter(
+                    f"adapter {path.name} doesn't fit this base model: "
+                    f"{str(error).strip().splitlines()[0][:200]}",
+                    remedy="Use an adapter that was trained on this kind of base model.",
+                ) from error
+            if name not in _loaded_names(pipeline):
+                raise InvalidAdapter(
+                    f"adapter {path.name} has no layer in common with this base model",
+                    remedy="Use an adapter that was trained on this kind of base model.",
+                )
+        self._adapters.pop(name, None)
+        self._adapters[name] = None
+        return name
+
+    def _forget_old_adapters(self, pipeline: Any, keep: int) -> None:
+        while len(self._adapters) > max(MAX_LOADED_ADAPTERS, keep):
+            oldest = next(iter(self._adapters))
+            pipeline.delete_adapters(oldest)
+            del self._adapters[oldest]
+
+
+def _loaded_names(pipeline: Any) -> set[str]:
+    return {name for names in pipeline.get_list_adapters().values() for name in names}
+
+
+def _size(request: GenerationRequest, architecture: Architecture) -> tuple[int, int]:
+    default = architecture.default_size()
+    width, height = request.width or default, request.height or default
+    for key, value in (("width", width), ("height", height)):
+        if value % 8:
+            raise InvalidConfig(
+                f"{key}: {value} isn't a multiple of 8",
+                remedy=f"Use {value // 8 * 8} or {value // 8 * 8 + 8}.",
+            )
+    return width, height

@@ -1,0 +1,401 @@
+"""One training from its job file to its adapter, or to the sentence that says why not."""
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from loradash.datasets.captions import with_trigger
+from loradash.domain.adapter import AdapterDescription
+from loradash.domain.events import Done, Failed, Resumed, SampleWritten, Stopped
+from loradash.domain.generation import scheduler_name
+from loradash.domain.training_config import SampleItem, SampleSection
+from loradash.engines.diffusers.child.architecture import AdaptedModule, Architecture
+from loradash.engines.diffusers.child.base_model import load_base_model
+from loradash.engines.diffusers.child.checkpoints import CheckpointStore
+from loradash.engines.diffusers.child.emitter import Emitter, ParentGone
+from loradash.engines.diffusers.child.lora import add_lora, load_weights, write_adapter
+from loradash.engines.diffusers.child.objective import Objective
+from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
+from loradash.engines.diffusers.child.randomness import seed_everything
+from loradash.engines.diffusers.child.sampling import Drawing, draw, save_image, set_scheduler
+from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.diffusers.child.trainer import Trainer, write_checkpoint
+from loradash.engines.diffusers.child.training_data import TrainingData, encode_items, read_items
+from loradash.engines.diffusers.job import (
+    ADAPTER_FOLDER,
+    CACHE_FOLDER,
+    CHECKPOINTS_FOLDER,
+    SAMPLES_FOLDER,
+    TrainingJob,
+)
+from loradash.errors import DiskFull, Interrupted, LoradashError, OutOfMemory
+
+
+def run_training(job_path: Path, emitter: Emitter, stop: StopSignal) -> int:
+    """Run or continue the training in the job's folder; return the exit code."""
+    started = time.monotonic()
+    run: TrainingRun | None = None
+    try:
+        with translated_errors():
+            job_text = job_path.read_bytes()
+            run = TrainingRun(job_path.parent, job_text, emitter, stop)
+            run.prepare()
+            finished = run.train()
+            if not finished:
+                raise Interrupted("stopped on request")
+            adapter = run.write_final_adapter()
+        emitter.emit(
+            Done(
+                step=run.trainer.step,
+                path=str(adapter),
+                sha256=hashlib.sha256(adapter.read_bytes()).hexdigest(),
+                size_bytes=adapter.stat().st_size,
+                duration_s=time.monotonic() - started,
+            )
+        )
+    except Interrupted:
+        return report_stop(run, emitter)
+    except ParentGone:
+        if run:
+            run.save_if_needed()
+        return 130
+    except LoradashError as error:
+        traceback.print_exc()
+        emitter.emit(
+            Failed(
+                code=error.code,
+                message=error.message,
+                remedy=error.remedy,
+                problems=error.problems,
+                resumable=run is not None and run.has_checkpoint(),
+            )
+        )
+        return 1
+    return 0
+
+
+def report_stop(run: "TrainingRun | None", emitter: Emitter) -> int:
+    """Save what there is and say where the training can go on."""
+    checkpoint = run.save_if_needed() if run else None
+    step = run.trainer.step if run and run.prepared else None
+    emitter.emit(Stopped(step=step, checkpoint=str(checkpoint) if checkpoint else None))
+    return 130
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn what torch and the system raise into errors of our tree; let ours pass."""
+    try:
+        yield
+    except (LoradashError, ParentGone):
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory() from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                "the disk is full", remedy="Free space; the training goes on when it is resumed."
+            ) from error
+        raise LoradashError(f"{type(error).__name__}: {error}") from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+            raise _out_of_memory() from error
+        if "No space left on device" in str(error):
+            raise DiskFull(
+                "the disk is full", remedy="Free space; the training goes on when it is resumed."
+            ) from error
+        raise LoradashError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        raise LoradashError(f"{type(error).__name__}: {error}") from error
+
+
+def _out_of_memory() -> OutOfMemory:
+    return OutOfMemory(
+        "not enough memory for this training",
+        remedy="Lower train.batch_size or the resolution, switch gradient_checkpointing on, or use "
+        "bf16.",
+    )
+
+
+class TrainingRun:
+    """A training and its folder."""
+
+    def __init__(self, folder: Path, job_text: bytes, emitter: Emitter, stop: StopSignal) -> None:
+        self._folder = folder
+        self._job = TrainingJob.model_validate_json(job_text)
+        self._emitter = emitter
+        self._stop = stop
+        self._store = CheckpointStore(
+            folder / CHECKPOINTS_FOLDER, hashlib.sha256(job_text).hexdigest()
+        )
+        self._saved_step: int | None = None
+        self._saved_path: Path | None = None
+        self.prepared = False
+
+    def prepare(self) -> None:
+        """Load the base model, encode the data, put the LoRA in place, restore a checkpoint."""
+        job, config = self._job, self._job.config
+        process, train = config.process, config.process.train
+        torch.set_num_threads(job.threads)
+        device = pick_device(job.device)
+        precision = pick_precision(train.dtype, device)
+        self._dtype = DTYPES[precision]
+        self._store.remove_leftovers()
+
+        self._emitter.phase("loading", job.base_model.name)
+        self._stop.check()
+        self.architecture = load_base_model(
+            job.base_model, self._dtype, device, offline=job.offline
+        )
+        self._stop.check()
+        items = read_items(job, self.architecture.bucket_step(), self._emitter, self._stop)
+        parameters = encode_items(
+            items,
+            self.architecture,
+            device,
+            self._folder / CACHE_FOLDER,
+            f"{job.base_model.location}/float32",
+            self._emitter,
+            self._stop,
+        )
+        data = TrainingData(items, parameters, config.seed)
+
+        self._modules, rates = self._adapted_modules()
+        seed_everything(config.seed, "adapter")
+        for module in self._modules:
+            add_lora(module, process.network)
+        if process.network.pretrained_lora_path:
+            load_weights(Path(process.network.pretrained_lora_path), self._modules)
+        if train.gradient_checkpointing:
+            _checkpoint_activations(self.architecture)
+        schedule = self.architecture.training_schedule(process.model.is_v_pred)
+        objective = Objective(schedule, train, device)
+        self.trainer = Trainer(
+            self.architecture,
+            self._modules,
+            rates,
+            data,
+            train,
+            objective,
+            self._dtype,
+            config.seed,
+            self._emitter,
+        )
+        self.trainer.cache_captions(self._stop)
+        self._description = self._describe(objective.prediction_type, len(items))
+        self._samples = _sample_items(process.sample, config.trigger_word)
+        self._own_scheduler = self.architecture.pipeline.scheduler
+        self._restore()
+        self.prepared = True
+
+    def train(self) -> bool:
+        """Train to the end, or to a stop request; return whether the end was reached."""
+        self._sample_if_due()
+        self._emitter.phase("training")
+        self.trainer.run(
+            self._stop,
+            max(1, self._job.config.process.save.save_every // self._steps_per_update),
+            self._checkpoint,
+            self._sample_if_due,
+        )
+        return self.trainer.step == self._job.config.process.train.updates
+
+    def write_final_adapter(self) -> Path:
+        """Write the finished adapter, whole or not at all."""
+        self._emitter.phase("saving", "adapter")
+        path = self._folder / ADAPTER_FOLDER / f"{self._job.config.name}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        self._write_adapter(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        shutil.rmtree(self._folder / CACHE_FOLDER, ignore_errors=True)
+        return path
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to continue from."""
+        return any((self._folder / CHECKPOINTS_FOLDER).glob("step-*"))
+
+    def save_if_needed(self) -> Path | None:
+        """Write a checkpoint of the current step unless there is one; return its folder."""
+        if not self.prepared or self.trainer.step == 0:
+            return None
+        if self._saved_step != self.trainer.step:
+            self._checkpoint()
+        return self._saved_path
+
+    @property
+    def _steps_per_update(self) -> int:
+        return self._job.config.process.train.steps_per_update
+
+    def _adapted_modules(self) -> tuple[list[AdaptedModule], list[float]]:
+        train = self._job.config.process.train
+        modules: list[AdaptedModule] = []
+        rates: list[float] = []
+        if train.train_unet:
+            modules.append(self.architecture.denoiser())
+            rates.append(train.unet_lr or train.lr)
+        if train.train_text_encoder:
+            for module in self.architecture.text_encoders():
+                modules.append(module)
+                rates.append(train.text_encoder_lr or train.lr)
+        return modules, rates
+
+    def _restore(self) -> None:
+        def on_damaged(path: Path, reason: str) -> None:
+            self._emitter.warn("checkpoint_damaged", f"{path.name} is passed over: {reason}")
+
+        found = self._store.newest(on_damaged)
+        if found:
+            path, state = found
+            self.trainer.restore(state)
+            self._saved_step, self._saved_path = state.step, path
+            self._emitter.emit(Resumed(step=state.step, path=str(path)))
+
+    def _checkpoint(self) -> None:
+        self._emitter.phase("saving", "checkpoint")
+        keep = self._job.config.process.save.max_step_saves_to_keep
+        try:
+            self._saved_path = write_checkpoint(
+                self._store, self.trainer, self._write_adapter, keep, self._emitter
+            )
+        except ParentGone:
+            self._saved_step = self.trainer.step
+            raise
+        self._saved_step = self.trainer.step
+        self._emitter.phase("training")
+
+    def _write_adapter(self, path: Path) -> None:
+        save = self._job.config.process.save
+        description = self._description.model_copy(update={"steps": self.trainer.step})
+        if self.trainer.average:
+            with self.trainer.average.applied():
+                write_adapter(
+                    path, self._modules, description, DTYPES[save.dtype], save.save_format
+                )
+        else:
+            write_adapter(path, self._modules, description, DTYPES[save.dtype], save.save_format)
+
+    def _describe(self, prediction_type: str, images: int) -> AdapterDescription:
+        config = self._job.config
+        process = config.process
+        return AdapterDescription(
+            name=config.name,
+            process_id=self._job.process_id,
+            created_at=self._job.created_at,
+            base_model=self._job.base_model.name,
+            architecture=self.architecture.modelspec_name,
+            rank=process.network.rank,
+            alpha=process.network.alpha,
+            trigger_word=config.trigger_word,
+            steps=0,
+            batch_size=process.train.batch_size,
+            learning_rate=process.train.unet_lr or process.train.lr,
+            resolution=max(process.datasets[0].resolution),
+            prediction_type=prediction_type,
+            dataset_sha256=self._job.dataset_sha256,
+            dataset_images=images,
+            seed=config.seed,
+        )
+
+    def _sample_if_due(self) -> None:
+        """Draw the previews of the current step that are due and not there yet.
+
+        They come after the step's checkpoint, so a training that dies here draws them when it is
+        continued; a failure here costs the previews and not the training.
+        """
+        step = self.trainer.step
+        process = self._job.config.process
+        sample, train = process.sample, process.train
+        every = max(1, sample.sample_every // self._steps_per_update)
+        start = sample.sample_start_step // self._steps_per_update
+        due = step % every == 0 or step == train.updates
+        if train.disable_sampling or not due or step < start or not self._samples:
+            return
+        if step == 0 and train.skip_first_sample:
+            return
+        self._emitter.phase("sampling", "", 0, len(self._samples))
+        try:
+            with translated_errors():
+                self._sample(step)
+        except (Interrupted, DiskFull):
+            raise
+        except LoradashError as error:
+            traceback.print_exc()
+            self._emitter.warn("sampling_failed", f"previews of step {step}: {error.message}")
+        finally:
+            self.architecture.pipeline.scheduler = self._own_scheduler
+        self._emitter.phase("training")
+
+    def _sample(self, step: int) -> None:
+        set_scheduler(
+            self.architecture,
+            scheduler_name(self._job.config.process.sample.sampler),
+            self._own_scheduler,
+        )
+        suffix = self._job.config.process.sample.format
+        for index, (item, multiplier) in enumerate(self._samples):
+            self._stop.check()
+            path = self._folder / SAMPLES_FOLDER / f"step-{step:09d}-{index}.{suffix}"
+            if path.is_file():
+                continue
+            drawing = self._drawing(item, multiplier, index)
+            if self.trainer.average:
+                with self.trainer.average.applied():
+                    image = draw(self.architecture, drawing, self._dtype, self._stop)
+            else:
+                image = draw(self.architecture, drawing, self._dtype, self._stop)
+            save_image(image, path, drawing)
+            self._emitter.emit(
+                SampleWritten(
+                    step=step, index=index, path=str(path), prompt=drawing.prompt, seed=drawing.seed
+                )
+            )
+            self._emitter.phase("sampling", "", index + 1, len(self._samples))
+
+    def _drawing(self, item: SampleItem, multiplier: float, index: int) -> Drawing:
+        sample = self._job.config.process.sample
+        seed = item.seed if item.seed is not None else sample.seed + index * sample.walk_seed
+        return Drawing(
+            prompt=item.prompt,
+            negative_prompt=item.neg if item.neg is not None else sample.neg,
+            seed=seed,
+            steps=item.sample_steps or sample.sample_steps,
+            guidance_scale=sample.guidance_scale
+            if item.guidance_scale is None
+            else item.guidance_scale,
+            width=item.width or sample.width,
+            height=item.height or sample.height,
+            scheduler=scheduler_name(sample.sampler),
+            base_model=self._job.base_model.name,
+            adapters=((self._job.config.name, multiplier),),
+        )
+
+
+def _sample_items(sample: SampleSection, trigger_word: str) -> list[tuple[SampleItem, float]]:
+    items = [*sample.samples, *(SampleItem(prompt=prompt) for prompt in sample.prompts)]
+    return [
+        (
+            item.model_copy(update={"prompt": with_trigger(item.prompt, trigger_word, add=False)}),
+            sample.network_multiplier
+            if item.network_multiplier is None
+            else item.network_multiplier,
+        )
+        for item in items
+    ]
+
+
+def _checkpoint_activations(architecture: Architecture) -> None:
+    """Trade a second forward pass for the memory of the activations."""
+    denoiser = architecture.denoiser().module
+    if getattr(denoiser, "_supports_gradient_checkpointing", False):
+        denoiser.enable_gradient_checkpointing()

@@ -1,0 +1,98 @@
+"""Stable Diffusion 1.x and 2.x: one UNet, one CLIP text encoder, epsilon or v-prediction."""
+
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from torch import Tensor
+
+from loradash.engines.diffusers.child.architecture import AdaptedModule, Conditioning
+
+# What kohya's and ai-toolkit's trainers adapt by default: every linear layer of the transformers.
+_TRANSFORMER_LINEARS = (
+    "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
+)  # fmt: skip
+_CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+class StableDiffusion:
+    """`Architecture` of Stable Diffusion 1.x and 2.x."""
+
+    def __init__(self, pipeline: StableDiffusionPipeline) -> None:
+        self.pipeline = pipeline
+        wide = pipeline.unet.config.cross_attention_dim == 1024
+        self.modelspec_name = "stable-diffusion-v2" if wide else "stable-diffusion-v1"
+
+    def denoiser(self) -> AdaptedModule:
+        """The UNet."""
+        return AdaptedModule(
+            name="unet",
+            module=self.pipeline.unet,
+            kohya_prefix="lora_unet",
+            target_modules=_TRANSFORMER_LINEARS,
+            convolutions=("conv1", "conv2", "conv_shortcut"),
+        )
+
+    def text_encoders(self) -> list[AdaptedModule]:
+        """The CLIP text model."""
+        return [
+            AdaptedModule(
+                name="text_encoder",
+                module=self.pipeline.text_encoder,
+                kohya_prefix="lora_te",
+                target_modules=_CLIP_ATTENTION,
+            )
+        ]
+
+    def bucket_step(self) -> int:
+        """Autoencoder's factor times the UNet's: 8 x 8 = 64 for the published models."""
+        levels = len(self.pipeline.unet.config.block_out_channels)
+        return int(self.pipeline.vae_scale_factor * 2 ** (levels - 1))
+
+    def default_size(self) -> int:
+        """512 for 1.x, 768 for 2.x."""
+        return int(self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor)
+
+    def training_schedule(self, is_v_pred: bool | None) -> DDPMScheduler:
+        """Betas and prediction type as saved with the base model."""
+        config = dict(self.pipeline.scheduler.config)
+        if is_v_pred is not None:
+            config["prediction_type"] = "v_prediction" if is_v_pred else "epsilon"
+        return DDPMScheduler.from_config(config)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Mean and log variance, (batch, 2 x channels, height, width), in float32.
+
+        The autoencoder runs in float32: published ones overflow in fp16.
+        """
+        vae = self.pipeline.vae
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            parameters: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.parameters
+        return parameters.float()
+
+    def sample_latents(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Draw and scale, as `diffusers`' pipelines decode them."""
+        mean, log_variance = parameters.chunk(2, dim=1)
+        latents = mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise
+        return latents * float(self.pipeline.vae.config.scaling_factor)
+
+    def encode_captions(self, captions: list[str]) -> list[Conditioning]:
+        """Hidden states of the text encoder's last layer, (1, tokens, width) each."""
+        tokens = self.pipeline.tokenizer(
+            captions,
+            padding="max_length",
+            max_length=self.pipeline.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        hidden = self.pipeline.text_encoder(tokens.input_ids.to(self.pipeline.device))[0]
+        return [{"encoder_hidden_states": row} for row in hidden.split(1)]
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """Run the UNet."""
+        prediction: Tensor = self.pipeline.unet(noisy, timesteps, **conditioning).sample
+        return prediction
+
+    def call_arguments(self, **arguments: Any) -> dict[str, Any]:
+        """The pipeline's own names are the common ones."""
+        return arguments

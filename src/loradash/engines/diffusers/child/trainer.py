@@ -1,0 +1,337 @@
+"""The training loop: from (seed, step) to the next weights, and nothing else.
+
+What a step does depends only on the job, the step's number and the state before it. So a training
+that is killed anywhere and continued from its last checkpoint ends with the same weights; on a CPU
+bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from loradash.domain.events import CheckpointWritten, StepDone
+from loradash.domain.training_config import TrainSection
+from loradash.engines.diffusers.child.architecture import (
+    AdaptedModule,
+    Architecture,
+    Conditioning,
+    latent_shape,
+)
+from loradash.engines.diffusers.child.checkpoints import (
+    CheckpointStore,
+    TrainingState,
+    load_optimizer_state,
+    optimizer_state,
+)
+from loradash.engines.diffusers.child.ema import MovingAverage
+from loradash.engines.diffusers.child.emitter import Emitter
+from loradash.engines.diffusers.child.lora import trainable
+from loradash.engines.diffusers.child.objective import Objective
+from loradash.engines.diffusers.child.optimizers import make_optimizer
+from loradash.engines.diffusers.child.precision import autocast
+from loradash.engines.diffusers.child.randomness import generator, seed_everything
+from loradash.engines.diffusers.child.schedules import factor
+from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.diffusers.child.training_data import TrainingData
+from loradash.errors import InvalidCheckpoint, LossNotFinite
+
+MAX_SKIPPED_UPDATES = 20  # in a row, with fp16's loss scaling
+_SPEED_WINDOW_S = 20.0
+
+
+class Trainer:
+    """Trains the LoRAs of ``modules``, which must already be in place."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        modules: list[AdaptedModule],
+        learning_rates: list[float],
+        data: TrainingData,
+        train: TrainSection,
+        objective: Objective,
+        dtype: torch.dtype,
+        seed: int,
+        emitter: Emitter,
+    ) -> None:
+        self._architecture = architecture
+        self._modules = modules
+        self._data = data
+        self._train = train
+        self._objective = objective
+        self._dtype = dtype
+        self._seed = seed
+        self._emitter = emitter
+        self._device = architecture.pipeline.device
+        self._parameters = {
+            name: value for module in modules for name, value in trainable(module).items()
+        }
+        self._base_rates = learning_rates
+        self._optimizer = make_optimizer(
+            [
+                {"params": list(trainable(module).values()), "lr": rate}
+                for module, rate in zip(modules, learning_rates, strict=True)
+            ],
+            train,
+            self._device,
+            emitter,
+        )
+        self.average = (
+            MovingAverage(list(self._parameters.values()), train.ema_config.ema_decay)
+            if train.ema_config.use_ema
+            else None
+        )
+        # fp16 gradients underflow without scaling; bf16 and fp32 have the range.
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=dtype == torch.float16)
+        self._skipped = 0
+        self._embeddings: dict[str, Conditioning] = {}
+        self._dropout = any(
+            isinstance(layer, torch.nn.Dropout) and layer.p > 0
+            for module in modules
+            for layer in module.module.modules()
+        )
+        self.step = 0
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether a text encoder learns too, so that captions can't be encoded beforehand."""
+        return any(module.kohya_prefix.startswith("lora_te") for module in self._modules)
+
+    def cache_captions(self, stop: StopSignal) -> None:
+        """Encode all captions beforehand, if no text encoder is trained."""
+        if self.trains_text:
+            return
+        captions = self._data.distinct_captions()
+        for done, caption in enumerate(captions, start=1):
+            stop.check()
+            self._encode_frozen(caption)
+            self._emitter.phase("caching", "captions", done, len(captions))
+
+    def run(
+        self,
+        stop: StopSignal,
+        save_every: int,
+        checkpoint: Callable[[], None],
+        sample_if_due: Callable[[], None],
+    ) -> None:
+        """Train to the last step; return there, or at the first step end after a stop request.
+
+        ``checkpoint`` is called after every ``save_every`` steps, on request, and at the end;
+        ``sample_if_due`` after every step, when the checkpoint is safe.
+        """
+        self._set_training_mode(True)
+        batches = self._data.batches(
+            self._train.batch_size, start=self.step * self._train.accumulation
+        )
+        speed = _Speed(self.step)
+        while self.step < self._train.updates and not stop.requested:
+            loss, norm = self._update(batches)
+            self.step += 1
+            rate, eta = speed.after(self.step, self._train.updates)
+            self._emitter.emit(
+                StepDone(
+                    step=self.step,
+                    total_steps=self._train.updates,
+                    loss=loss,
+                    learning_rate=self._optimizer.param_groups[0]["lr"],
+                    grad_norm=norm,
+                    steps_per_s=rate,
+                    eta_s=eta,
+                )
+            )
+            at_end = self.step == self._train.updates
+            if self.step % save_every == 0 or stop.take_save_request() or at_end:
+                checkpoint()
+                speed.pause(self.step)
+            self._set_training_mode(False)
+            sample_if_due()
+            self._set_training_mode(True)
+
+    def state(self) -> TrainingState:
+        """Return a copy of everything that the next step depends on."""
+        tensors, scalars = optimizer_state(self._optimizer)
+        for name, parameter in self._parameters.items():
+            tensors[f"parameter/{name}"] = parameter.detach().cpu().contiguous().clone()
+        if self.average:
+            for name, shadow in zip(self._parameters, self.average.shadow, strict=True):
+                tensors[f"average/{name}"] = shadow.cpu().contiguous().clone()
+        if self._scaler.is_enabled():
+            scalars["scaler"] = self._scaler.state_dict()
+            scalars["skipped"] = self._skipped
+        return TrainingState(self.step, tensors, scalars)
+
+    def restore(self, state: TrainingState) -> None:
+        """Go back to a state. Raises `InvalidCheckpoint` if it has other parameters."""
+        names = {f"parameter/{name}" for name in self._parameters}
+        if names != {name for name in state.tensors if name.startswith("parameter/")}:
+            raise InvalidCheckpoint(
+                "the checkpoint has other layers than this training",
+                remedy="Start a new training.",
+            )
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(state.tensors[f"parameter/{name}"])
+        if self.average:
+            self.average.load([state.tensors[f"average/{name}"] for name in self._parameters])
+        load_optimizer_state(self._optimizer, state)
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(state.scalars["scaler"])
+            self._skipped = state.scalars["skipped"]
+        self.step = state.step
+
+    def _update(self, batches: Iterator[list[int]]) -> tuple[float, float]:
+        """One optimizer update over the accumulated batches; return mean loss and gradient norm."""
+        scale = factor(self.step, self._train)
+        for group, rate in zip(self._optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * scale
+        total = torch.zeros((), device=self._device)
+        for part in range(self._train.accumulation):
+            loss = self._loss(next(batches), part) / self._train.accumulation
+            self._scaler.scale(loss).backward()
+            total += loss.detach()
+        self._scaler.unscale_(self._optimizer)
+        limit = self._train.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), limit)
+        mean_loss, norm_value = float(total), float(norm)
+        self._check_finite(mean_loss, norm_value)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.step + 1)
+        return mean_loss, norm_value
+
+    def _loss(self, indices: list[int], part: int) -> Tensor:
+        """Mean loss of one batch, with all its random numbers drawn from (seed, step, part)."""
+        purpose = (self.step, part)
+        source = generator(self._seed, "noise", *purpose)
+        if self._dropout:
+            seed_everything(self._seed, "dropout", *purpose)
+        parameters = self._data.latent_parameters(indices)
+        shape = latent_shape(parameters)
+        posterior_noise = torch.randn(shape, generator=source)
+        noise, timesteps = self._objective.draw(shape, source)
+        latents = self._architecture.sample_latents(
+            parameters.to(self._device), posterior_noise.to(self._device)
+        )
+        noise, timesteps = noise.to(self._device), timesteps.to(self._device)
+        noisy = self._objective.add_noise(latents, noise, timesteps)
+        items = [self._data.items[index] for index in indices]
+        captions = [
+            item.drawn_caption(self._seed, *purpose, place) for place, item in enumerate(items)
+        ]
+        with autocast(self._device, self._dtype):
+            conditioning = self._conditioning(captions)
+            predicted = self._architecture.predict(noisy.to(self._dtype), timesteps, conditioning)
+        target = self._objective.target(latents, noise, timesteps)
+        prior = [place for place, item in enumerate(items) if item.section.prior_reg]
+        if prior:
+            target[prior] = self._prior_prediction(
+                noisy[prior], timesteps[prior], [captions[place] for place in prior]
+            )
+        losses = self._objective.loss(predicted, target, timesteps)
+        weights = torch.tensor([item.weight for item in items], device=self._device)
+        return (losses * weights).mean()
+
+    def _prior_prediction(self, noisy: Tensor, timesteps: Tensor, captions: list[str]) -> Tensor:
+        """What the base model predicts without the adapter: what a prior image shall keep."""
+        for module in self._modules:
+            module.module.disable_adapters()
+        try:
+            with torch.no_grad(), autocast(self._device, self._dtype):
+                rows = (
+                    self._architecture.encode_captions(captions)
+                    if self.trains_text
+                    else [self._encode_frozen(caption) for caption in captions]
+                )
+                predicted = self._architecture.predict(
+                    noisy.to(self._dtype), timesteps, _stacked(rows)
+                )
+        finally:
+            for module in self._modules:
+                module.module.enable_adapters()
+        return predicted.float()
+
+    def _conditioning(self, captions: list[str]) -> Conditioning:
+        if self.trains_text:
+            rows = self._architecture.encode_captions(captions)
+        else:
+            rows = [self._encode_frozen(caption) for caption in captions]
+        return _stacked(rows)
+
+    def _encode_frozen(self, caption: str) -> Conditioning:
+        if caption not in self._embeddings:
+            if len(self._embeddings) > 10_000:  # shuffled tags make new captions for ever
+                self._embeddings.clear()
+            with torch.no_grad():
+                self._embeddings[caption] = self._architecture.encode_captions([caption])[0]
+        return self._embeddings[caption]
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            self._skipped = 0
+            return
+        self._skipped += 1
+        if (
+            self._scaler.is_enabled()
+            and math.isfinite(loss)
+            and self._skipped < MAX_SKIPPED_UPDATES
+        ):
+            return  # the scaler leaves this update out and lowers its scale
+        what = "loss" if not math.isfinite(loss) else "gradient norm"
+        value = loss if not math.isfinite(loss) else norm
+        raise LossNotFinite(
+            f"the {what} became {value} at step {self.step + 1}",
+            remedy="Lower the learning rate, train in bf16 or fp32 instead of fp16, and look for "
+            "broken images.",
+        )
+
+    def _set_training_mode(self, on: bool) -> None:
+        for module in self._modules:
+            module.module.train(on)
+
+
+def _stacked(rows: list[Conditioning]) -> Conditioning:
+    return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+
+
+class _Speed:
+    """Steps per second over the last while, without the time spent on checkpoints and samples."""
+
+    def __init__(self, step: int) -> None:
+        self._marks = [(time.monotonic(), step)]
+
+    def after(self, step: int, total: int) -> tuple[float | None, float | None]:
+        """Return steps per second and the seconds that are left, or None before there are any."""
+        now = time.monotonic()
+        self._marks.append((now, step))
+        while len(self._marks) > 2 and now - self._marks[1][0] > _SPEED_WINDOW_S:
+            self._marks.pop(0)
+        then, first = self._marks[0]
+        if now <= then:
+            return None, None
+        rate = (step - first) / (now - then)
+        return rate, (total - step) / rate
+
+    def pause(self, step: int) -> None:
+        """Start counting anew: what came before included other work."""
+        self._marks = [(time.monotonic(), step)]
+
+
+def write_checkpoint(
+    store: CheckpointStore,
+    trainer: Trainer,
+    write_adapter: Callable[[Path], None],
+    keep: int,
+    emitter: Emitter,
+) -> Path:
+    """Write a checkpoint of the trainer, then let go of the oldest."""
+    path = store.write(trainer.state(), write_adapter)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    emitter.emit(CheckpointWritten(step=trainer.step, path=str(path), size_bytes=size))
+    store.prune(keep)
+    return path

@@ -1,0 +1,221 @@
+"""The training images as the model sees them: encoded once, cached, and drawn in a fixed order."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from loradash.datasets.batches import batches
+from loradash.datasets.buckets import bucket_size
+from loradash.datasets.captions import shuffled, with_trigger
+from loradash.datasets.folder import combined_hash, require_usable, scan
+from loradash.datasets.images import fit, open_image
+from loradash.domain.dataset import DatasetReport
+from loradash.domain.training_config import DatasetSection, TrainingConfig
+from loradash.engines.diffusers.child.architecture import Architecture
+from loradash.engines.diffusers.child.emitter import Emitter
+from loradash.engines.diffusers.child.randomness import python_random
+from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.diffusers.job import TrainingJob
+from loradash.errors import InvalidDataset
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image at one size, with its caption and its weight in the loss."""
+
+    path: Path
+    sha256: str
+    size: tuple[int, int]
+    flipped: bool
+    caption: str
+    section: DatasetSection
+    weight: float
+
+    def drawn_caption(self, seed: int, *purpose: str | int) -> str:
+        """The caption for one use: dropped or shuffled as the dataset's settings say."""
+        section = self.section
+        if not (section.caption_dropout_rate or section.shuffle_tokens):
+            return self.caption
+        source = python_random(seed, "caption", *purpose)
+        if source.random() < section.caption_dropout_rate:
+            return ""
+        if section.shuffle_tokens:
+            return shuffled(self.caption, section.keep_tokens, source)
+        return self.caption
+
+
+class TrainingData:
+    """All items of a training, with their encoded images."""
+
+    def __init__(self, items: list[Item], parameters: list[Tensor], seed: int) -> None:
+        self.items = items
+        self._parameters = parameters
+        self._seed = seed
+
+    def latent_parameters(self, indices: list[int]) -> Tensor:
+        """Mean and log variance of the items' latents, (batch, 2 x channels, height, width)."""
+        return torch.cat([self._parameters[index] for index in indices])
+
+    def batches(self, batch_size: int, start: int) -> Iterator[list[int]]:
+        """Batches of item numbers for ever, from batch number ``start``."""
+        return batches(
+            [item.size for item in self.items],
+            [item.section.num_repeats for item in self.items],
+            [item.section.is_reg for item in self.items],
+            batch_size,
+            self._seed,
+            start,
+        )
+
+    def distinct_captions(self) -> list[str]:
+        """All captions that can be encoded beforehand."""
+        captions = {item.caption for item in self.items if not item.section.shuffle_tokens}
+        if any(item.section.caption_dropout_rate for item in self.items):
+            captions.add("")
+        return sorted(captions)
+
+
+def read_items(
+    job: TrainingJob, bucket_step: int, emitter: Emitter, stop: StopSignal
+) -> list[Item]:
+    """List the items of a job's datasets.
+
+    Raises `InvalidDataset` if the data isn't what it was when the training was submitted.
+    """
+    sections = job.config.process.datasets
+    reports: list[DatasetReport] = []
+    for plan, section in zip(job.datasets, sections, strict=True):
+        report = scan(
+            Path(plan.folder),
+            section.caption_suffix,
+            skip=plan.skip,
+            on_image=lambda *_: stop.check(),
+        )
+        require_usable(report, on_bad_image="stop")
+        reports.append(report)
+    if combined_hash(reports) != job.dataset_sha256:
+        raise InvalidDataset(
+            "the dataset has changed since the training was submitted",
+            remedy="Put the files back as they were, or start a new training.",
+        )
+    for plan in job.datasets:
+        if plan.skip:
+            emitter.warn(
+                "images_skipped",
+                f"{len(plan.skip)} images are left out: {', '.join(plan.skip[:5])}",
+            )
+    trigger_word = job.config.trigger_word
+    items: list[Item] = []
+    for report, section in zip(reports, sections, strict=True):
+        if missing := report.missing_captions:
+            replacement = "the default caption" if section.default_caption else "an empty caption"
+            emitter.warn(
+                "captions_missing",
+                f"{len(missing)} of {len(report.images)} images in {report.folder} have no "
+                f"{section.caption_suffix} file; {replacement} is used: {', '.join(missing[:5])}",
+            )
+        items += _items_of(report, section, trigger_word, job.config, bucket_step)
+    return items
+
+
+def _items_of(
+    report: DatasetReport,
+    section: DatasetSection,
+    trigger_word: str,
+    config: TrainingConfig,
+    bucket_step: int,
+) -> Iterator[Item]:
+    trigger_word = "" if section.is_reg else (section.trigger_word or trigger_word).strip()
+    weight = section.loss_multiplier
+    if section.is_reg:
+        weight *= config.process.train.reg_weight
+    for image in report.images:
+        caption = image.caption if image.caption is not None else section.default_caption or ""
+        # Where no image is scaled up, several resolutions can come to the same size: one is enough.
+        sizes = dict.fromkeys(
+            bucket_size(image.width, image.height, resolution, bucket_step)
+            for resolution in section.resolution
+        )
+        for size in sizes:
+            for flipped in (False, True) if section.flip_x else (False,):
+                yield Item(
+                    path=Path(report.folder, image.relative_path),
+                    sha256=image.sha256,
+                    size=size,
+                    flipped=flipped,
+                    caption=with_trigger(caption, trigger_word, add=True),
+                    section=section,
+                    weight=weight,
+                )
+
+
+def encode_items(
+    items: list[Item],
+    architecture: Architecture,
+    device: torch.device,
+    cache_folder: Path,
+    base_model_key: str,
+    emitter: Emitter,
+    stop: StopSignal,
+) -> list[Tensor]:
+    """Encode every item's image, (1, 2 x channels, height, width) each, kept on the CPU.
+
+    Images are encoded one by one, so the result doesn't depend on their company. With
+    ``cache_latents_to_disk`` the result is also kept in ``cache_folder``.
+    """
+    encoded: dict[tuple[str, tuple[int, int], bool], Tensor] = {}
+    result = []
+    for done, item in enumerate(items, start=1):
+        stop.check()
+        key = (item.sha256, item.size, item.flipped)
+        if key not in encoded:
+            cache = None
+            if item.section.cache_latents_to_disk:
+                text = f"{base_model_key}/{item.sha256}/{item.size}/{item.flipped}"
+                name = hashlib.sha256(text.encode()).hexdigest()[:32]
+                cache = cache_folder / f"{name}.safetensors"
+            encoded[key] = _cached(cache) if cache and cache.is_file() else None  # type: ignore[assignment]
+            if encoded[key] is None:
+                encoded[key] = _encode(item, architecture, device)
+                if cache:
+                    _write_cache(cache, encoded[key])
+        result.append(encoded[key])
+        emitter.phase("caching", "images", done, len(items))
+    return result
+
+
+def _encode(item: Item, architecture: Architecture, device: torch.device) -> Tensor:
+    image = fit(open_image(item.path.read_bytes(), item.path.name).pixels, *item.size)
+    if item.flipped:
+        image = ImageOps.mirror(image)
+    return architecture.encode_images(to_tensor(image).to(device)).cpu()
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Return an RGB image as (1, 3, height, width) in -1..1."""
+    array = np.asarray(image, dtype=np.float32) / 127.5 - 1.0
+    return torch.from_numpy(array).permute(2, 0, 1).unsqueeze(0).contiguous()
+
+
+def _cached(path: Path) -> Tensor | None:
+    try:
+        tensor: Tensor = load_file(path)["parameters"]
+    except Exception:  # noqa: BLE001 - a damaged cache file is as good as none
+        path.unlink(missing_ok=True)
+        return None
+    return tensor
+
+
+def _write_cache(path: Path, tensor: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({"parameters": tensor}, partial)
+    partial.replace(path)

@@ -1,0 +1,201 @@
+"""The parent's side of the built-in engine: job file, command line, events, results. No torch."""
+
+import json
+import os
+import struct
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from loradash.datasets.folder import combined_hash
+from loradash.domain.dataset import DatasetReport
+from loradash.domain.events import Event, parse_event
+from loradash.domain.generation import GenerationRequest
+from loradash.domain.training_config import TrainingConfig
+from loradash.engines.diffusers import support
+from loradash.engines.diffusers.families import find_base_model
+from loradash.engines.diffusers.job import (
+    ADAPTER_FOLDER,
+    CHECKPOINTS_FOLDER,
+    JOB_FILE,
+    SAMPLES_FOLDER,
+    DatasetPlan,
+    Generate,
+    ResolvedAdapter,
+    TrainingJob,
+)
+from loradash.engines.engine import Artifact, Command
+from loradash.errors import InvalidAdapter, InvalidCheckpoint
+
+_MAX_HEADER_BYTES = 100_000_000
+
+
+class DiffusersEngine:
+    """Trains LoRAs and generates images with diffusers, peft and transformers."""
+
+    name = "diffusers"
+
+    def __init__(self, *, device: str, threads: int, offline: bool, python: str = "") -> None:
+        self._device = device
+        self._threads = threads or os.cpu_count() or 1
+        self._offline = offline
+        self._python = python or sys.executable
+
+    def check_training(self, config: TrainingConfig) -> tuple[str, ...]:
+        """Check what can be checked without torch; see `Engine.check_training`."""
+        model = config.process.model
+        find_base_model(
+            model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
+        )
+        return support.check(config)
+
+    def write_training_job(
+        self,
+        process_id: str,
+        config: TrainingConfig,
+        reports: tuple[DatasetReport, ...],
+        folder: Path,
+    ) -> None:
+        """Write ``job.json``, at once and whole."""
+        model = config.process.model
+        job = TrainingJob(
+            process_id=process_id,
+            created_at=datetime.now(UTC),
+            config=config,
+            base_model=find_base_model(
+                model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
+            ),
+            datasets=tuple(
+                DatasetPlan(
+                    folder=str(Path(report.folder).resolve()),
+                    sha256=report.sha256,
+                    skip=tuple(problem.relative_path for problem in report.problems),
+                )
+                for report in reports
+            ),
+            dataset_sha256=combined_hash(reports),
+            device=self._device,
+            threads=self._threads,
+            offline=self._offline,
+        )
+        partial = folder / f".{JOB_FILE}.partial"
+        partial.write_text(job.model_dump_json(indent=2), encoding="utf-8")
+        partial.replace(folder / JOB_FILE)
+
+    def training_command(self, folder: Path) -> Command:
+        """Start or continue the training in ``folder``. Raises `InvalidCheckpoint`."""
+        try:
+            job = TrainingJob.model_validate_json((folder / JOB_FILE).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise InvalidCheckpoint(
+                f"{folder}: its {JOB_FILE} can't be read, so there is nothing to continue",
+                remedy="Start a new training.",
+            ) from error
+        return self._command(["train", str(folder / JOB_FILE)], job.threads, folder)
+
+    def serve_command(self, working_directory: Path) -> Command:
+        """Start the long-lived generator."""
+        return self._command(
+            ["serve", "--device", self._device, *(["--offline"] if self._offline else [])],
+            self._threads,
+            working_directory,
+        )
+
+    def generation_line(
+        self, request_id: str, request: GenerationRequest, adapters: tuple[Path, ...], folder: Path
+    ) -> str:
+        """Return the generator's input line for a request."""
+        resolved = tuple(
+            ResolvedAdapter(path=path, weight=use.weight)
+            for path, use in zip(adapters, request.adapters, strict=True)
+        )
+        return Generate(
+            request_id=request_id,
+            request=request,
+            base_model=find_base_model(request.base_model),
+            adapters=resolved,
+            folder=folder,
+        ).model_dump_json()
+
+    def parse(self, line: str) -> Event | None:
+        """Parse a line of the child's event stream."""
+        try:
+            return parse_event(line)
+        except ValidationError:
+            return None
+
+    def adapter_metadata(self, path: Path) -> dict[str, str]:
+        """Check that header and file length agree and that LoRA keys are in it; see `Engine`."""
+        return read_adapter_header(path)
+
+    def artifacts(self, folder: Path) -> list[Artifact]:
+        """List the final adapter, the samples, config and log."""
+        found = [Artifact("lora", path) for path in sorted(folder.glob(f"{ADAPTER_FOLDER}/*"))]
+        found += [Artifact("sample", path) for path in sorted(folder.glob(f"{SAMPLES_FOLDER}/*"))]
+        for kind, name in (
+            ("config", "config.yaml"),
+            ("metrics", "events.jsonl"),
+            ("log", "log.txt"),
+        ):
+            if (path := folder / name).is_file():
+                found.append(Artifact(kind, path))  # type: ignore[arg-type]
+        return [artifact for artifact in found if not artifact.path.name.startswith(".")]
+
+    def has_checkpoint(self, folder: Path) -> bool:
+        """See `Engine.has_checkpoint`."""
+        return any(folder.glob(f"{CHECKPOINTS_FOLDER}/step-*"))
+
+    def _command(self, arguments: list[str], threads: int, working_directory: Path) -> Command:
+        environment = {
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            # Waiting threads that spin make steps several times slower on a shared machine.
+            "OMP_WAIT_POLICY": "passive",
+            "GOMP_SPINCOUNT": "0",
+            # Without it MKL's results differ in the last bits from run to run with two threads.
+            "MKL_CBWR": "AUTO,STRICT",
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            "PYTHONUNBUFFERED": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+        if self._offline:
+            environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        return Command(
+            argv=(self._python, "-m", "loradash.engines.diffusers", *arguments),
+            environment=environment,
+            working_directory=working_directory,
+        )
+
+
+def read_adapter_header(path: Path) -> dict[str, str]:
+    """Return a LoRA file's metadata, after checking that the file is whole.
+
+    The format is safetensors': 8 bytes of header length, a JSON header with the tensors' byte
+    ranges, the tensors. Raises `InvalidAdapter`.
+    """
+    remedy = "Use a LoRA saved as .safetensors, and check that it was copied completely."
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(_MAX_HEADER_BYTES, size):
+                raise ValueError("the header is longer than the file")
+            header = json.loads(file.read(length))
+        metadata = dict(header.pop("__metadata__", {}))
+        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        if 8 + length + end != size:
+            raise ValueError(f"the file has {size} bytes, its header says {8 + length + end}")
+    except OSError as error:
+        raise InvalidAdapter(f"adapter {path}: {error.strerror}", remedy=remedy) from error
+    except (
+        ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error
+    ) as error:  # fmt: skip
+        raise InvalidAdapter(f"adapter {path}: not a whole .safetensors file ({error})",
+                             remedy=remedy) from error  # fmt: skip
+    if not any(".lora_" in key or ".lora." in key for key in header):
+        raise InvalidAdapter(f"adapter {path}: holds no LoRA weights", remedy=remedy)
+    return {str(key): str(value) for key, value in metadata.items()}

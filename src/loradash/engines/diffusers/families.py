@@ -1,0 +1,113 @@
+"""Base models: where one comes from, and whether this engine can train it, told without torch."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from loradash.data import EMBEDDED_BASE_MODELS, base_model_folder
+from loradash.errors import InvalidBaseModel
+from loradash.paths import local_path
+
+
+@dataclass(frozen=True)
+class Family:
+    """Base models of one architecture, whatever their size."""
+
+    name: str
+    pipelines: frozenset[str]
+    ai_toolkit_archs: frozenset[str]
+    ai_toolkit_flags: frozenset[str]
+
+
+STABLE_DIFFUSION = Family(
+    name="stable-diffusion",
+    pipelines=frozenset({"StableDiffusionPipeline"}),
+    ai_toolkit_archs=frozenset({"sd1", "sd2", "sd15", "sd"}),
+    ai_toolkit_flags=frozenset({"is_v2"}),
+)
+FAMILIES = (STABLE_DIFFUSION,)
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_REMEDY = (
+    "Give a diffusers folder, a .safetensors file, a hub id such as 'owner/model', or an embedded "
+    f"model ({', '.join(EMBEDDED_BASE_MODELS)})."
+)
+_PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
+
+
+class BaseModelSource(BaseModel):
+    """A base model that was found, or that is on the hub."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: Literal["folder", "single_file", "hub"]
+    location: str
+    extras: str | None = None
+    is_v_pred: bool | None = None
+
+
+def find_base_model(
+    name: str, *, extras: str | None = None, is_v_pred: bool | None = None
+) -> BaseModelSource:
+    """Find a base model: an embedded one by name, a local folder or file, or a hub id.
+
+    Raises `InvalidBaseModel` if it is missing, unsafe to read, or of a family that this engine
+    can't handle. A hub id is only checked for its form: whether it is there shows at loading.
+    """
+    if name in EMBEDDED_BASE_MODELS:
+        location = base_model_folder(name)
+        return BaseModelSource(name=name, kind="folder", location=str(location))
+    path = local_path(name, InvalidBaseModel, "base model", _REMEDY)
+    if path.is_dir():
+        _check_folder(path)
+        return BaseModelSource(
+            name=name, kind="folder", location=str(path.resolve()), is_v_pred=is_v_pred
+        )
+    if path.is_file():
+        if path.suffix.lower() != ".safetensors":
+            unsafe = path.suffix.lower() in _PICKLE_SUFFIXES
+            raise InvalidBaseModel(
+                f"base model {name}: {path.suffix or 'this kind of'} files "
+                f"{'can run code when they are read' if unsafe else 'are not base models'}",
+                remedy="Use the .safetensors version of the model, or a diffusers folder.",
+            )
+        return BaseModelSource(
+            name=name,
+            kind="single_file",
+            location=str(path.resolve()),
+            extras=extras,
+            is_v_pred=is_v_pred,
+        )
+    if _HUB_ID.fullmatch(name) and not name.startswith((".", "~")):
+        return BaseModelSource(name=name, kind="hub", location=name, is_v_pred=is_v_pred)
+    raise InvalidBaseModel(
+        f"base model {name} doesn't exist",
+        remedy=_REMEDY,
+    )
+
+
+def _check_folder(path: Path) -> None:
+    index = path / "model_index.json"
+    if not index.is_file():
+        raise InvalidBaseModel(
+            f"base model {path}: there is no model_index.json in this folder",
+            remedy="Give the top folder of a diffusers pipeline, or a .safetensors file.",
+        )
+    try:
+        pipeline = str(json.loads(index.read_text(encoding="utf-8")).get("_class_name"))
+    except (ValueError, AttributeError, OSError, RecursionError) as error:
+        raise InvalidBaseModel(
+            f"base model {path}: model_index.json can't be read ({error})",
+            remedy="Download the model again.",
+        ) from error
+    if not any(pipeline in family.pipelines for family in FAMILIES):
+        supported = sorted(name for family in FAMILIES for name in family.pipelines)
+        raise InvalidBaseModel(
+            f"base model {path} is a {pipeline}, which the diffusers engine can't train yet",
+            remedy=f"Use a base model of: {', '.join(supported)}.",
+        )

@@ -1,0 +1,94 @@
+"""What the parent hands to the child: the training's job file and the generator's requests."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_serializer
+
+from loradash.domain.generation import GenerationRequest
+from loradash.domain.training_config import TrainingConfig
+from loradash.engines.diffusers.families import BaseModelSource
+
+JOB_FILE = "job.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+SAMPLES_FOLDER = "samples"
+ADAPTER_FOLDER = "lora"
+CACHE_FOLDER = "cache"
+
+
+class DatasetPlan(BaseModel):
+    """A dataset as it was when the training was submitted."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: str
+    sha256: str
+    skip: tuple[str, ...] = ()
+
+
+class TrainingJob(BaseModel):
+    """Everything a training needs, and all that its result depends on.
+
+    Written once; a resumed training reads the same file, so it also fixes what would change the
+    last bits of the result (the number of threads).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    process_id: str
+    created_at: datetime
+    config: TrainingConfig
+    base_model: BaseModelSource
+    datasets: tuple[DatasetPlan, ...]
+    dataset_sha256: str
+    device: str
+    threads: int = Field(ge=1)
+    offline: bool
+
+    @field_serializer("config")
+    def _as_given(self, config: TrainingConfig) -> dict[str, Any]:
+        return config.model_dump(mode="json", exclude_unset=True)
+
+
+class ResolvedAdapter(BaseModel):
+    """An adapter file on this machine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Path
+    weight: float
+
+
+class Generate(BaseModel):
+    """Ask the long-lived generator for images."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: Literal["generate"] = "generate"
+    request_id: str
+    request: GenerationRequest
+    base_model: BaseModelSource
+    adapters: tuple[ResolvedAdapter, ...]
+    folder: Path
+
+
+class Unload(BaseModel):
+    """Ask the generator to drop its base model and free the memory."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: Literal["unload"] = "unload"
+
+
+class Cancel(BaseModel):
+    """Ask the generator to stop the request that it works on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: Literal["cancel"] = "cancel"
+    request_id: str
+
+
+GeneratorLine = Annotated[Generate | Unload | Cancel, Field(discriminator="type")]
+GENERATOR_LINE: TypeAdapter[GeneratorLine] = TypeAdapter(GeneratorLine)

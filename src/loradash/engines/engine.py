@@ -1,0 +1,96 @@
+"""The port of an engine: a program that trains or generates, run as a child process.
+
+An engine turns a request into a command line and a job file (`plan_training`), its output into
+typed events (`parse`), and says which files count as results (`artifacts`). It never sees the
+registry or the object store. To add one, see ``docs/engines.md``.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from loradash.domain.dataset import DatasetReport
+from loradash.domain.events import Event
+from loradash.domain.generation import GenerationRequest
+from loradash.domain.training_config import TrainingConfig
+
+
+class Command(BaseModel):
+    """A program to start: arguments, what is added to the environment, where it runs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = Field(default_factory=dict)
+    working_directory: Path
+
+
+class Artifact(NamedTuple):
+    """A file that a run has produced and that is worth keeping."""
+
+    kind: Literal["lora", "sample", "image", "config", "log", "metrics"]
+    path: Path
+
+
+class Engine(Protocol):
+    """Trains adapters."""
+
+    name: str
+
+    def check_training(self, config: TrainingConfig) -> tuple[str, ...]:
+        """Return warnings about settings without effect; raise for those that can't be done.
+
+        Starts nothing and writes nothing. Raises `InvalidConfig` and `InvalidBaseModel`.
+        """
+        ...
+
+    def write_training_job(
+        self,
+        process_id: str,
+        config: TrainingConfig,
+        reports: tuple[DatasetReport, ...],
+        folder: Path,
+    ) -> None:
+        """Write the job file of a new training into the process's folder."""
+        ...
+
+    def training_command(self, folder: Path) -> Command:
+        """Return the command that starts a training or, if it has checkpoints, continues it."""
+        ...
+
+    def parse(self, line: str) -> Event | None:
+        """Turn one line of the event stream into an event, or None if it isn't one."""
+        ...
+
+    def adapter_metadata(self, path: Path) -> dict[str, str]:
+        """Verify that an adapter file is whole and return its metadata. Raises `InvalidAdapter`."""
+        ...
+
+    def has_checkpoint(self, folder: Path) -> bool:
+        """Whether an earlier attempt has left something to continue from."""
+        ...
+
+    def artifacts(self, folder: Path) -> list[Artifact]:
+        """List what a training has produced so far."""
+        ...
+
+
+@runtime_checkable
+class WarmGenerator(Protocol):
+    """Optional ability of an engine: a long-lived process that generates, request after request."""
+
+    def serve_command(self, working_directory: Path) -> Command:
+        """Return the command that starts the process; it reads requests as lines on its stdin."""
+        ...
+
+    def generation_line(
+        self, request_id: str, request: GenerationRequest, adapters: tuple[Path, ...], folder: Path
+    ) -> str:
+        """Return the line that asks for one generation into ``folder``."""
+        ...
+
+    def parse(self, line: str) -> Event | None:
+        """As in `Engine`."""
+        ...

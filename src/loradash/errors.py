@@ -1,0 +1,146 @@
+"""One tree of errors. Each class has a stable ``code`` and each instance says what the user can do.
+
+The codes are part of the interface: they stand in events, in records and in replies, and clients
+may branch on them. A message names the thing that is wrong; the remedy names the next action.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class LoradashError(Exception):
+    """Base of all errors that loradash raises on purpose.
+
+    ``problems`` lists every single finding where there are several (each key of a bad config, each
+    bad image), so that a user repairs them in one go and not one run at a time.
+    """
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, remedy: str = "", problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        lines = [self.message, *(f"  - {problem}" for problem in self.problems)]
+        if self.remedy:
+            lines.append(self.remedy)
+        return "\n".join(lines)
+
+
+class InvalidConfig(LoradashError):
+    """A training or generation config that can't be used as it stands."""
+
+    code = "config_invalid"
+
+
+class InvalidSettings(LoradashError):
+    """An environment variable or option of loradash itself is wrong or missing."""
+
+    code = "settings_invalid"
+
+
+class InvalidDataset(LoradashError):
+    """A dataset folder is missing, empty, changed, or holds files that can't be used."""
+
+    code = "dataset_invalid"
+
+
+class InvalidBaseModel(LoradashError):
+    """The base model is missing, of an unsupported family, or can't be loaded."""
+
+    code = "base_model_invalid"
+
+
+class InvalidAdapter(LoradashError):
+    """A LoRA file is missing, damaged, or doesn't fit the base model."""
+
+    code = "adapter_invalid"
+
+
+class InvalidCheckpoint(LoradashError):
+    """No checkpoint verifies, or the one asked for belongs to another training."""
+
+    code = "checkpoint_invalid"
+
+
+class NotFound(LoradashError):
+    """Something that was named doesn't exist."""
+
+    code = "not_found"
+
+
+class AlreadyRunning(LoradashError):
+    """Another program is working on the same process."""
+
+    code = "already_running"
+
+
+class OutOfMemory(LoradashError):
+    """The GPU's or the machine's memory ran out."""
+
+    code = "out_of_memory"
+
+
+class LossNotFinite(LoradashError):
+    """The loss or the gradients became NaN or infinite."""
+
+    code = "loss_not_finite"
+
+
+class DiskFull(LoradashError):
+    """The disk ran full; nothing that was complete before is harmed."""
+
+    code = "disk_full"
+
+
+class EngineUnavailable(LoradashError):
+    """An engine's packages are not installed, or can't start on this machine."""
+
+    code = "engine_unavailable"
+
+
+class EngineCrashed(LoradashError):
+    """The engine's process ended without saying how."""
+
+    code = "engine_crashed"
+
+
+class EngineStalled(LoradashError):
+    """The engine gave no sign of life for too long and was ended."""
+
+    code = "engine_stalled"
+
+
+class TimedOut(LoradashError):
+    """A training or generation ran past its time limit and was ended."""
+
+    code = "timed_out"
+
+
+class Interrupted(LoradashError):
+    """The work was stopped on request; a checkpoint says where it goes on."""
+
+    code = "interrupted"
+
+
+class InvalidKey(LoradashError):
+    """A key that no object store may be asked for."""
+
+    code = "key_invalid"
+
+
+class PreconditionFailed(LoradashError):
+    """A conditional write found another version of the object than the one expected."""
+
+    code = "precondition_failed"
+
+
+def by_code(code: str) -> type[LoradashError]:
+    """Return the error class with this code, or `LoradashError` for an unknown one."""
+    for kind in LoradashError.__subclasses__():
+        if kind.code == code:
+            return kind
+    return LoradashError

@@ -1,0 +1,18 @@
+"""Local paths from users' text, with errors of our own instead of the system's."""
+
+from pathlib import Path
+
+from loradash.errors import LoradashError
+
+
+def local_path(
+    text: str | Path, error: type[LoradashError], what: str, remedy: str = "Check the path."
+) -> Path:
+    """Return the path with ``~`` expanded; raise ``error`` if no file could have such a name."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (RuntimeError, OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem)
+        raise error(f"{what} {str(text)[:200]}: {reason}", remedy=remedy) from problem
+    return path

@@ -1,0 +1,50 @@
+"""Looking at datasets before GPU time is spent on them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from loradash.datasets.buckets import bucket_size
+from loradash.datasets.folder import require_usable, scan
+from loradash.domain.dataset import DatasetReport
+from loradash.domain.training_config import TrainingConfig
+
+Progress = Callable[[int, int], None]
+
+
+def check_folder(
+    folder: Path, caption_ext: str = "txt", on_image: Progress | None = None
+) -> DatasetReport:
+    """Read a dataset folder completely and say what is there and what is wrong.
+
+    Raises `InvalidDataset` only if the folder can't be read; bad images are in the report.
+    """
+    return scan(
+        folder,
+        f".{caption_ext.removeprefix('.')}",
+        on_image=on_image,
+    )
+
+
+def check_for_training(
+    config: TrainingConfig, on_image: Progress | None = None
+) -> tuple[DatasetReport, ...]:
+    """Check every dataset of a training. Raises `InvalidDataset` if one can't be used."""
+    reports = []
+    for section in config.process.datasets:
+        report = scan(
+            Path(section.folder_path),
+            section.caption_suffix,
+            on_image=on_image,
+        )
+        require_usable(report, on_bad_image=section.on_bad_image)
+        reports.append(report)
+    return tuple(reports)
+
+
+def bucket_counts(report: DatasetReport, resolution: int, step: int) -> dict[tuple[int, int], int]:
+    """Count the images of each aspect-ratio bucket, the fullest first."""
+    counts: dict[tuple[int, int], int] = {}
+    for image in report.images:
+        size = bucket_size(image.width, image.height, resolution, step)
+        counts[size] = counts.get(size, 0) + 1
+    return dict(sorted(counts.items(), key=lambda entry: -entry[1]))

@@ -1,0 +1,164 @@
+"""The object store in a local folder: one file an object, replaced atomically.
+
+An etag is made of size, change time and inode: each replacement is a new file. A partial file has
+a name that no key can have (a backslash), so it is never an object.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from loradash.errors import DiskFull, InvalidKey, InvalidSettings, PreconditionFailed
+from loradash.storage.store import ObjectInfo, check_key, check_prefix, no_such_object
+
+_PARTIAL_PREFIX = "\\partial-"
+
+
+class LocalStore:
+    """Objects as files below ``root``, which nothing can lead out of."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.expanduser().absolute()
+
+    def put(self, key: str, data: bytes) -> ObjectInfo:
+        """See `ObjectStore.put`."""
+        path = self._path(key)
+        with self._replacing(path) as file:
+            file.write(data)
+        return self._info(key, path)
+
+    def put_if(self, key: str, data: bytes, etag: str | None) -> ObjectInfo:
+        """See `ConditionalPut.put_if`; a lock file makes check and write one action."""
+        path = self._path(key)
+        with self._locked():
+            current = self._info(key, path).etag if path.is_file() else None
+            if current != etag:
+                raise PreconditionFailed(
+                    f"object {key!r} was changed by somebody else", remedy="Read it again."
+                )
+            with self._replacing(path) as file:
+                file.write(data)
+            return self._info(key, path)
+
+    def put_file(self, key: str, path: Path) -> ObjectInfo:
+        """See `ObjectStore.put_file`."""
+        target = self._path(key)
+        with path.open("rb") as source, self._replacing(target) as file:
+            shutil.copyfileobj(source, file, 1024 * 1024)
+        return self._info(key, target)
+
+    def get(self, key: str) -> bytes:
+        """See `ObjectStore.get`."""
+        try:
+            return self._existing(key).read_bytes()
+        except FileNotFoundError as error:
+            raise no_such_object(key) from error
+
+    def get_file(self, key: str, path: Path) -> ObjectInfo:
+        """See `ObjectStore.get_file`."""
+        source = self._existing(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            shutil.copyfile(source, partial)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return self._info(key, source)
+
+    def head(self, key: str) -> ObjectInfo:
+        """See `ObjectStore.head`."""
+        return self._info(key, self._existing(key))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `ObjectStore.list`."""
+        prefix = check_prefix(prefix)
+        start = self._path(prefix) if prefix else self._root
+        if start.is_file():
+            yield self._info(prefix, start)
+            return
+        found = (path for path in start.rglob("*") if path.is_file() and not path.is_symlink())
+        for key, path in sorted((path.relative_to(self._root).as_posix(), path) for path in found):
+            if "\\" not in key:  # a partial file, or the lock
+                with contextlib.suppress(FileNotFoundError):  # deleted since
+                    yield self._info(key, path)
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`."""
+        path = self._path(key)
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        path = self._root / check_key(key)
+        if not path.parent.resolve().is_relative_to(self._root.resolve()) or path.is_symlink():
+            raise InvalidKey(
+                f"key {key!r} leads out of the store through a link", remedy="Remove the link."
+            )
+        return path
+
+    def _existing(self, key: str) -> Path:
+        path = self._path(key)
+        if not path.is_file():
+            raise no_such_object(key)
+        return path
+
+    def _info(self, key: str, path: Path) -> ObjectInfo:
+        facts = path.stat()
+        text = f"{facts.st_size}/{facts.st_mtime_ns}/{facts.st_ino}"
+        etag = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return ObjectInfo(key, facts.st_size, facts.st_mtime, etag)
+
+    @contextlib.contextmanager
+    def _replacing(self, path: Path) -> Iterator[IO[bytes]]:
+        """Open a file that takes the place of ``path`` only if the block ends well."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=_PARTIAL_PREFIX, dir=path.parent)
+        except (NotADirectoryError, FileExistsError) as error:
+            raise InvalidKey(
+                f"key of {path}: a part of it is an object itself", remedy="Use another key."
+            ) from error
+        except OSError as error:
+            raise InvalidSettings(
+                f"object store {self._root}: {error.strerror or error}",
+                remedy="Set LORADASH_OBJECTS_PATH to a folder that can be written.",
+            ) from error
+        partial = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.chmod(0o644)
+            partial.replace(path)
+        except IsADirectoryError as error:
+            partial.unlink(missing_ok=True)
+            raise InvalidKey(
+                f"key of {path}: other objects lie below it", remedy="Use another key."
+            ) from error
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            if error.errno == errno.ENOSPC:
+                raise DiskFull(
+                    f"object store {self._root}: the disk is full", remedy="Free space and retry."
+                ) from error
+            raise
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._root.mkdir(parents=True, exist_ok=True)
+        with (self._root / "\\lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,82 @@
+"""The object store in memory: for tests, and the reference of what the port means."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from loradash.errors import PreconditionFailed
+from loradash.storage.store import ObjectInfo, check_key, check_prefix, no_such_object
+
+
+class MemoryStore:
+    """Objects in a dictionary; thread-safe."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, tuple[bytes, float]] = {}
+        self._lock = threading.Lock()
+
+    def put(self, key: str, data: bytes) -> ObjectInfo:
+        """See `ObjectStore.put`."""
+        with self._lock:
+            self._objects[check_key(key)] = (bytes(data), time.time())
+            return self._info(key)
+
+    def put_if(self, key: str, data: bytes, etag: str | None) -> ObjectInfo:
+        """See `ConditionalPut.put_if`."""
+        with self._lock:
+            check_key(key)
+            current = self._info(key).etag if key in self._objects else None
+            if current != etag:
+                raise PreconditionFailed(
+                    f"object {key!r} was changed by somebody else", remedy="Read it again."
+                )
+            self._objects[key] = (bytes(data), time.time())
+            return self._info(key)
+
+    def put_file(self, key: str, path: Path) -> ObjectInfo:
+        """See `ObjectStore.put_file`."""
+        return self.put(key, path.read_bytes())
+
+    def get(self, key: str) -> bytes:
+        """See `ObjectStore.get`."""
+        with self._lock:
+            if check_key(key) not in self._objects:
+                raise no_such_object(key)
+            return self._objects[key][0]
+
+    def get_file(self, key: str, path: Path) -> ObjectInfo:
+        """See `ObjectStore.get_file`."""
+        data = self.get(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return self.head(key)
+
+    def head(self, key: str) -> ObjectInfo:
+        """See `ObjectStore.head`."""
+        with self._lock:
+            if check_key(key) not in self._objects:
+                raise no_such_object(key)
+            return self._info(key)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `ObjectStore.list`."""
+        prefix = check_prefix(prefix)
+        with self._lock:
+            keys = sorted(self._objects)
+            found = [
+                self._info(key)
+                for key in keys
+                if not prefix or key == prefix or key.startswith(f"{prefix}/")
+            ]
+        yield from found
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`."""
+        with self._lock:
+            self._objects.pop(check_key(key), None)
+
+    def _info(self, key: str) -> ObjectInfo:
+        data, modified_s = self._objects[key]
+        return ObjectInfo(key, len(data), modified_s, hashlib.sha256(data).hexdigest())

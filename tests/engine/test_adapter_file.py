@@ -1,0 +1,185 @@
+"""The adapter file works elsewhere: in a bare diffusers script and in readers of kohya's format."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from loradash.domain.generation import AdapterUse, GenerationRequest
+from loradash.engines.diffusers.child.run_generator import LoadedPipeline
+from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.diffusers.engine import read_adapter_header
+from loradash.engines.diffusers.families import find_base_model
+from loradash.engines.diffusers.job import Generate, ResolvedAdapter
+from tests.engine.conftest import LocalTraining
+
+Start = Callable[..., LocalTraining]
+TOLERANCE = 2 / 255  # adapters are saved in fp16
+
+VARIANTS = [
+    pytest.param({}, {}, id="alpha-equals-rank"),
+    pytest.param({"alpha": 1}, {}, id="alpha-1-rank-4"),
+    pytest.param({"alpha": 16}, {}, id="alpha-16-rank-4"),
+    pytest.param({"alpha": 2, "text_encoder_learning_rate": 1e-2}, {}, id="text-encoder"),
+    pytest.param({"alpha": 2}, {"network.conv": 2, "network.conv_alpha": 5}, id="convolutions"),
+    pytest.param(
+        {"alpha": 2, "text_encoder_learning_rate": 1e-2},
+        {"save.save_format": "diffusers", "network.conv": 2},
+        id="diffusers-format",
+    ),
+]
+
+
+@pytest.fixture
+def train(start: Start, tiny_base: Path, square_dataset: Path) -> Callable[..., LocalTraining]:
+    def run(full: dict[str, Any] | None = None, **short: Any) -> LocalTraining:
+        training = start(
+            full, dataset=str(square_dataset), base_model=str(tiny_base), **{"steps": 12, **short}
+        )
+        assert training.run().of("done")
+        return training
+
+    return run
+
+
+def bare_image(base: Path, adapter: Path | None) -> np.ndarray:
+    """What a user's own script draws, with nothing of ours in it."""
+    pipeline = StableDiffusionPipeline.from_pretrained(base, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    if adapter:
+        pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name)
+    image = pipeline(
+        "a sks blob", num_inference_steps=4, guidance_scale=3.0, width=32, height=32,
+        generator=torch.Generator("cpu").manual_seed(5), output_type="np",
+    ).images[0]  # fmt: skip
+    return np.asarray(image)
+
+
+def our_image(base: Path, adapter: Path, folder: Path, weight: float = 1.0) -> np.ndarray:
+    from PIL import Image
+
+    from tests.engine.conftest import Recorder
+
+    pipeline = LoadedPipeline("cpu", True, Recorder())  # type: ignore[arg-type]
+    request = GenerationRequest(
+        base_model=str(base), prompts=("a sks blob",), steps=4, guidance_scale=3.0, width=32,
+        height=32, seed=5, adapters=(AdapterUse(path=str(adapter), weight=weight),),
+    )  # fmt: skip
+    line = Generate(
+        request_id="gen", request=request, base_model=find_base_model(str(base)), folder=folder,
+        adapters=(ResolvedAdapter(path=adapter, weight=weight),),
+    )  # fmt: skip
+    pipeline.generate(line, StopSignal())
+    with Image.open(folder / "image_0000.png") as image:
+        return np.asarray(image, dtype=np.float32) / 255
+
+
+@pytest.mark.parametrize(("short", "full"), VARIANTS)
+def test_bare_diffusers_script_draws_the_same_image_as_we_do(
+    train: Callable[..., LocalTraining],
+    tiny_base: Path,
+    tmp_path: Path,
+    short: dict[str, Any],
+    full: dict[str, Any],
+) -> None:
+    training = train(full, **short)
+    elsewhere = bare_image(tiny_base, training.adapter)
+    ours = our_image(tiny_base, training.adapter, tmp_path)
+    assert np.abs(elsewhere - ours).max() <= TOLERANCE
+    assert np.abs(elsewhere - bare_image(tiny_base, None)).max() > 5 * TOLERANCE
+
+
+@pytest.mark.parametrize(("short", "full"), VARIANTS[:5])
+def test_kohya_reader_merges_the_file_to_what_was_trained(
+    train: Callable[..., LocalTraining],
+    tiny_base: Path,
+    short: dict[str, Any],
+    full: dict[str, Any],
+) -> None:
+    """Merge as ComfyUI and A1111 do: W + alpha / rank * up @ down, found by the key alone."""
+    training = train({**full, "save.dtype": "float32"}, **short)
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True)
+    layers = {
+        **_layers_by_kohya_name("lora_unet", pipeline.unet, ""),
+        **_layers_by_kohya_name("lora_te", pipeline.text_encoder, "text_model."),
+    }
+    tensors = load_file(training.adapter)
+    names = {key.rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key}
+    assert {key for key in tensors if key.endswith(".alpha")} == {f"{n}.alpha" for n in names}
+    for name in names:
+        down = tensors[f"{name}.lora_down.weight"]
+        up = tensors[f"{name}.lora_up.weight"]
+        scale = tensors[f"{name}.alpha"].item() / down.shape[0]
+        delta = (up.flatten(1) @ down.flatten(1)).reshape(layers[name].weight.shape)
+        layers[name].weight.data += scale * delta
+    merged = pipeline(
+        "a sks blob", num_inference_steps=4, guidance_scale=3.0, width=32, height=32,
+        generator=torch.Generator("cpu").manual_seed(5), output_type="np",
+    ).images[0]  # fmt: skip
+    assert np.abs(merged - bare_image(tiny_base, training.adapter)).max() < 1e-3
+
+
+def _layers_by_kohya_name(prefix: str, module: torch.nn.Module, level: str) -> dict[str, Any]:
+    names = {}
+    for name, layer in module.named_modules():
+        full = f"{level}{name.removeprefix(level)}"
+        names[f"{prefix}_{full.replace('.', '_')}"] = layer
+    return names
+
+
+def test_metadata_says_what_it_is_and_what_it_was_trained_on(
+    train: Callable[..., LocalTraining],
+) -> None:
+    training = train(alpha=2, name="my adapter")
+    metadata = read_adapter_header(training.adapter)
+    expected = {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.title": "my adapter",
+        "modelspec.trigger_phrase": "sks",
+        "modelspec.prediction_type": "epsilon",
+        "ss_network_dim": "4",
+        "ss_network_alpha": "2",
+        "loradash.rank": "4",
+        "loradash.alpha": "2",
+        "loradash.trigger_word": "sks",
+        "loradash.steps": "12",
+    }
+    assert {key: metadata.get(key) for key in expected} == expected
+    assert metadata["loradash.base_model"].endswith("tiny-sd")
+    job = json.loads((training.folder / "job.json").read_text())
+    assert metadata["loradash.dataset_sha256"] == job["dataset_sha256"]
+
+
+def test_saved_precision_is_the_one_asked_for(train: Callable[..., LocalTraining]) -> None:
+    for name, dtype in (("float16", torch.float16), ("bf16", torch.bfloat16)):
+        training = train({"save.dtype": name}, steps=1)
+        weights = load_file(training.adapter)
+        assert {value.dtype for value in weights.values()} == {dtype}
+
+
+def test_checkpoint_holds_an_adapter_that_loads(
+    start: Start, tiny_base: Path, square_dataset: Path
+) -> None:
+    training = start(dataset=str(square_dataset), base_model=str(tiny_base))
+    training.crash_at(4)
+    adapter = training.folder / "checkpoints/step-000000003/adapter.safetensors"
+    assert np.abs(bare_image(tiny_base, adapter) - bare_image(tiny_base, None)).max() > 0
+    with safe_open(adapter, "pt") as file:
+        assert file.metadata()["loradash.steps"] == "3"
+
+
+def test_target_modules_choose_the_layers(train: Callable[..., LocalTraining]) -> None:
+    attention = train(target_modules=["to_k", "to_v"], steps=1)
+    names = {key.split(".")[0] for key in load_file(attention.adapter)}
+    assert names
+    assert all(name.endswith(("to_k", "to_v")) for name in names)
+    cross = train({"network.network_kwargs": {"only_if_contains": ["attn2"]}}, steps=1)
+    assert all("attn2" in key for key in load_file(cross.adapter))

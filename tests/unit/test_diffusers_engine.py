@@ -1,0 +1,387 @@
+import json
+import struct
+
+import pytest
+
+from loradash.domain.dataset import DatasetReport, ImageProblem
+from loradash.domain.events import Done, StepDone
+from loradash.domain.generation import GenerationRequest
+from loradash.domain.training_config import parse_training
+from loradash.engines.diffusers.engine import DiffusersEngine, read_adapter_header
+from loradash.engines.diffusers.families import find_base_model
+from loradash.engines.diffusers.job import GENERATOR_LINE, Generate, TrainingJob
+from loradash.engines.diffusers.support import check
+from loradash.engines.engine import WarmGenerator
+from loradash.errors import InvalidAdapter, InvalidBaseModel, InvalidCheckpoint, InvalidConfig
+
+ID = "train_01k9x3q4zt8m2v7c0hde"
+KEY = "unet.down.0.lora_A.weight"
+
+
+@pytest.fixture
+def engine():
+    return DiffusersEngine(device="cpu", threads=2, offline=True, python="python3")
+
+
+@pytest.fixture
+def base_model(tmp_path):
+    """A folder that says it is the given pipeline."""
+
+    def make(index, name="model"):
+        folder = tmp_path / name
+        folder.mkdir()
+        text = index if isinstance(index, str) else json.dumps(index)
+        (folder / "model_index.json").write_text(text)
+        return folder
+
+    return make
+
+
+def safetensors(header, data=b"\0" * 8):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def tensor(end=8):
+    return {"dtype": "F32", "shape": [2], "data_offsets": [0, end]}
+
+
+def config(**sections):
+    process = {
+        "type": "sd_trainer",
+        "network": {},
+        "datasets": [{"folder_path": "images"}],
+        "train": {"lr": 1e-4},
+        "model": {"name_or_path": "emoji-base"},
+    }
+    for name, value in sections.items():
+        if isinstance(process.get(name), dict):
+            process[name] = {**process[name], **value}
+        else:
+            process[name] = value
+    return parse_training({"job": "extension", "config": {"name": "mine", "process": [process]}})
+
+
+def report(folder="images", **fields):
+    return DatasetReport(folder=folder, images=(), sha256="ab", **{"problems": (), **fields})
+
+
+# Base models
+
+
+def test_the_embedded_base_model_is_found_by_its_name():
+    found = find_base_model("emoji-base")
+    assert (found.name, found.kind) == ("emoji-base", "folder")
+    assert find_base_model(found.location).kind == "folder"
+
+
+def test_a_diffusers_folder_is_found_with_its_full_path(base_model, monkeypatch, tmp_path):
+    folder = base_model({"_class_name": "StableDiffusionPipeline"})
+    monkeypatch.chdir(tmp_path)
+    found = find_base_model("model", is_v_pred=True)
+    assert (found.kind, found.location, found.is_v_pred) == ("folder", str(folder), True)
+
+
+def test_a_folder_without_model_index_is_refused(tmp_path):
+    with pytest.raises(InvalidBaseModel, match=r"no model_index\.json"):
+        find_base_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("index", [{"_class_name": "FluxPipeline"}, {"_class_name": None}, {}])
+def test_a_pipeline_of_another_family_is_refused_by_name(base_model, index):
+    with pytest.raises(InvalidBaseModel, match=str(index.get("_class_name"))) as caught:
+        find_base_model(str(base_model(index)))
+    assert "StableDiffusionPipeline" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "index", ["", "{", "[]", "null", "5", '{"_class_name": ["a", "b"]}', '{"_class_name": {}}']
+)
+def test_a_damaged_model_index_is_refused(base_model, index):
+    with pytest.raises(InvalidBaseModel):
+        find_base_model(str(base_model(index)))
+
+
+def test_a_deeply_nested_model_index_is_refused(base_model):
+    with pytest.raises(InvalidBaseModel):
+        find_base_model(str(base_model("[" * 200_000)))
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin", ".CKPT"])
+def test_a_file_that_can_run_code_is_refused(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"x")
+    with pytest.raises(InvalidBaseModel, match="can run code") as caught:
+        find_base_model(str(path))
+    assert ".safetensors" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["model.txt", "model"])
+def test_a_file_of_another_kind_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InvalidBaseModel, match="not base models"):
+        find_base_model(str(tmp_path / name))
+
+
+def test_a_single_safetensors_file_is_found_with_its_extras(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"x")
+    found = find_base_model(str(path), extras="owner/configs")
+    assert (found.kind, found.location, found.extras) == (
+        "single_file",
+        str(path),
+        "owner/configs",
+    )
+
+
+@pytest.mark.parametrize("name", ["owner/model", "stabilityai/sd-1.5_x"])
+def test_a_hub_id_is_taken_by_its_form(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    found = find_base_model(name)
+    assert (found.kind, found.location) == ("hub", name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "missing",
+        "/missing/model",
+        "./owner/model",
+        "../owner/model",
+        "owner/model/more",
+        "~/missing-model",
+        "~nobody-has-this-name/model",
+        "x" * 300,
+        "a/" * 2000,
+        "nul\0byte",
+        "owner/model\n",
+        "http://example.org/model",
+    ],
+)
+def test_a_base_model_that_is_nowhere_is_refused_with_examples(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidBaseModel) as caught:
+        find_base_model(name)
+    assert "emoji-base" in caught.value.remedy
+
+
+# Adapter files
+
+
+def test_a_whole_adapter_gives_its_metadata(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors({"__metadata__": {"ss_network_dim": "4"}, KEY: tensor()}))
+    assert read_adapter_header(path) == {"ss_network_dim": "4"}
+
+
+@pytest.mark.parametrize(
+    "key", ["lora_unet_down_blocks_0.lora_down.weight", "unet.x.lora.down.weight", KEY]
+)
+def test_the_key_styles_of_kohya_diffusers_and_peft_are_known(tmp_path, key):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors({key: tensor()}))
+    assert read_adapter_header(path) == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        safetensors({KEY: tensor()})[:-1],
+        safetensors({KEY: tensor()}) + b"!",
+        safetensors({KEY: tensor()})[:30],
+        safetensors({KEY: tensor(9)}),
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 50) + b"{}",
+        b"PK\x03\x04 a zip file that was renamed",
+        safetensors(b"not json"),
+        safetensors(b"\xff\xfe"),
+        safetensors([1, 2]),
+        safetensors({KEY: 5}),
+        safetensors({KEY: {}}),
+        safetensors({KEY: {"data_offsets": "ab"}}),
+        safetensors({KEY: {"data_offsets": [0]}}),
+        safetensors({"__metadata__": 5, KEY: tensor()}),
+        safetensors({"__metadata__": ["a"], KEY: tensor()}),
+        safetensors(b"[" * 200_000),
+        safetensors({"unet.conv.weight": tensor()}),
+        safetensors({}, b""),
+    ],
+    ids=range(21),
+)
+def test_a_damaged_or_foreign_adapter_is_refused(tmp_path, content):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InvalidAdapter, match=r"a\.safetensors") as caught:
+        read_adapter_header(path)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["missing.safetensors", "."])
+def test_an_adapter_that_is_no_file_is_refused(tmp_path, name):
+    with pytest.raises(InvalidAdapter):
+        read_adapter_header(tmp_path / name)
+
+
+# Which settings have an effect
+
+
+def test_a_config_without_special_settings_gives_no_warning():
+    assert check(config()) == ()
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"train": {"noise_scheduler": "flowmatch"}}, "train.noise_scheduler"),
+        ({"train": {"weight_jitter": 0.1}}, "train.weight_jitter has no effect"),
+        ({"network": {"split_multistage_loras": True}}, "network.split_multistage_loras"),
+        ({"model": {"is_flux": True}}, "model.is_flux"),
+        ({"model": {"quantize": True}}, "model.quantize has no effect"),
+        ({"datasets": [{"folder_path": "a", "flip_y": True}]}, "datasets[0].flip_y"),
+        ({"sample": {"prompts": ["a cat --seed 5"]}}, "--seed"),
+        ({"sample": {"samples": [{"prompt": "x --w 5"}]}}, "--w"),
+        ({"train": {"steps": 100, "gradient_accumulation_steps": 4}}, "25 optimizer updates"),
+    ],
+)
+def test_a_setting_without_effect_is_mentioned_once(sections, words):
+    (warning,) = check(config(**sections))
+    assert words in warning
+
+
+def test_a_learning_rate_that_is_not_given_is_mentioned():
+    document = {
+        "type": "sd_trainer", "network": {}, "datasets": [{"folder_path": "a"}], "train": {},
+        "model": {"name_or_path": "emoji-base"},
+    }  # fmt: skip
+    parsed = parse_training({"job": "extension", "config": {"name": "x", "process": [document]}})
+    (warning,) = check(parsed)
+    assert "0.0001" in warning
+
+
+@pytest.mark.parametrize(
+    ("sections", "path"),
+    [
+        ({"train": {"do_cfg": True}}, "train.do_cfg"),
+        ({"train": {"start_step": 100}}, "train.start_step"),
+        ({"network": {"lorm": {"x": 1}}}, "network.lorm"),
+        ({"model": {"lora_path": "a.safetensors"}}, "model.lora_path"),
+        ({"datasets": [{"folder_path": "a", "mask_path": "b"}]}, "datasets[0].mask_path"),
+        ({"model": {"arch": "flux"}}, "model.arch"),
+    ],
+)
+def test_a_setting_that_asks_for_another_training_is_refused(sections, path):
+    with pytest.raises(InvalidConfig) as caught:
+        check(config(**sections))
+    assert path in str(caught.value)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("value", [False, None, 0, "", []])
+def test_a_refused_setting_that_is_switched_off_is_fine(value):
+    assert check(config(train={"do_cfg": value}, model={"lora_path": value})) == ()
+
+
+def test_settings_of_nearly_every_file_are_not_mentioned():
+    assert check(config(training_folder="/out", device="cuda:0", model={"dtype": "fp16"})) == ()
+
+
+# The engine
+
+
+def test_the_engine_can_stay_warm(engine):
+    assert isinstance(engine, WarmGenerator)
+
+
+def test_checking_a_training_looks_at_the_base_model(engine):
+    assert engine.check_training(config()) == ()
+    with pytest.raises(InvalidBaseModel):
+        engine.check_training(config(model={"name_or_path": "missing"}))
+
+
+def test_a_job_file_holds_all_that_a_training_needs(engine, tmp_path):
+    problem = ImageProblem(relative_path="bad.png", kind="corrupt", message="x")
+    engine.write_training_job(ID, config(), (report(problems=(problem,)),), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
+    job = TrainingJob.model_validate_json((tmp_path / "job.json").read_bytes())
+    assert (job.process_id, job.threads, job.device, job.offline) == (ID, 2, "cpu", True)
+    assert job.config == config()
+    assert job.datasets[0].skip == ("bad.png",)
+    assert job.datasets[0].folder.startswith("/")
+    assert job.dataset_sha256 == "ab"
+
+
+def test_the_command_of_a_training_keeps_the_threads_it_began_with(engine, tmp_path):
+    engine.write_training_job(ID, config(), (report(),), tmp_path)
+    other = DiffusersEngine(device="cpu", threads=7, offline=False, python="python3")
+    command = other.training_command(tmp_path)
+    assert command.argv[:3] == ("python3", "-m", "loradash.engines.diffusers")
+    assert command.argv[3:] == ("train", str(tmp_path / "job.json"))
+    assert command.environment["OMP_NUM_THREADS"] == "2"
+    assert command.working_directory == tmp_path
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[]"])
+def test_a_folder_without_a_readable_job_has_no_command(engine, tmp_path, content):
+    if content is not None:
+        (tmp_path / "job.json").write_text(content)
+    with pytest.raises(InvalidCheckpoint):
+        engine.training_command(tmp_path)
+
+
+def test_offline_reaches_the_child(engine, tmp_path):
+    command = engine.serve_command(tmp_path)
+    assert command.environment["HF_HUB_OFFLINE"] == "1"
+    assert "--offline" in command.argv
+    online = DiffusersEngine(device="cpu", threads=1, offline=False).serve_command(tmp_path)
+    assert "HF_HUB_OFFLINE" not in online.environment
+    assert "--offline" not in online.argv
+
+
+def test_a_generation_line_is_what_the_child_reads(engine, tmp_path):
+    request = GenerationRequest(
+        base_model="emoji-base",
+        prompts=("a\ncat\u2028",),
+        adapters=({"path": "a", "weight": 0.5},),
+    )
+    line = engine.generation_line("gen_1", request, (tmp_path / "a.safetensors",), tmp_path)
+    assert "\n" not in line
+    read = GENERATOR_LINE.validate_json(line)
+    assert isinstance(read, Generate)
+    assert (read.request_id, read.request, read.folder) == ("gen_1", request, tmp_path)
+    assert [(item.path, item.weight) for item in read.adapters] == [
+        (tmp_path / "a.safetensors", 0.5)
+    ]
+
+
+def test_lines_that_are_no_events_are_nothing(engine):
+    assert engine.parse("Loading weights: 100%") is None
+    assert engine.parse(Done(step=1).model_dump_json()) == Done(step=1)
+    step = StepDone(step=1, total_steps=2, loss=0.5, learning_rate=0.1)
+    assert engine.parse(step.model_dump_json()) == step
+
+
+def test_results_are_adapter_samples_config_events_and_log(engine, tmp_path):
+    for name in (
+        "lora/mine.safetensors", "lora/.mine.partial", "samples/2.png", "samples/1.png",
+        "config.yaml", "events.jsonl", "log.txt", "job.json", "cache/x", "checkpoints/step-1/a",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert [
+        (kind, path.relative_to(tmp_path).as_posix()) for kind, path in engine.artifacts(tmp_path)
+    ] == [
+        ("lora", "lora/mine.safetensors"),
+        ("sample", "samples/1.png"),
+        ("sample", "samples/2.png"),
+        ("config", "config.yaml"),
+        ("metrics", "events.jsonl"),
+        ("log", "log.txt"),
+    ]
+    assert engine.has_checkpoint(tmp_path)
+
+
+def test_a_new_training_has_no_results_and_no_checkpoint(engine, tmp_path):
+    assert engine.artifacts(tmp_path) == []
+    assert not engine.has_checkpoint(tmp_path)

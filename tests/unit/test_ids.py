@@ -1,0 +1,47 @@
+import re
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from loradash.domain.ids import PROCESS_ID_PATTERN, ProcessId, is_process_id, new_process_id
+
+
+@pytest.mark.parametrize("kind", ["train", "gen"])
+def test_a_new_id_has_the_form_of_an_id(kind):
+    process_id = new_process_id(kind)
+    assert re.match(PROCESS_ID_PATTERN, process_id)
+    assert process_id.startswith(f"{kind}_")
+    assert is_process_id(process_id)
+    assert TypeAdapter(ProcessId).validate_python(process_id) == process_id
+
+
+def test_ids_sort_by_the_time_of_their_creation():
+    times = [0, 0.001, 1, 31.999, 32, 1_700_000_000, 1_700_000_000.001, 4_000_000_000]
+    ids = [new_process_id("train", now_s=now) for now in times]
+    assert ids == sorted(ids)
+
+
+def test_ids_of_the_same_moment_differ():
+    assert len({new_process_id("gen", now_s=1.0) for _ in range(5000)}) == 5000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "train_",
+        "train_01k9x3q4zt8m2v7c0hd",
+        "train_01k9x3q4zt8m2v7c0hdee",
+        "TRAIN_01k9x3q4zt8m2v7c0hde",
+        "train_01K9X3Q4ZT8M2V7C0HDE",
+        "job_01k9x3q4zt8m2v7c0hde",
+        "train_01k9x3q4zt8m2v7c0hde\n",
+        " train_01k9x3q4zt8m2v7c0hde",
+        "train_../../../../../../etc",
+        "train_01k9x3q4zt8m2v7c0hdé",
+    ],
+)
+def test_other_texts_are_no_ids(text):
+    assert not is_process_id(text)
+    with pytest.raises(ValidationError):
+        TypeAdapter(ProcessId).validate_python(text)

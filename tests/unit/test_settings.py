@@ -1,0 +1,134 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from loradash.errors import InvalidSettings
+from loradash.settings import Settings, load_settings
+
+from .conftest import environment_names
+
+EXAMPLE = Path(__file__).parents[2] / ".env.example"
+_LINE = re.compile(r"^(?:# ?)?([A-Z][A-Z0-9_]*)=(.*)$", re.MULTILINE)
+
+
+def test_every_setting_is_in_the_example_file():
+    listed = {name for name, _ in _LINE.findall(EXAMPLE.read_text(encoding="utf-8"))}
+    missing = {
+        name: names for name, names in environment_names().items() if listed.isdisjoint(names)
+    }
+    assert not missing
+
+
+def test_every_variable_of_the_example_file_is_a_setting():
+    known = {name for names in environment_names().values() for name in names}
+    listed = [name for name, _ in _LINE.findall(EXAMPLE.read_text(encoding="utf-8"))]
+    assert listed
+    assert set(listed) <= known
+    assert len(set(listed)) == len(listed)
+
+
+def test_the_values_of_the_example_file_are_accepted(clean_environment, tmp_path):
+    lines = [
+        f"{name}={value}" for name, value in _LINE.findall(EXAMPLE.read_text(encoding="utf-8"))
+    ]
+    (tmp_path / ".env").write_text("\n".join(lines), encoding="utf-8")
+    load_settings()
+
+
+def test_every_setting_is_described():
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_without_any_variable_the_defaults_are_usable(clean_environment):
+    settings = load_settings()
+    assert settings.device == "auto"
+    assert settings.workspace_path.is_absolute()
+    assert settings.workspace_path != settings.objects_path
+    assert not settings.offline
+
+
+VALUES = {
+    "workspace_path": "/somewhere/else",
+    "objects_path": "/somewhere/more",
+    "device": "cuda:1",
+    "threads": "3",
+    "offline": "true",
+    "training_timeout_s": "12.5",
+    "generation_timeout_s": "12.5",
+    "stall_timeout_s": "12.5",
+    "stop_grace_s": "0",
+    "idle_unload_s": "12.5",
+    "log_level": "debug",
+    "debug": "1",
+}
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_every_name_of_a_variable_sets_its_setting(field, clean_environment):
+    default = getattr(load_settings(), field)
+    for name in environment_names()[field]:
+        with clean_environment.context() as environment:
+            environment.setenv(name, VALUES[field])
+            assert getattr(load_settings(), field) != default
+
+
+def test_the_env_file_of_the_working_directory_is_read(clean_environment, tmp_path):
+    (tmp_path / ".env").write_text("TRAINING_TIMEOUT=5\nSOMETHING_ELSE=x\n", encoding="utf-8")
+    assert load_settings().training_timeout_s == 5
+
+
+def test_the_environment_comes_before_the_env_file(clean_environment, tmp_path):
+    (tmp_path / ".env").write_text("TRAINING_TIMEOUT=5\n", encoding="utf-8")
+    clean_environment.setenv("TRAINING_TIMEOUT", "6")
+    assert load_settings().training_timeout_s == 6
+
+
+def test_an_empty_variable_counts_as_not_set(clean_environment):
+    clean_environment.setenv("TRAINING_TIMEOUT", "")
+    assert load_settings().training_timeout_s == 7200
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TRAINING_TIMEOUT", "two hours"),
+        ("TRAINING_TIMEOUT", "0"),
+        ("TRAINING_TIMEOUT", "nan"),
+        ("GENERATION_TIMEOUT", "-1"),
+        ("LORADASH_STALL_TIMEOUT", "x"),
+        ("LORADASH_STOP_GRACE", "-0.5"),
+        ("LORADASH_IDLE_UNLOAD", "0"),
+        ("LORADASH_THREADS", "many"),
+        ("LORADASH_THREADS", "-1"),
+        ("LORADASH_THREADS", "100000"),
+        ("LORADASH_OFFLINE", "perhaps"),
+        ("HF_HUB_OFFLINE", "perhaps"),
+        ("LORADASH_LOG_LEVEL", "loud"),
+        ("LORADASH_DEVICE", "gpu"),
+        ("LORADASH_DEVICE", "cuda:x"),
+        ("DEBUG", "perhaps"),
+    ],
+)
+def test_a_bad_value_is_refused_with_the_name_of_its_variable(name, value, clean_environment):
+    clean_environment.setenv(name, value)
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings()
+    (problem,) = caught.value.problems
+    assert name in problem
+    assert value in problem
+    assert caught.value.remedy
+
+
+def test_all_bad_values_are_listed_at_once(clean_environment):
+    clean_environment.setenv("TRAINING_TIMEOUT", "x")
+    clean_environment.setenv("LORADASH_THREADS", "y")
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings()
+    assert len(caught.value.problems) == 2
+
+
+def test_an_env_file_that_is_not_text_is_refused(clean_environment, tmp_path):
+    (tmp_path / ".env").write_bytes("WORKSPACE_PATH=/m\xfcll\n".encode("latin-1"))
+    with pytest.raises(InvalidSettings):
+        load_settings()
