@@ -5,7 +5,7 @@ Settings are read once, when a command starts. Everything else gets its values a
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from platformdirs import user_data_path
 from pydantic import AliasChoices, Field, ValidationError
@@ -84,11 +84,6 @@ class Settings(BaseSettings):
         300,
         validation_alias="LORADASH_IDLE_UNLOAD",
         description="Seconds without a generation after which the warm pipeline is unloaded.",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "warning",
-        validation_alias="LORADASH_LOG_LEVEL",
-        description="debug, info, warning or error.",
     )
     debug: bool = Field(
         False, validation_alias="DEBUG", description="Show tracebacks of errors in the terminal."

@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from loradash.domain.events import Event
+from loradash.domain.events import Event, Failed, Warned
 from loradash.domain.training_config import parse_training
 from loradash.engines.diffusers.child.run_training import run_training
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.engine import DiffusersEngine
+from loradash.errors import LoradashError
 from loradash.services.datasets import check_for_training
 from tests.engine.tiny_models import build_stable_diffusion
 
@@ -71,9 +72,12 @@ class Recorder:
     def phase(self, phase: str, detail: str = "", done: Any = None, total: Any = None) -> None:
         pass
 
-    def warn(self, code: str, message: str) -> None:
-        from loradash.domain.events import Warned
+    def fail(self, error: LoradashError, *, resumable: bool) -> None:
+        self.emit(
+            Failed(code=error.code, message=error.message, remedy=error.remedy, resumable=resumable)
+        )
 
+    def warn(self, code: str, message: str) -> None:
         self.emit(Warned(code=code, message=message))
 
     def of(self, kind: str) -> list[Any]:

@@ -59,7 +59,6 @@ VALUES = {
     "stall_timeout_s": "12.5",
     "stop_grace_s": "0",
     "idle_unload_s": "12.5",
-    "log_level": "debug",
     "debug": "1",
 }
 
@@ -104,7 +103,6 @@ def test_an_empty_variable_counts_as_not_set(clean_environment):
         ("LORADASH_THREADS", "100000"),
         ("LORADASH_OFFLINE", "perhaps"),
         ("HF_HUB_OFFLINE", "perhaps"),
-        ("LORADASH_LOG_LEVEL", "loud"),
         ("LORADASH_DEVICE", "gpu"),
         ("LORADASH_DEVICE", "cuda:x"),
         ("DEBUG", "perhaps"),

@@ -139,11 +139,18 @@ class LineReporter:
         print(text, flush=True)
 
 
+class _Count(ProgressColumn):
+    """How many of how many, where that is known."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.completed:.0f}/{task.total:.0f}" if task.total else "")
+
+
 class _Rest(ProgressColumn):
     """Loss, speed and remaining time of a step, or how many items are done."""
 
     def render(self, task: Task) -> Text:
-        return Text(task.fields.get("rest", ""), style="dim")
+        return Text(task.fields.get("rest", ""), style="dim", overflow="ellipsis", no_wrap=True)
 
 
 class LiveReporter:
@@ -155,14 +162,14 @@ class LiveReporter:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            _Count(),
             _Rest(),
             console=console,
             expand=True,
         )
         self._what = what
         self._steps = self._progress.add_task(what, total=1, visible=False, rest="")
-        self._phase = self._progress.add_task("starting", total=1, rest="")
+        self._phase = self._progress.add_task("starting", total=None, rest="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -184,7 +191,7 @@ class LiveReporter:
                 self._phase,
                 visible=event.phase != "training",
                 description=f"{event.phase} {event.detail}".strip(),
-                total=event.total or 1,
+                total=event.total,
                 completed=event.done or 0,
             )
         elif text := _event_text(event):

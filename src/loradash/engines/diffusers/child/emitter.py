@@ -5,7 +5,8 @@ import threading
 import time
 from typing import Any
 
-from loradash.domain.events import EVENTS_FD_VARIABLE, Event, Phase, PhaseChanged, Warned
+from loradash.domain.events import EVENTS_FD_VARIABLE, Event, Failed, Phase, PhaseChanged, Warned
+from loradash.errors import LoradashError
 
 
 class ParentGone(Exception):
@@ -47,6 +48,18 @@ class Emitter:
     ) -> None:
         """Report a phase and how far it is."""
         self.emit(PhaseChanged(phase=phase, detail=detail, done=done, total=total))
+
+    def fail(self, error: LoradashError, *, resumable: bool) -> None:
+        """Report the error that ended the work."""
+        self.emit(
+            Failed(
+                code=error.code,
+                message=error.message,
+                remedy=error.remedy,
+                problems=error.problems,
+                resumable=resumable,
+            )
+        )
 
     def warn(self, code: str, message: str) -> None:
         """Report something that the user should know."""

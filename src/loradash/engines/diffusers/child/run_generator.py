@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from loradash.domain.events import Done, Failed, ImageWritten, Ready, Stopped
+from loradash.domain.events import Done, ImageWritten, Ready, Stopped
 from loradash.domain.generation import GenerationRequest, image_name
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
@@ -63,15 +63,7 @@ def _answer(line: Generate, pipeline: "LoadedPipeline", emitter: Emitter, stop: 
         emitter.emit(Stopped())
     except LoradashError as error:
         traceback.print_exc()
-        emitter.emit(
-            Failed(
-                code=error.code,
-                message=error.message,
-                remedy=error.remedy,
-                problems=error.problems,
-                resumable=error.code == "out_of_memory",
-            )
-        )
+        emitter.fail(error, resumable=error.code == "out_of_memory")
     finally:
         emitter.request_id = ""
 

@@ -14,7 +14,7 @@ import torch
 
 from loradash.datasets.captions import with_trigger
 from loradash.domain.adapter import AdapterDescription
-from loradash.domain.events import Done, Failed, Resumed, SampleWritten, Stopped
+from loradash.domain.events import Done, Resumed, SampleWritten, Stopped
 from loradash.domain.generation import scheduler_name
 from loradash.domain.training_config import SampleItem, SampleSection
 from loradash.engines.diffusers.child.architecture import AdaptedModule, Architecture
@@ -69,15 +69,7 @@ def run_training(job_path: Path, emitter: Emitter, stop: StopSignal) -> int:
         return 130
     except LoradashError as error:
         traceback.print_exc()
-        emitter.emit(
-            Failed(
-                code=error.code,
-                message=error.message,
-                remedy=error.remedy,
-                problems=error.problems,
-                resumable=run is not None and run.has_checkpoint(),
-            )
-        )
+        emitter.fail(error, resumable=run is not None and run.has_checkpoint())
         return 1
     return 0
 
