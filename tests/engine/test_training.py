@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
+from loradash.engines.diffusers.child import previews
 from loradash.engines.diffusers.child import run_training as run_module
 from loradash.engines.diffusers.child.stable_diffusion import StableDiffusion
 from tests.engine.conftest import LocalTraining, write_dataset
@@ -90,7 +91,7 @@ def test_failing_preview_costs_the_preview_and_not_the_training(
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(run_module, "draw", fail)
+    monkeypatch.setattr(previews, "draw", fail)
     recorder = start(**common, sample_prompts=["x"], sample_every=4).run()
     assert "sampling_failed" in recorder.codes
     assert recorder.of("done")
@@ -114,12 +115,30 @@ def test_samples_carry_their_parameters(start: Start, common: dict[str, Any]) ->
         assert "Seed: 11" in image.text["parameters"]
 
 
+def test_preview_multiplier_is_how_strongly_the_adapter_acts(
+    start: Start, common: dict[str, Any]
+) -> None:
+    samples = [
+        {"prompt": "a sks blob", "network_multiplier": multiplier} for multiplier in (0, 1, 1, 0)
+    ]
+    training = start(
+        {"sample.samples": samples, "sample.walk_seed": False}, **common, sample_steps=2,
+        sample_size=16, sample_every=8,
+    )  # fmt: skip
+    written = {(e.step, e.index): e.path for e in training.run().of("sample")}
+    pixels = {key: np.asarray(Image.open(path)) for key, path in written.items()}
+    assert np.array_equal(pixels[8, 0], pixels[0, 0])
+    assert np.array_equal(pixels[8, 3], pixels[0, 0])
+    assert not np.array_equal(pixels[8, 1], pixels[8, 0])
+    assert np.array_equal(pixels[8, 1], pixels[8, 2])
+
+
 def test_previews_that_a_killed_attempt_missed_are_drawn_at_resume(
     start: Start, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = start(**common, sample_prompts=["x"], sample_every=3, sample_steps=1, sample_size=16)
     with monkeypatch.context() as patched:
-        patched.setattr(run_module.TrainingRun, "_sample_if_due", lambda self: None)
+        patched.setattr(previews.Previews, "draw_if_due", lambda self: None)
         training.stop_after(6)
     recorder = training.run()
     assert [event.step for event in recorder.of("sample")] == [6, 8]

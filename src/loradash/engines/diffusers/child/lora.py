@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -59,6 +60,13 @@ def trainable(adapted: AdaptedModule) -> dict[str, torch.nn.Parameter]:
         for name, parameter in adapted.module.named_parameters()
         if parameter.requires_grad
     }
+
+
+def scale_lora(adapted: AdaptedModule, multiplier: float) -> None:
+    """Set how strongly the LoRA acts: 1 is as trained."""
+    for layer in adapted.module.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.set_scale(ADAPTER_NAME, multiplier)
 
 
 def kohya_state(modules: list[AdaptedModule]) -> dict[str, Tensor]:

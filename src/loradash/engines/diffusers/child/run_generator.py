@@ -17,8 +17,8 @@ from loradash.domain.generation import GenerationRequest, image_name
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.diffusers.child.emitter import Emitter, ParentGone
+from loradash.engines.diffusers.child.failures import translated_errors
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
-from loradash.engines.diffusers.child.run_training import translated_errors
 from loradash.engines.diffusers.child.sampling import Drawing, draw, save_image, set_scheduler
 from loradash.engines.diffusers.child.stop import StopSignal, stdin_lines
 from loradash.engines.diffusers.families import BaseModelSource

@@ -1,31 +1,26 @@
 """One training from its job file to its adapter, or to the sentence that says why not."""
 
-import errno
 import hashlib
 import os
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from loradash.datasets.captions import with_trigger
 from loradash.domain.adapter import AdapterDescription
-from loradash.domain.events import Done, Resumed, SampleWritten, Stopped
-from loradash.domain.generation import scheduler_name
-from loradash.domain.training_config import SampleItem, SampleSection
+from loradash.domain.events import Done, Resumed, Stopped
 from loradash.engines.diffusers.child.architecture import AdaptedModule, Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.diffusers.child.checkpoints import CheckpointStore
 from loradash.engines.diffusers.child.emitter import Emitter, ParentGone
+from loradash.engines.diffusers.child.failures import translated_errors
 from loradash.engines.diffusers.child.lora import add_lora, load_weights, write_adapter
 from loradash.engines.diffusers.child.objective import Objective
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
+from loradash.engines.diffusers.child.previews import Previews
 from loradash.engines.diffusers.child.randomness import seed_everything
-from loradash.engines.diffusers.child.sampling import Drawing, draw, save_image, set_scheduler
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.child.trainer import Trainer, write_checkpoint
 from loradash.engines.diffusers.child.training_data import TrainingData, encode_items, read_items
@@ -33,10 +28,9 @@ from loradash.engines.diffusers.job import (
     ADAPTER_FOLDER,
     CACHE_FOLDER,
     CHECKPOINTS_FOLDER,
-    SAMPLES_FOLDER,
     TrainingJob,
 )
-from loradash.errors import DiskFull, Interrupted, LoradashError, OutOfMemory
+from loradash.errors import Interrupted, LoradashError
 
 
 def run_training(job_path: Path, emitter: Emitter, stop: StopSignal) -> int:
@@ -80,41 +74,6 @@ def report_stop(run: "TrainingRun | None", emitter: Emitter) -> int:
     step = run.trainer.step if run and run.prepared else None
     emitter.emit(Stopped(step=step, checkpoint=str(checkpoint) if checkpoint else None))
     return 130
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn what torch and the system raise into errors of our tree; let ours pass."""
-    try:
-        yield
-    except (LoradashError, ParentGone):
-        raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory() from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                "the disk is full", remedy="Free space; the training goes on when it is resumed."
-            ) from error
-        raise LoradashError(f"{type(error).__name__}: {error}") from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "out of memory" in str(error):
-            raise _out_of_memory() from error
-        if "No space left on device" in str(error):
-            raise DiskFull(
-                "the disk is full", remedy="Free space; the training goes on when it is resumed."
-            ) from error
-        raise LoradashError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    except Exception as error:
-        raise LoradashError(f"{type(error).__name__}: {error}") from error
-
-
-def _out_of_memory() -> OutOfMemory:
-    return OutOfMemory(
-        "not enough memory for this training",
-        remedy="Lower train.batch_size or the resolution, switch gradient_checkpointing on, or use "
-        "bf16.",
-    )
 
 
 class TrainingRun:
@@ -183,20 +142,27 @@ class TrainingRun:
         )
         self.trainer.cache_captions(self._stop)
         self._description = self._describe(objective.prediction_type, len(items))
-        self._samples = _sample_items(process.sample, config.trigger_word)
-        self._own_scheduler = self.architecture.pipeline.scheduler
+        self._previews = Previews(
+            job,
+            self._folder,
+            self.architecture,
+            self.trainer,
+            self._dtype,
+            self._emitter,
+            self._stop,
+        )
         self._restore()
         self.prepared = True
 
     def train(self) -> bool:
         """Train to the end, or to a stop request; return whether the end was reached."""
-        self._sample_if_due()
+        self._previews.draw_if_due()
         self._emitter.phase("training")
         self.trainer.run(
             self._stop,
             max(1, self._job.config.process.save.save_every // self._steps_per_update),
             self._checkpoint,
-            self._sample_if_due,
+            self._previews.draw_if_due,
         )
         return self.trainer.step == self._job.config.process.train.updates
 
@@ -269,12 +235,7 @@ class TrainingRun:
     def _write_adapter(self, path: Path) -> None:
         save = self._job.config.process.save
         description = self._description.model_copy(update={"steps": self.trainer.step})
-        if self.trainer.average:
-            with self.trainer.average.applied():
-                write_adapter(
-                    path, self._modules, description, DTYPES[save.dtype], save.save_format
-                )
-        else:
+        with self.trainer.saved_weights():
             write_adapter(path, self._modules, description, DTYPES[save.dtype], save.save_format)
 
     def _describe(self, prediction_type: str, images: int) -> AdapterDescription:
@@ -298,92 +259,6 @@ class TrainingRun:
             dataset_images=images,
             seed=config.seed,
         )
-
-    def _sample_if_due(self) -> None:
-        """Draw the previews of the current step that are due and not there yet.
-
-        They come after the step's checkpoint, so a training that dies here draws them when it is
-        continued; a failure here costs the previews and not the training.
-        """
-        step = self.trainer.step
-        process = self._job.config.process
-        sample, train = process.sample, process.train
-        every = max(1, sample.sample_every // self._steps_per_update)
-        start = sample.sample_start_step // self._steps_per_update
-        due = step % every == 0 or step == train.updates
-        if train.disable_sampling or not due or step < start or not self._samples:
-            return
-        if step == 0 and train.skip_first_sample:
-            return
-        self._emitter.phase("sampling", "", 0, len(self._samples))
-        try:
-            with translated_errors():
-                self._sample(step)
-        except (Interrupted, DiskFull):
-            raise
-        except LoradashError as error:
-            traceback.print_exc()
-            self._emitter.warn("sampling_failed", f"previews of step {step}: {error.message}")
-        finally:
-            self.architecture.pipeline.scheduler = self._own_scheduler
-        self._emitter.phase("training")
-
-    def _sample(self, step: int) -> None:
-        set_scheduler(
-            self.architecture,
-            scheduler_name(self._job.config.process.sample.sampler),
-            self._own_scheduler,
-        )
-        suffix = self._job.config.process.sample.format
-        for index, (item, multiplier) in enumerate(self._samples):
-            self._stop.check()
-            path = self._folder / SAMPLES_FOLDER / f"step-{step:09d}-{index}.{suffix}"
-            if path.is_file():
-                continue
-            drawing = self._drawing(item, multiplier, index)
-            if self.trainer.average:
-                with self.trainer.average.applied():
-                    image = draw(self.architecture, drawing, self._dtype, self._stop)
-            else:
-                image = draw(self.architecture, drawing, self._dtype, self._stop)
-            save_image(image, path, drawing)
-            self._emitter.emit(
-                SampleWritten(
-                    step=step, index=index, path=str(path), prompt=drawing.prompt, seed=drawing.seed
-                )
-            )
-            self._emitter.phase("sampling", "", index + 1, len(self._samples))
-
-    def _drawing(self, item: SampleItem, multiplier: float, index: int) -> Drawing:
-        sample = self._job.config.process.sample
-        seed = item.seed if item.seed is not None else sample.seed + index * sample.walk_seed
-        return Drawing(
-            prompt=item.prompt,
-            negative_prompt=item.neg if item.neg is not None else sample.neg,
-            seed=seed,
-            steps=item.sample_steps or sample.sample_steps,
-            guidance_scale=sample.guidance_scale
-            if item.guidance_scale is None
-            else item.guidance_scale,
-            width=item.width or sample.width,
-            height=item.height or sample.height,
-            scheduler=scheduler_name(sample.sampler),
-            base_model=self._job.base_model.name,
-            adapters=((self._job.config.name, multiplier),),
-        )
-
-
-def _sample_items(sample: SampleSection, trigger_word: str) -> list[tuple[SampleItem, float]]:
-    items = [*sample.samples, *(SampleItem(prompt=prompt) for prompt in sample.prompts)]
-    return [
-        (
-            item.model_copy(update={"prompt": with_trigger(item.prompt, trigger_word, add=False)}),
-            sample.network_multiplier
-            if item.network_multiplier is None
-            else item.network_multiplier,
-        )
-        for item in items
-    ]
 
 
 def _checkpoint_activations(architecture: Architecture) -> None:

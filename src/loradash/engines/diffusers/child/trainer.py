@@ -8,6 +8,7 @@ bit for bit.
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from loradash.engines.diffusers.child.checkpoints import (
 )
 from loradash.engines.diffusers.child.ema import MovingAverage
 from loradash.engines.diffusers.child.emitter import Emitter
-from loradash.engines.diffusers.child.lora import trainable
+from loradash.engines.diffusers.child.lora import scale_lora, trainable
 from loradash.engines.diffusers.child.objective import Objective
 from loradash.engines.diffusers.child.optimizers import make_optimizer
 from loradash.engines.diffusers.child.precision import autocast
@@ -150,6 +151,23 @@ class Trainer:
             self._set_training_mode(False)
             sample_if_due()
             self._set_training_mode(True)
+
+    @contextmanager
+    def saved_weights(self) -> Iterator[None]:
+        """Put those weights into the model that are saved: the average, if there is one."""
+        with self.average.applied() if self.average else nullcontext():
+            yield
+
+    @contextmanager
+    def scaled(self, multiplier: float) -> Iterator[None]:
+        """Let the adapter act ``multiplier`` times as strongly for as long as the context lasts."""
+        for module in self._modules:
+            scale_lora(module, multiplier)
+        try:
+            yield
+        finally:
+            for module in self._modules:
+                scale_lora(module, 1.0)
 
     def state(self) -> TrainingState:
         """Return a copy of everything that the next step depends on."""

@@ -1,0 +1,124 @@
+"""Preview images during a training: when they are due, and drawing them.
+
+They come after the step's checkpoint, so a training that dies here draws them when it is continued;
+a failure here costs the previews and not the training.
+"""
+
+import traceback
+from pathlib import Path
+
+import torch
+
+from loradash.datasets.captions import with_trigger
+from loradash.domain.events import SampleWritten
+from loradash.domain.generation import scheduler_name
+from loradash.domain.training_config import SampleItem, SampleSection
+from loradash.engines.diffusers.child.architecture import Architecture
+from loradash.engines.diffusers.child.emitter import Emitter
+from loradash.engines.diffusers.child.failures import translated_errors
+from loradash.engines.diffusers.child.sampling import Drawing, draw, save_image, set_scheduler
+from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.diffusers.child.trainer import Trainer
+from loradash.engines.diffusers.job import SAMPLES_FOLDER, TrainingJob
+from loradash.errors import DiskFull, Interrupted, LoradashError
+
+
+class Previews:
+    """The previews of one training."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        folder: Path,
+        architecture: Architecture,
+        trainer: Trainer,
+        dtype: torch.dtype,
+        emitter: Emitter,
+        stop: StopSignal,
+    ) -> None:
+        self._job = job
+        self._sample = job.config.process.sample
+        self._folder = folder
+        self._architecture = architecture
+        self._trainer = trainer
+        self._dtype = dtype
+        self._emitter = emitter
+        self._stop = stop
+        self._items = _items(self._sample, job.config.trigger_word)
+        self._own_scheduler = architecture.pipeline.scheduler
+
+    def draw_if_due(self) -> None:
+        """Draw the previews of the current step that are due and not there yet."""
+        step = self._trainer.step
+        if not self._items or not self._due(step):
+            return
+        self._emitter.phase("sampling", "", 0, len(self._items))
+        try:
+            with translated_errors():
+                self._draw(step)
+        except (Interrupted, DiskFull):
+            raise
+        except LoradashError as error:
+            traceback.print_exc()
+            self._emitter.warn("sampling_failed", f"previews of step {step}: {error.message}")
+        finally:
+            self._architecture.pipeline.scheduler = self._own_scheduler
+        self._emitter.phase("training")
+
+    def _due(self, step: int) -> bool:
+        train = self._job.config.process.train
+        if train.disable_sampling or (step == 0 and train.skip_first_sample):
+            return False
+        every = max(1, self._sample.sample_every // train.steps_per_update)
+        start = self._sample.sample_start_step // train.steps_per_update
+        return step >= start and (step % every == 0 or step == train.updates)
+
+    def _draw(self, step: int) -> None:
+        set_scheduler(self._architecture, scheduler_name(self._sample.sampler), self._own_scheduler)
+        for index, (item, multiplier) in enumerate(self._items):
+            self._stop.check()
+            name = f"step-{step:09d}-{index}.{self._sample.format}"
+            path = self._folder / SAMPLES_FOLDER / name
+            if path.is_file():
+                continue
+            drawing = self._drawing(item, multiplier, index)
+            with self._trainer.saved_weights(), self._trainer.scaled(multiplier):
+                image = draw(self._architecture, drawing, self._dtype, self._stop)
+            save_image(image, path, drawing)
+            self._emitter.emit(
+                SampleWritten(
+                    step=step, index=index, path=str(path), prompt=drawing.prompt, seed=drawing.seed
+                )
+            )
+            self._emitter.phase("sampling", "", index + 1, len(self._items))
+
+    def _drawing(self, item: SampleItem, multiplier: float, index: int) -> Drawing:
+        sample = self._sample
+        seed = item.seed if item.seed is not None else sample.seed + index * sample.walk_seed
+        return Drawing(
+            prompt=item.prompt,
+            negative_prompt=item.neg if item.neg is not None else sample.neg,
+            seed=seed,
+            steps=item.sample_steps or sample.sample_steps,
+            guidance_scale=sample.guidance_scale
+            if item.guidance_scale is None
+            else item.guidance_scale,
+            width=item.width or sample.width,
+            height=item.height or sample.height,
+            scheduler=scheduler_name(sample.sampler),
+            base_model=self._job.base_model.name,
+            adapters=((self._job.config.name, multiplier),),
+        )
+
+
+def _items(sample: SampleSection, trigger_word: str) -> list[tuple[SampleItem, float]]:
+    items = [*sample.samples, *(SampleItem(prompt=prompt) for prompt in sample.prompts)]
+    return [
+        (
+            item.model_copy(update={"prompt": with_trigger(item.prompt, trigger_word, add=False)}),
+            sample.network_multiplier
+            if item.network_multiplier is None
+            else item.network_multiplier,
+        )
+        for item in items
+    ]
