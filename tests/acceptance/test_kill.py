@@ -94,6 +94,10 @@ def test_whole_program_killed_leaves_no_engine_and_the_training_can_go_on(
     process.wait()
     assert wait_until_gone(cli.workspace, 30), "the engine lives on without its parent"
     process_id = training_id(cli)
+    folder = cli.workspace / "output/training" / process_id
+    steps_told = (folder / "events.jsonl").read_text().count('"type":"step"')
+    checkpoints = sorted(folder.glob("checkpoints/step-*"))
+    assert int(checkpoints[-1].name[5:]) >= steps_told, "the orphan wrote no last checkpoint"
     listed = cli.run("train", "--list").out
     assert "running or lost" in listed
     resumed = cli.run("train", "--resume", process_id, "--json")

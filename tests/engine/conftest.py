@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from loradash.domain.events import Event, Failed, Warned
-from loradash.domain.training_config import parse_training
+from loradash.domain.training_text import parse_training
 from loradash.engines.diffusers.child.run_training import run_training
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.engine import DiffusersEngine

@@ -166,7 +166,7 @@ def test_cancel_stops_between_two_denoising_steps_and_keeps_the_pipeline(
     pid = generator.pipeline.pid
     stop = StopRequest()
     stop()
-    ending = generator.ask(stop=stop, steps=1000)
+    ending = generator.ask(stop=stop, steps=400)
     assert ending.type == "stopped"
     assert generator.images() == []
     assert generator.pipeline.pid == pid

@@ -6,7 +6,7 @@ import pytest
 from loradash.domain.dataset import DatasetReport, ImageProblem
 from loradash.domain.events import Done, StepDone
 from loradash.domain.generation import GenerationRequest
-from loradash.domain.training_config import parse_training
+from loradash.domain.training_text import parse_training
 from loradash.engines.diffusers.engine import DiffusersEngine, read_adapter_header
 from loradash.engines.diffusers.families import find_base_model
 from loradash.engines.diffusers.job import GENERATOR_LINE, Generate, TrainingJob

@@ -7,14 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradash.domain.training_config import (
-    ShortTrainingConfig,
-    TrainingConfig,
-    TrainingProcess,
-    parse_training,
-    parse_training_text,
-    training_text,
-)
+from loradash.domain.short_training_config import ShortTrainingConfig
+from loradash.domain.training_config import TrainingConfig, TrainingProcess
+from loradash.domain.training_text import parse_training, parse_training_text, training_text
 from loradash.errors import InvalidConfig
 
 TEMPLATE = Path(__file__).parents[1] / "data" / "training_flux.yaml"

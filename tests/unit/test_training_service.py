@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from loradash.domain.events import Done, Failed, StepDone, Stopped, parse_event
-from loradash.domain.training_config import parse_training, parse_training_text
+from loradash.domain.training_text import parse_training, parse_training_text
 from loradash.engines.engine import Artifact, Command
 from loradash.errors import (
     AlreadyRunning,

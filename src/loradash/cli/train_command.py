@@ -99,7 +99,7 @@ def _submit(
     as_json: bool,
 ) -> str:
     from loradash.cli.output import print_result, to_stderr
-    from loradash.domain.training_config import parse_training, parse_training_text
+    from loradash.domain.training_text import parse_training, parse_training_text
     from loradash.errors import InvalidConfig
 
     overrides = _parse_assignments(assignments)

@@ -7,15 +7,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from loradash.domain import ai_toolkit_keys
 from loradash.domain.schema import Section, validate
-from loradash.domain.training_config import (
-    AnyPrecision,
-    FilePath,
-    Name,
-    Pixels,
-    Seed,
-    Text,
-    refuse_template_text,
-)
+from loradash.domain.training_config import AnyPrecision, FilePath, Name, Pixels, Seed, Text
+from loradash.domain.training_text import refuse_template_text
 from loradash.domain.yaml_text import load_mapping
 from loradash.errors import InvalidConfig
 
@@ -60,7 +53,7 @@ class GenerationRequest(BaseModel):
     adapters: tuple[AdapterUse, ...] = Field((), max_length=16)
     num_images: int = Field(1, ge=1, le=MAX_IMAGES)
     seed: Seed | None = Field(None, description="None draws one at random and reports it")
-    steps: int = Field(20, ge=1, le=1000)
+    steps: int = Field(20, ge=1, le=500)
     guidance_scale: float = Field(7.0, ge=0, le=100)
     width: Pixels | None = Field(None, description="default: the base model's own size")
     height: Pixels | None = None
@@ -88,7 +81,7 @@ class _GenerateSection(Section):
     neg: Annotated[Text, BeforeValidator(lambda value: value or "")] = ""
     seed: int = Field(-1, ge=-1)
     guidance_scale: float = Field(7.0, ge=0, le=100)
-    sample_steps: int = Field(20, ge=1, le=1000)
+    sample_steps: int = Field(20, ge=1, le=500)
     sampler: str = "default"
     ext: Literal["png"] = "png"
     num_repeats: int = Field(1, ge=1, le=MAX_IMAGES)

@@ -1,4 +1,4 @@
-"""The training config: ai-toolkit's job YAML, typed, plus a short form that expands to it.
+"""The training config: ai-toolkit's job YAML, typed.
 
 Keys and defaults are those of ai-toolkit (ostris/ai-toolkit, ``toolkit/config_modules.py``) so that
 the files people have keep working. Two defaults differ on purpose: ``train.lr`` (1e-4 instead of
@@ -6,16 +6,12 @@ the files people have keep working. Two defaults differ on purpose: ``train.lr``
 *loradash* don't exist in ai-toolkit.
 """
 
-import re
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
 from loradash.domain import ai_toolkit_keys
-from loradash.domain.schema import Section, nearest, path_text, validate
-from loradash.domain.yaml_text import dump_mapping, load_mapping
-from loradash.errors import InvalidConfig
+from loradash.domain.schema import Section
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 
@@ -31,7 +27,8 @@ def _precision(value: Any) -> Any:
     return _PRECISION_NAMES.get(value, value) if isinstance(value, str) else value
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
+    """Return a list as it is, and anything else as its one item."""
     return value if isinstance(value, list) else [value]
 
 
@@ -128,7 +125,7 @@ class DatasetSection(Section):
     default_caption: Text | None = None
     trigger_word: Text | None = None
     resolution: Annotated[
-        list[Pixels], BeforeValidator(_as_list), Field(min_length=1, max_length=16)
+        list[Pixels], BeforeValidator(as_list), Field(min_length=1, max_length=16)
     ] = Field(default_factory=lambda: [512])
     num_repeats: int = Field(1, ge=1, le=10_000)
     is_reg: bool = Field(False, description="regularisation (prior) images")
@@ -285,7 +282,7 @@ class SampleItem(Section):
     neg: Text | None = None
     seed: Seed | None = None
     guidance_scale: float | None = Field(None, ge=0, le=100)
-    sample_steps: int | None = Field(None, ge=1, le=1000)
+    sample_steps: int | None = Field(None, ge=1, le=500)
     network_multiplier: float | None = Field(None, ge=-10, le=10)
 
 
@@ -303,7 +300,7 @@ class SampleSection(Section):
     seed: Seed = 0
     walk_seed: bool = False
     guidance_scale: float = Field(7.0, ge=0, le=100)
-    sample_steps: int = Field(20, ge=1, le=1000)
+    sample_steps: int = Field(20, ge=1, le=500)
     network_multiplier: float = Field(1.0, ge=-10, le=10)
     format: Literal["png", "jpg", "webp"] = "png"
     prompts: list[Text] = Field(default_factory=list, max_length=100)
@@ -391,233 +388,3 @@ TrainingConfig.sections = {
     "sample": SampleSection, "samples": SampleItem, "first_sample": SampleItem,
     "logging": LoggingSection,
 }  # fmt: skip
-
-
-class ShortTrainingConfig(Section):
-    """The short form: the settings most people change, with defaults that train well."""
-
-    dataset: FilePath
-    base_model: FilePath
-    name: Name = "my_lora"
-    trigger_word: Text | None = None
-    regularization: FilePath | None = Field(None, description="folder of prior images")
-    prior_preservation: bool = Field(
-        True, description="on prior images, learn what the base model predicts without the adapter"
-    )
-    regularization_weight: float = Field(1.0, ge=0, le=1000, description="of prior images' loss")
-    steps: int = Field(1000, ge=1)
-    rank: int = Field(16, ge=1, le=1024)
-    alpha: float | None = Field(None, gt=0, description="default: the rank")
-    target_modules: list[str] | None = Field(None, min_length=1)
-    learning_rate: float = Field(1e-4, gt=0)
-    text_encoder_learning_rate: float | None = Field(None, gt=0, description="trains it too")
-    lr_scheduler: str = "cosine"
-    warmup_steps: int = Field(0, ge=0)
-    optimizer: str = "adamw"
-    batch_size: int = Field(1, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
-    gradient_checkpointing: bool = True
-    precision: AnyPrecision = "auto"
-    resolution: Annotated[list[Pixels], BeforeValidator(_as_list)] = Field(
-        default_factory=lambda: [512], min_length=1
-    )
-    num_repeats: int = Field(1, ge=1)
-    caption_dropout_rate: Rate = 0.0
-    min_snr_gamma: float | None = Field(None, gt=0)
-    ema_decay: float | None = Field(None, gt=0, lt=1)
-    seed: Seed = 0
-    save_every: int = Field(250, ge=1)
-    keep_checkpoints: int = Field(4, ge=0)
-    on_bad_image: Literal["stop", "skip"] = "stop"
-    sample_prompts: list[Text] = Field(default_factory=list)
-    sample_every: int = Field(250, ge=1)
-    sample_size: Pixels | None = Field(None, description="default: the first resolution")
-    sample_steps: int = Field(20, ge=1)
-    guidance_scale: float = Field(7.0, ge=0)
-    sampler: str = "default"
-
-    def expanded(self) -> dict[str, Any]:
-        """Return the same training as a document of the full form."""
-        datasets: list[dict[str, Any]] = [
-            {
-                "folder_path": self.dataset,
-                "resolution": self.resolution,
-                "num_repeats": self.num_repeats,
-                "caption_dropout_rate": self.caption_dropout_rate,
-                "on_bad_image": self.on_bad_image,
-            }
-        ]
-        if self.regularization:
-            datasets.append(
-                {
-                    "folder_path": self.regularization,
-                    "resolution": self.resolution,
-                    "is_reg": True,
-                    "prior_reg": self.prior_preservation,
-                    "on_bad_image": self.on_bad_image,
-                }
-            )
-        network = {"linear": self.rank, "linear_alpha": self.alpha or float(self.rank)}
-        train: dict[str, Any] = {
-            "steps": self.steps,
-            "batch_size": self.batch_size,
-            "gradient_accumulation": self.gradient_accumulation,
-            "lr": self.learning_rate,
-            "optimizer": self.optimizer,
-            "lr_scheduler": self.lr_scheduler,
-            "lr_scheduler_params": {"num_warmup_steps": self.warmup_steps},
-            "dtype": self.precision,
-            "gradient_checkpointing": self.gradient_checkpointing,
-            "reg_weight": self.regularization_weight,
-            "min_snr_gamma": self.min_snr_gamma,
-            "train_text_encoder": self.text_encoder_learning_rate is not None,
-            "text_encoder_lr": self.text_encoder_learning_rate,
-        }
-        if self.ema_decay:
-            train["ema_config"] = {"use_ema": True, "ema_decay": self.ema_decay}
-        size = self.sample_size or self.resolution[0]
-        process: dict[str, Any] = {
-            "type": "diffusion_trainer",
-            "trigger_word": self.trigger_word,
-            "training_seed": self.seed,
-            "network": {
-                "type": "lora",
-                **network,
-                **({"target_modules": self.target_modules} if self.target_modules else {}),
-            },
-            "save": {
-                "save_every": self.save_every,
-                "max_step_saves_to_keep": self.keep_checkpoints,
-            },
-            "datasets": datasets,
-            "train": {key: value for key, value in train.items() if value is not None},
-            "model": {"name_or_path": self.base_model},
-            "sample": {
-                "sampler": self.sampler,
-                "sample_every": self.sample_every,
-                "width": size,
-                "height": size,
-                "sample_steps": self.sample_steps,
-                "guidance_scale": self.guidance_scale,
-                "prompts": self.sample_prompts,
-                "walk_seed": True,
-                "seed": self.seed,
-            },
-        }
-        return {"job": "extension", "config": {"name": self.name, "process": [process]}}
-
-
-def parse_training_text(text: str, overrides: dict[str, Any] | None = None) -> TrainingConfig:
-    """Parse a training config in YAML, in the full or the short form.
-
-    ``overrides`` maps dotted keys to values: keys of the short form for a short text, and paths
-    below the process (``train.steps``) for a full one. Raises `InvalidConfig`.
-    """
-    return parse_training(load_mapping(text, "training config"), overrides)
-
-
-def parse_training(
-    document: dict[str, Any], overrides: dict[str, Any] | None = None
-) -> TrainingConfig:
-    """As `parse_training_text`, for a document that is already parsed."""
-    document = _apply_overrides(document, overrides or {})
-    refuse_template_text(document, "training config")
-    if "job" not in document and "config" not in document:
-        short = validate(ShortTrainingConfig, document, "training config (short form)")
-        document = short.expanded()
-    if document.get("job") == "generate":
-        raise InvalidConfig(
-            "training config: job is 'generate'",
-            remedy="Use `loradash generate` (request type generate) for this file.",
-        )
-    return validate(TrainingConfig, document, "training config", TrainingConfig.sections)
-
-
-def training_text(config: TrainingConfig) -> str:
-    """Write a config as YAML of the full form, with the keys that were given."""
-    return dump_mapping(config.model_dump(mode="json", exclude_unset=True))
-
-
-_ENVIRONMENT_REFERENCE = re.compile(r"\$\{[^}]*\}?")
-
-
-def refuse_template_text(document: Any, what: str) -> None:
-    """Refuse ``${...}`` anywhere: ai-toolkit would put environment variables there, and so secrets.
-
-    Raises `InvalidConfig` that names each place.
-    """
-    problems = [
-        f"{path_text(location)}: {match.group(0)!r} isn't expanded here and could leak a secret "
-        "elsewhere; write the value itself"
-        for location, text in _texts(document, ())
-        if (match := _ENVIRONMENT_REFERENCE.search(text))
-    ]
-    if problems:
-        raise InvalidConfig(
-            f"{what}: references to environment variables", problems=problems,
-            remedy="Replace each by the value itself.",
-        )  # fmt: skip
-
-
-def _texts(
-    value: Any, location: tuple[str | int, ...]
-) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    if isinstance(value, str):
-        yield location, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield (*location, "(key)"), str(key)
-            yield from _texts(item, (*location, key))
-    elif isinstance(value, list):
-        for n, item in enumerate(value):
-            yield from _texts(item, (*location, n))
-
-
-def _apply_overrides(document: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Set dotted keys in a copy of the document; lists are addressed by number."""
-    if not overrides:
-        return document
-    document = _deep_copy(document)
-    root: Any = document
-    if "config" in document:
-        try:
-            root = document["config"]["process"][0]
-        except (KeyError, IndexError, TypeError) as error:
-            raise InvalidConfig(
-                "training config: config.process is missing, so nothing can be set in it",
-                remedy="Give a process with a type, or use the short form.",
-            ) from error
-    for dotted, value in overrides.items():
-        if dotted == "name" and root is not document:
-            document["config"]["name"] = value
-        target = root
-        *parents, last = dotted.split(".")
-        for depth, part in enumerate(parents):
-            try:
-                target = (
-                    target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
-                )
-            except (IndexError, ValueError, AttributeError) as error:
-                raise InvalidConfig(
-                    f"override {dotted}: there is no {'.'.join(parents[: depth + 1])}",
-                    remedy="Use the path as it stands in the config, e.g. datasets.0.resolution.",
-                ) from error
-        if isinstance(target, list) and last.isdecimal() and int(last) < len(target):
-            target[int(last)] = value
-        elif isinstance(target, dict):
-            target[last] = value
-        else:
-            hint = nearest(dotted, TrainingProcess.known_keys())
-            raise InvalidConfig(
-                f"override {dotted}: not a setting{hint}",
-                remedy="Use the path as it stands in the config, e.g. train.steps.",
-            )
-    return document
-
-
-def _deep_copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _deep_copy(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_deep_copy(item) for item in value]
-    return value

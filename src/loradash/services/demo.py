@@ -14,7 +14,8 @@ from PIL import Image
 from loradash.data import demo_folder
 from loradash.domain.events import Done, Event, ImageWritten, Terminal
 from loradash.domain.generation import AdapterUse, GenerationRequest
-from loradash.domain.training_config import TrainingConfig, parse_training
+from loradash.domain.training_config import TrainingConfig
+from loradash.domain.training_text import parse_training
 from loradash.runtime.supervisor import StopRequest
 from loradash.services.generation import GenerationService
 from loradash.services.pictures import Row, contact_sheet

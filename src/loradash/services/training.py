@@ -22,7 +22,8 @@ from loradash.domain.events import (
     parse_event,
 )
 from loradash.domain.ids import new_process_id
-from loradash.domain.training_config import TrainingConfig, training_text
+from loradash.domain.training_config import TrainingConfig
+from loradash.domain.training_text import training_text
 from loradash.engines.engine import Artifact, Engine
 from loradash.errors import AlreadyRunning, LoradashError, NotFound
 from loradash.runtime.supervisor import Limits, StopRequest, supervise

@@ -24,8 +24,8 @@ def main() -> int:
     serve.add_argument("--device", default="auto")
     serve.add_argument("--offline", action="store_true")
     arguments = parser.parse_args()
-    emitter = Emitter.from_environment()
     stop = StopSignal()
+    emitter = Emitter.from_environment(on_reader_gone=stop.request)
     stop.listen_to_signals()
     emitter.phase("starting")
     if arguments.command == "train":

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import torch
 
-from loradash.engines.diffusers.child.emitter import ParentGone
 from loradash.errors import DiskFull, LoradashError, OutOfMemory
 
 
@@ -15,7 +14,7 @@ def translated_errors() -> Iterator[None]:
     """Turn what torch and the system raise into errors of our tree; let ours pass."""
     try:
         yield
-    except (LoradashError, ParentGone):
+    except LoradashError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory() from error

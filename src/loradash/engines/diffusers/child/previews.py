@@ -54,7 +54,7 @@ class Previews:
             return
         self._emitter.phase("sampling", "", 0, len(self._items))
         try:
-            with translated_errors():
+            with translated_errors(), self._trainer.evaluating():
                 self._draw(step)
         except (Interrupted, DiskFull):
             raise

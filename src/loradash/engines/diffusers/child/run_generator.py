@@ -16,7 +16,7 @@ from loradash.domain.events import Done, ImageWritten, Ready, Stopped
 from loradash.domain.generation import GenerationRequest, image_name
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
-from loradash.engines.diffusers.child.emitter import Emitter, ParentGone
+from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
 from loradash.engines.diffusers.child.sampling import Drawing, draw, save_image, set_scheduler
@@ -39,16 +39,13 @@ def run_generator(emitter: Emitter, stop: StopSignal, device: str, offline: bool
     """Answer requests until stdin ends or a stop is asked for; return the exit code."""
     inbox = _Inbox(stop)
     pipeline = LoadedPipeline(device, offline, emitter)
-    try:
-        while (line := inbox.next()) is not None:
-            if isinstance(line, Unload):
-                pipeline.unload()
-                emitter.emit(Ready())
-            elif isinstance(line, Generate):
-                _answer(line, pipeline, emitter, inbox.stop_of(line.request_id))
-                emitter.emit(Ready(loaded_base_model=pipeline.loaded))
-    except ParentGone:
-        return 130
+    while (line := inbox.next()) is not None:
+        if isinstance(line, Unload):
+            pipeline.unload()
+            emitter.emit(Ready())
+        elif isinstance(line, Generate):
+            _answer(line, pipeline, emitter, inbox.stop_of(line.request_id))
+            emitter.emit(Ready(loaded_base_model=pipeline.loaded))
     return 0
 
 

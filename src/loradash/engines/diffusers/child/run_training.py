@@ -14,7 +14,7 @@ from loradash.domain.events import Done, Resumed, Stopped
 from loradash.engines.diffusers.child.architecture import AdaptedModule, Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.diffusers.child.checkpoints import CheckpointStore
-from loradash.engines.diffusers.child.emitter import Emitter, ParentGone
+from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
 from loradash.engines.diffusers.child.lora import add_lora, load_weights, write_adapter
 from loradash.engines.diffusers.child.objective import Objective
@@ -57,10 +57,6 @@ def run_training(job_path: Path, emitter: Emitter, stop: StopSignal) -> int:
         )
     except Interrupted:
         return report_stop(run, emitter)
-    except ParentGone:
-        if run:
-            run.save_if_needed()
-        return 130
     except LoradashError as error:
         traceback.print_exc()
         emitter.fail(error, resumable=run is not None and run.has_checkpoint())
@@ -222,13 +218,9 @@ class TrainingRun:
     def _checkpoint(self) -> None:
         self._emitter.phase("saving", "checkpoint")
         keep = self._job.config.process.save.max_step_saves_to_keep
-        try:
-            self._saved_path = write_checkpoint(
-                self._store, self.trainer, self._write_adapter, keep, self._emitter
-            )
-        except ParentGone:
-            self._saved_step = self.trainer.step
-            raise
+        self._saved_path = write_checkpoint(
+            self._store, self.trainer, self._write_adapter, keep, self._emitter
+        )
         self._saved_step = self.trainer.step
         self._emitter.phase("training")
 

@@ -148,15 +148,22 @@ class Trainer:
             if self.step % save_every == 0 or stop.take_save_request() or at_end:
                 checkpoint()
                 speed.pause(self.step)
-            self._set_training_mode(False)
             sample_if_due()
-            self._set_training_mode(True)
 
     @contextmanager
     def saved_weights(self) -> Iterator[None]:
         """Put those weights into the model that are saved: the average, if there is one."""
         with self.average.applied() if self.average else nullcontext():
             yield
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Switch dropout and saved activations off for as long as the context lasts."""
+        self._set_training_mode(False)
+        try:
+            yield
+        finally:
+            self._set_training_mode(True)
 
     @contextmanager
     def scaled(self, multiplier: float) -> Iterator[None]:

@@ -1,0 +1,131 @@
+"""The short form of a training config, which expands to the full one."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from loradash.domain.schema import Section
+from loradash.domain.training_config import (
+    AnyPrecision,
+    FilePath,
+    Name,
+    Pixels,
+    Rate,
+    Seed,
+    Text,
+    as_list,
+)
+
+
+class ShortTrainingConfig(Section):
+    """The short form: the settings most people change, with defaults that train well."""
+
+    dataset: FilePath
+    base_model: FilePath
+    name: Name = "my_lora"
+    trigger_word: Text | None = None
+    regularization: FilePath | None = Field(None, description="folder of prior images")
+    prior_preservation: bool = Field(
+        True, description="on prior images, learn what the base model predicts without the adapter"
+    )
+    regularization_weight: float = Field(1.0, ge=0, le=1000, description="of prior images' loss")
+    steps: int = Field(1000, ge=1)
+    rank: int = Field(16, ge=1, le=1024)
+    alpha: float | None = Field(None, gt=0, description="default: the rank")
+    target_modules: list[str] | None = Field(None, min_length=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    text_encoder_learning_rate: float | None = Field(None, gt=0, description="trains it too")
+    lr_scheduler: str = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    optimizer: str = "adamw"
+    batch_size: int = Field(1, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    gradient_checkpointing: bool = True
+    precision: AnyPrecision = "auto"
+    resolution: Annotated[list[Pixels], BeforeValidator(as_list)] = Field(
+        default_factory=lambda: [512], min_length=1
+    )
+    num_repeats: int = Field(1, ge=1)
+    caption_dropout_rate: Rate = 0.0
+    min_snr_gamma: float | None = Field(None, gt=0)
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    seed: Seed = 0
+    save_every: int = Field(250, ge=1)
+    keep_checkpoints: int = Field(4, ge=0)
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    sample_prompts: list[Text] = Field(default_factory=list)
+    sample_every: int = Field(250, ge=1)
+    sample_size: Pixels | None = Field(None, description="default: the first resolution")
+    sample_steps: int = Field(20, ge=1)
+    guidance_scale: float = Field(7.0, ge=0)
+    sampler: str = "default"
+
+    def expanded(self) -> dict[str, Any]:
+        """Return the same training as a document of the full form."""
+        datasets: list[dict[str, Any]] = [
+            {
+                "folder_path": self.dataset,
+                "resolution": self.resolution,
+                "num_repeats": self.num_repeats,
+                "caption_dropout_rate": self.caption_dropout_rate,
+                "on_bad_image": self.on_bad_image,
+            }
+        ]
+        if self.regularization:
+            datasets.append(
+                {
+                    "folder_path": self.regularization,
+                    "resolution": self.resolution,
+                    "is_reg": True,
+                    "prior_reg": self.prior_preservation,
+                    "on_bad_image": self.on_bad_image,
+                }
+            )
+        network = {"linear": self.rank, "linear_alpha": self.alpha or float(self.rank)}
+        train: dict[str, Any] = {
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "gradient_accumulation": self.gradient_accumulation,
+            "lr": self.learning_rate,
+            "optimizer": self.optimizer,
+            "lr_scheduler": self.lr_scheduler,
+            "lr_scheduler_params": {"num_warmup_steps": self.warmup_steps},
+            "dtype": self.precision,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "reg_weight": self.regularization_weight,
+            "min_snr_gamma": self.min_snr_gamma,
+            "train_text_encoder": self.text_encoder_learning_rate is not None,
+            "text_encoder_lr": self.text_encoder_learning_rate,
+        }
+        if self.ema_decay:
+            train["ema_config"] = {"use_ema": True, "ema_decay": self.ema_decay}
+        size = self.sample_size or self.resolution[0]
+        process: dict[str, Any] = {
+            "type": "diffusion_trainer",
+            "trigger_word": self.trigger_word,
+            "training_seed": self.seed,
+            "network": {
+                "type": "lora",
+                **network,
+                **({"target_modules": self.target_modules} if self.target_modules else {}),
+            },
+            "save": {
+                "save_every": self.save_every,
+                "max_step_saves_to_keep": self.keep_checkpoints,
+            },
+            "datasets": datasets,
+            "train": {key: value for key, value in train.items() if value is not None},
+            "model": {"name_or_path": self.base_model},
+            "sample": {
+                "sampler": self.sampler,
+                "sample_every": self.sample_every,
+                "width": size,
+                "height": size,
+                "sample_steps": self.sample_steps,
+                "guidance_scale": self.guidance_scale,
+                "prompts": self.sample_prompts,
+                "walk_seed": True,
+                "seed": self.seed,
+            },
+        }
+        return {"job": "extension", "config": {"name": self.name, "process": [process]}}

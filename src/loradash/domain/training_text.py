@@ -1,0 +1,127 @@
+"""Reading and writing training configs: both forms, overrides, and the traps that are refused."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from loradash.domain.schema import nearest, path_text, validate
+from loradash.domain.short_training_config import ShortTrainingConfig
+from loradash.domain.training_config import TrainingConfig, TrainingProcess
+from loradash.domain.yaml_text import dump_mapping, load_mapping
+from loradash.errors import InvalidConfig
+
+
+def parse_training_text(text: str, overrides: dict[str, Any] | None = None) -> TrainingConfig:
+    """Parse a training config in YAML, in the full or the short form.
+
+    ``overrides`` maps dotted keys to values: keys of the short form for a short text, and paths
+    below the process (``train.steps``) for a full one. Raises `InvalidConfig`.
+    """
+    return parse_training(load_mapping(text, "training config"), overrides)
+
+
+def parse_training(
+    document: dict[str, Any], overrides: dict[str, Any] | None = None
+) -> TrainingConfig:
+    """As `parse_training_text`, for a document that is already parsed."""
+    document = _apply_overrides(document, overrides or {})
+    refuse_template_text(document, "training config")
+    if "job" not in document and "config" not in document:
+        short = validate(ShortTrainingConfig, document, "training config (short form)")
+        document = short.expanded()
+    if document.get("job") == "generate":
+        raise InvalidConfig(
+            "training config: job is 'generate'",
+            remedy="Use `loradash generate` (request type generate) for this file.",
+        )
+    return validate(TrainingConfig, document, "training config", TrainingConfig.sections)
+
+
+def training_text(config: TrainingConfig) -> str:
+    """Write a config as YAML of the full form, with the keys that were given."""
+    return dump_mapping(config.model_dump(mode="json", exclude_unset=True))
+
+
+_ENVIRONMENT_REFERENCE = re.compile(r"\$\{[^}]*\}?")
+
+
+def refuse_template_text(document: Any, what: str) -> None:
+    """Refuse ``${...}`` anywhere: ai-toolkit would put environment variables there, and so secrets.
+
+    Raises `InvalidConfig` that names each place.
+    """
+    problems = [
+        f"{path_text(location)}: {match.group(0)!r} isn't expanded here and could leak a secret "
+        "elsewhere; write the value itself"
+        for location, text in _texts(document, ())
+        if (match := _ENVIRONMENT_REFERENCE.search(text))
+    ]
+    if problems:
+        raise InvalidConfig(
+            f"{what}: references to environment variables", problems=problems,
+            remedy="Replace each by the value itself.",
+        )  # fmt: skip
+
+
+def _texts(
+    value: Any, location: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, str):
+        yield location, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield (*location, "(key)"), str(key)
+            yield from _texts(item, (*location, key))
+    elif isinstance(value, list):
+        for n, item in enumerate(value):
+            yield from _texts(item, (*location, n))
+
+
+def _apply_overrides(document: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Set dotted keys in a copy of the document; lists are addressed by number."""
+    if not overrides:
+        return document
+    document = _deep_copy(document)
+    root: Any = document
+    if "config" in document:
+        try:
+            root = document["config"]["process"][0]
+        except (KeyError, IndexError, TypeError) as error:
+            raise InvalidConfig(
+                "training config: config.process is missing, so nothing can be set in it",
+                remedy="Give a process with a type, or use the short form.",
+            ) from error
+    for dotted, value in overrides.items():
+        if dotted == "name" and root is not document:
+            document["config"]["name"] = value
+        target = root
+        *parents, last = dotted.split(".")
+        for depth, part in enumerate(parents):
+            try:
+                target = (
+                    target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+                )
+            except (IndexError, ValueError, AttributeError) as error:
+                raise InvalidConfig(
+                    f"override {dotted}: there is no {'.'.join(parents[: depth + 1])}",
+                    remedy="Use the path as it stands in the config, e.g. datasets.0.resolution.",
+                ) from error
+        if isinstance(target, list) and last.isdecimal() and int(last) < len(target):
+            target[int(last)] = value
+        elif isinstance(target, dict):
+            target[last] = value
+        else:
+            hint = nearest(dotted, TrainingProcess.known_keys())
+            raise InvalidConfig(
+                f"override {dotted}: not a setting{hint}",
+                remedy="Use the path as it stands in the config, e.g. train.steps.",
+            )
+    return document
+
+
+def _deep_copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _deep_copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_deep_copy(item) for item in value]
+    return value
