@@ -114,7 +114,7 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(cli: CommandLine, data
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     process_id = training_id(cli)
-    assert f"loradash train --resume {process_id}" in err
+    assert f"-m loradash train --resume {process_id}" in err
     stopped_at = int(re.findall(r"stopped at step (\d+)", err)[0])
     resumed = cli.run("train", "--resume", process_id, "--json")
     assert resumed.exit_code == 0

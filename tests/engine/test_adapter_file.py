@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -18,7 +19,7 @@ from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.engine import read_adapter_header
 from loradash.engines.diffusers.families import find_base_model
 from loradash.engines.diffusers.job import Generate, ResolvedAdapter
-from tests.engine.conftest import LocalTraining
+from tests.engine.conftest import LocalTraining, Recorder
 
 Start = Callable[..., LocalTraining]
 TOLERANCE = 2 / 255  # adapters are saved in fp16
@@ -63,10 +64,6 @@ def bare_image(base: Path, adapter: Path | None) -> np.ndarray:
 
 
 def our_image(base: Path, adapter: Path, folder: Path, weight: float = 1.0) -> np.ndarray:
-    from PIL import Image
-
-    from tests.engine.conftest import Recorder
-
     pipeline = LoadedPipeline("cpu", True, Recorder())  # type: ignore[arg-type]
     request = GenerationRequest(
         base_model=str(base), prompts=("a sks blob",), steps=4, guidance_scale=3.0, width=32,
@@ -94,6 +91,27 @@ def test_bare_diffusers_script_draws_the_same_image_as_we_do(
     ours = our_image(tiny_base, training.adapter, tmp_path)
     assert np.abs(elsewhere - ours).max() <= TOLERANCE
     assert np.abs(elsewhere - bare_image(tiny_base, None)).max() > 5 * TOLERANCE
+
+
+@pytest.mark.parametrize(("short", "full"), VARIANTS)
+def test_file_draws_what_the_trained_model_drew_in_memory(
+    train: Callable[..., LocalTraining],
+    tiny_base: Path,
+    short: dict[str, Any],
+    full: dict[str, Any],
+) -> None:
+    """The last preview comes from the model in training; so a lost alpha or layer shows here."""
+    training = train(
+        {**full, "sample.sampler": "default"}, **short, sample_prompts=["a sks blob"],
+        sample_every=12, sample_steps=4, guidance_scale=3.0, sample_size=32, seed=5,
+    )  # fmt: skip
+    with Image.open(training.folder / "samples/step-000000012-0.png") as image:
+        trained = np.asarray(image, dtype=np.float32) / 255
+    with Image.open(training.folder / "samples/step-000000000-0.png") as image:
+        untrained = np.asarray(image, dtype=np.float32) / 255
+    from_file = bare_image(tiny_base, training.adapter)
+    assert np.abs(from_file - trained).max() <= TOLERANCE
+    assert np.abs(untrained - trained).max() > 5 * TOLERANCE
 
 
 @pytest.mark.parametrize(("short", "full"), VARIANTS[:5])

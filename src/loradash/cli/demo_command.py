@@ -23,7 +23,7 @@ def demo(
     """Train a LoRA on ten images of a logo and show the same prompts before and after."""
     import shutil
 
-    from loradash.cli.output import print_result, reporter, stop_on_signals
+    from loradash.cli.output import print_result, program, reporter, stop_on_signals
     from loradash.cli.train_command import finish, run
     from loradash.domain.events import Done, Terminal
     from loradash.errors import Interrupted, by_code
@@ -95,7 +95,7 @@ def demo(
         print(f"  sheet     {sheet.absolute()}")
         print(f"  loss      {curve.absolute() if curve else '-'}")
         print(f"  adapter   {(output / adapter.name).absolute()}")
-        print(f'  next      loradash generate --adapter {process_id} -p "a sks logo" -n 4')
+        print(f'  next      {program()} generate --adapter {process_id} -p "a sks logo" -n 4')
     raise typer.Exit(0 if measures.holds else 1)
 
 

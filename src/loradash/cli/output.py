@@ -1,11 +1,13 @@
 """How commands talk: live progress for people at a terminal, lines for logs, JSON for programs."""
 
 import json
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -251,6 +253,14 @@ def fail_text(code: str, message: str, remedy: str, problems: tuple[str, ...] = 
     """Return a failure as people read it."""
     lines = [f"failed ({code}): {message}", *(f"  - {problem}" for problem in problems)]
     return "\n".join([*lines, remedy] if remedy else lines)
+
+
+def program() -> str:
+    """How this program can be called again: by its name, or by its path if that isn't on PATH."""
+    name = Path(sys.argv[0]).name
+    if name == "__main__.py":
+        return f"{sys.executable} -m loradash"
+    return name if shutil.which(name) else sys.argv[0]
 
 
 def to_stderr(text: str) -> None:

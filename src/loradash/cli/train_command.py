@@ -194,6 +194,7 @@ def finish(
         duration_text,
         fail_text,
         print_result,
+        program,
         size_text,
         to_stderr,
     )
@@ -210,7 +211,7 @@ def finish(
         )
         if path
     ]
-    resume = f"loradash train --resume {process_id}"
+    resume = f"{program()} train --resume {process_id}"
     if as_json:
         facts: dict[str, Any] = {
             "process_id": process_id,
@@ -226,7 +227,7 @@ def finish(
         print(f"  adapter   {ending.path} ({size_text(ending.size_bytes or 0)})")
         for path in pictures:
             print(f"  picture   {path}")
-        print(f'  use it    loradash generate --adapter {process_id} --prompt "..."')
+        print(f'  use it    {program()} generate --adapter {process_id} --prompt "..."')
     elif isinstance(ending, Failed):
         to_stderr(fail_text(ending.code, ending.message, ending.remedy, ending.problems))
         if ending.resumable:
