@@ -122,6 +122,17 @@ def test_png_says_how_it_was_made(generator: Generator, two_adapters: tuple[Path
     assert "<lora:tiny:0.7>" in text
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_draws_nearly_the_same(
+    generator: Generator, two_adapters: tuple[Path, Path], precision: str
+) -> None:
+    """The autoencoder stays in float32 while the rest computes in half precision."""
+    full = generator.image((two_adapters[0], 1.0))
+    half = generator.image((two_adapters[0], 1.0), precision=precision)
+    assert np.abs(full - half).mean() < 6
+    assert np.abs(full - generator.image((two_adapters[0], 1.0))).max() == 0
+
+
 def test_random_seed_is_reported(generator: Generator) -> None:
     image = generator.image(seed=None)
     seed = next(event.seed for event in generator.events if event.type == "image")

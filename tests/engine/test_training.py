@@ -133,6 +133,21 @@ def test_preview_multiplier_is_how_strongly_the_adapter_acts(
     assert np.array_equal(pixels[8, 1], pixels[8, 2])
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_and_previews(
+    start: Start, common: dict[str, Any], precision: str
+) -> None:
+    training = start(
+        **common, precision=precision, sample_prompts=["x"], sample_every=8, sample_steps=2,
+        sample_size=16, ema_decay=0.9,
+    )  # fmt: skip
+    recorder = training.run()
+    assert [event.step for event in recorder.of("sample")] == [0, 8]
+    assert recorder.of("done")
+    with Image.open(recorder.of("sample")[1].path) as image:
+        assert np.asarray(image).std() > 0
+
+
 def test_previews_that_a_killed_attempt_missed_are_drawn_at_resume(
     start: Start, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

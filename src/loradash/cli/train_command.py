@@ -253,7 +253,10 @@ def _list(service: "TrainingService", as_json: bool) -> None:
         history = service.history(process_id)
         last = history.steps[-1] if history.steps else None
         ended = history.ending.type if history.ending else None
-        state = "running or lost" if ended is None else ENDINGS[ended].status
+        if service.is_running(process_id):
+            state = "running"
+        else:
+            state = "lost" if ended is None else ENDINGS[ended].status
         progress = f"{last.step}/{last.total_steps}" if last else "-"
         rows.append((process_id, state, progress, f"{last.loss:.4f}" if last else "-"))
     if as_json:

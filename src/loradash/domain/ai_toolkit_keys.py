@@ -11,6 +11,7 @@ def _keys(text: str) -> frozenset[str]:
 
 
 NETWORK = _keys("""
+    all_layers
     layer_offloading lokr_factor lokr_full_rank lorm old_lokr_format split_multistage_loras
     transformer_only
 """)
@@ -36,6 +37,7 @@ EMA_CONFIG = _keys("""
     param_multiplier use_feedback
 """)
 TRAIN = _keys("""
+    prompt_dropout_prob
     adapter_assist_name_or_path adapter_assist_type adapter_lr adaptive_scaling_factor
     attention_backend audio_loss_multiplier batch_noise_correction_scale
     blank_prompt_preservation blank_prompt_preservation_multiplier blended_blur_noise
@@ -86,6 +88,7 @@ LOGGING = _keys("""
     log_every project_name run_name use_ui_logger use_wandb verbose
 """)
 PROCESS = _keys("""
+    adapter decorator embedding guidance do_lorm lorm_extract_mode lorm_extract_mode_param slider
     device log_dir performance_log_every sqlite_db_path torch_profiler training_folder
 """)
 GENERATE = _keys("""
@@ -97,5 +100,6 @@ GENERATION_MODEL = _keys("""
     quantize quantize_te vae_path
 """)
 GENERATION_PROCESS = _keys("""
+    adapter decorator embedding guidance do_lorm lorm_extract_mode lorm_extract_mode_param slider
     device output_folder performance_log_every
 """)

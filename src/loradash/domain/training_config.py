@@ -199,7 +199,6 @@ class TrainSection(Section):
     snr_gamma: float | None = Field(None, gt=0, le=1000)
     loss_type: Literal["mse", "mae"] = "mse"
     reg_weight: float = Field(1.0, ge=0, le=1000)
-    prompt_dropout_prob: Rate = 0.0
     ema_config: EmaSection = Field(default_factory=EmaSection)
     skip_first_sample: bool = False
     disable_sampling: bool = False

@@ -148,6 +148,14 @@ class TrainingService:
             )
         return found[0]
 
+    def is_running(self, process_id: str) -> bool:
+        """Whether some program works on the training at this moment. Raises `NotFound`."""
+        try:
+            with _owned(self.folder(process_id)):
+                return False
+        except AlreadyRunning:
+            return True
+
     def history(self, process_id: str) -> TrainingHistory:
         """Read the events of all attempts; later attempts replace what earlier ones said."""
         steps: dict[int, StepDone] = {}

@@ -9,13 +9,15 @@ from loradash.errors import InvalidConfig
 
 # What these ask for is a different training; ignoring them would waste the user's GPU hours.
 _REFUSED_IF_SET = {
-    "network": {"lorm"},
+    "process": {"adapter", "decorator", "embedding", "do_lorm", "slider", "guidance"},
+    "network": {"lorm", "all_layers"},
     "datasets": {
         "control_path", "inpaint_path", "mask_path", "unconditional_path", "alpha_mask",
         "clip_image_path", "controls", "replacements", "diff_output_preservation",
     },
     "train": {
-        "diff_output_preservation", "blank_prompt_preservation", "do_cfg", "train_turbo",
+        "prompt_dropout_prob", "diff_output_preservation", "blank_prompt_preservation", "do_cfg",
+        "train_turbo",
         "inverted_mask_prior", "do_guidance_loss", "do_differential_guidance", "start_step",
         "adapter_assist_name_or_path", "latent_feature_extractor_path",
         "diffusion_feature_extractor_path", "do_prior_divergence", "merge_network_on_save",
