@@ -507,3 +507,16 @@ def test_a_process_of_arbitrary_values_is_a_config_or_an_invalid_config(sections
         assert isinstance(training_text(config), str)
     except InvalidConfig as error:
         assert str(error)
+
+
+def test_a_short_config_can_be_overridden_by_its_keys_and_by_paths_of_the_full_form():
+    config = parse_training(dict(SHORT), {"steps": 9, "network.dropout": 0.25})
+    assert config.process.train.steps == 9
+    assert config.process.network.dropout == 0.25
+    with pytest.raises(InvalidConfig, match=r"network\.rnak"):
+        parse_training(dict(SHORT), {"network.rnak": 3})
+
+
+def test_an_override_cannot_bring_in_an_environment_variable():
+    with pytest.raises(InvalidConfig, match=r"\$\{HOME\}"):
+        parse_training(dict(SHORT), {"sample.prompts": ["${HOME}"]})

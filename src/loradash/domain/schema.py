@@ -30,6 +30,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     passthrough: ClassVar[frozenset[str]] = frozenset()
+    other_names: ClassVar[frozenset[str]] = frozenset()
+    """Second names of keys, which a validator of the section replaces by the first."""
 
     other_keys: dict[str, Any] = Field(default_factory=dict, exclude=True, alias=_OTHER_KEYS)
     """Keys of ai-toolkit that have no meaning for the built-in engine, as they were given."""
@@ -50,7 +52,7 @@ class Section(BaseModel):
     @classmethod
     def known_keys(cls) -> list[str]:
         """All keys that this section accepts."""
-        return sorted({*cls.model_fields, *cls.passthrough} - {"other_keys"})
+        return sorted({*cls.model_fields, *cls.passthrough, *cls.other_names} - {"other_keys"})
 
 
 Model = TypeVar("Model", bound=BaseModel)

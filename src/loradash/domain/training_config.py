@@ -54,6 +54,7 @@ class NetworkSection(Section):
     """The LoRA: rank (``linear``), alpha, and which layers it is put on."""
 
     passthrough = ai_toolkit_keys.NETWORK
+    other_names = frozenset({"rank", "alpha"})
 
     type: Literal["lora"] = "lora"
     linear: int = Field(4, ge=1, le=1024, description="rank of linear layers")
@@ -119,6 +120,7 @@ class DatasetSection(Section):
     """One folder of images with captions."""
 
     passthrough = ai_toolkit_keys.DATASETS
+    other_names = frozenset({"dataset_path"})
 
     folder_path: FilePath
     caption_ext: Annotated[str, StringConstraints(pattern=r"^\.?[A-Za-z0-9]{1,10}$")] = "txt"

@@ -14,8 +14,8 @@ from loradash.errors import InvalidConfig
 def parse_training_text(text: str, overrides: dict[str, Any] | None = None) -> TrainingConfig:
     """Parse a training config in YAML, in the full or the short form.
 
-    ``overrides`` maps dotted keys to values: keys of the short form for a short text, and paths
-    below the process (``train.steps``) for a full one. Raises `InvalidConfig`.
+    ``overrides`` maps paths below the process (``train.steps``) to values; for a short text also
+    keys of the short form. Raises `InvalidConfig`.
     """
     return parse_training(load_mapping(text, "training config"), overrides)
 
@@ -24,11 +24,15 @@ def parse_training(
     document: dict[str, Any], overrides: dict[str, Any] | None = None
 ) -> TrainingConfig:
     """As `parse_training_text`, for a document that is already parsed."""
-    document = _apply_overrides(document, overrides or {})
-    refuse_template_text(document, "training config")
+    overrides = dict(overrides or {})
+    refuse_template_text({**document, "overrides": overrides}, "training config")
     if "job" not in document and "config" not in document:
-        short = validate(ShortTrainingConfig, document, "training config (short form)")
-        document = short.expanded()
+        paths = {key: overrides.pop(key) for key in list(overrides) if "." in key}
+        short = validate(
+            ShortTrainingConfig, {**document, **overrides}, "training config (short form)"
+        )
+        document, overrides = short.expanded(), paths
+    document = _apply_overrides(document, overrides)
     if document.get("job") == "generate":
         raise InvalidConfig(
             "training config: job is 'generate'",
