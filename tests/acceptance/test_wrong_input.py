@@ -163,6 +163,11 @@ def test_bad_setting_names_the_variable(cli: CommandLine) -> None:
     assert "TRAINING_TIMEOUT" in result.err
 
 
+def test_traceback_is_shown_only_for_debugging(cli: CommandLine) -> None:
+    assert "Traceback" not in cli.run("train", "missing.yaml").err
+    assert "Traceback" in cli.run("train", "missing.yaml", DEBUG="true").err
+
+
 def test_errors_are_json_for_programs(cli: CommandLine) -> None:
     result = cli.run("train", "missing.yaml", "--json")
     assert result.exit_code == 1

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from loradash.engines.diffusers.child import previews
 from loradash.engines.diffusers.child import run_training as run_module
 from loradash.engines.diffusers.child.stable_diffusion import StableDiffusion
+from loradash.engines.diffusers.child.stop import StopSignal
 from tests.engine.conftest import LocalTraining, write_dataset
 
 Start = Callable[..., LocalTraining]
@@ -36,6 +37,16 @@ def test_events_tell_the_whole_training(start: Start, common: dict[str, Any]) ->
     done = recorder.events[-1]
     assert Path(done.path) == training.adapter
     assert done.size_bytes == training.adapter.stat().st_size
+
+
+def test_checkpoint_can_be_asked_for_at_any_step(start: Start, common: dict[str, Any]) -> None:
+    stop = StopSignal()
+    training = start(**common)
+    training.run(
+        lambda event: stop.request_save() if event.type == "step" and event.step == 4 else None,
+        stop,
+    )
+    assert training.checkpoints == [3, 4, 6, 8]
 
 
 def test_loss_that_is_not_finite_stops_and_says_so(start: Start, common: dict[str, Any]) -> None:

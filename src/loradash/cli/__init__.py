@@ -20,10 +20,9 @@ def main() -> None:
 
 def _report(error: LoradashError) -> None:
     import json
-    import os
     import traceback
 
-    if os.environ.get("DEBUG", "").lower() in ("1", "true", "yes"):
+    if _debug():
         traceback.print_exc()
     if "--json" in sys.argv:
         facts = {
@@ -36,3 +35,13 @@ def _report(error: LoradashError) -> None:
         print(json.dumps(facts))
         return
     print(f"error: {error}", file=sys.stderr)
+
+
+def _debug() -> bool:
+    from loradash.errors import InvalidSettings
+    from loradash.settings import load_settings
+
+    try:
+        return load_settings().debug
+    except InvalidSettings:
+        return False

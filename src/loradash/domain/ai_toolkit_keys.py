@@ -88,7 +88,8 @@ LOGGING = _keys("""
     log_every project_name run_name use_ui_logger use_wandb verbose
 """)
 PROCESS = _keys("""
-    adapter decorator embedding guidance do_lorm lorm_extract_mode lorm_extract_mode_param slider
+    adapter decorator do_lorm embedding first_sample guidance lorm_extract_mode
+    lorm_extract_mode_param slider
     device log_dir performance_log_every sqlite_db_path torch_profiler training_folder
 """)
 GENERATE = _keys("""

@@ -139,7 +139,7 @@ class DatasetSection(Section):
     keep_tokens: int = Field(0, ge=0)
     flip_x: bool = False
     loss_multiplier: float = Field(1.0, ge=0, le=1000)
-    cache_latents: bool = False
+    cache_latents: bool = Field(False, description="always done, in memory")
     cache_latents_to_disk: bool = False
     on_bad_image: Literal["stop", "skip"] = Field("stop", description="loradash")
 
@@ -328,7 +328,6 @@ class TrainingProcess(Section):
     name: Name | None = None
     trigger_word: Text | None = None
     training_seed: Seed | None = None
-    first_sample: SampleItem | None = None
     network: NetworkSection
     save: SaveSection = Field(default_factory=SaveSection)
     datasets: list[DatasetSection] = Field(min_length=1, max_length=100)
@@ -386,6 +385,6 @@ TrainingConfig.sections = {
     "network_kwargs": NetworkKwargs, "save": SaveSection, "datasets": DatasetSection,
     "train": TrainSection, "optimizer_params": OptimizerParams,
     "lr_scheduler_params": ScheduleParams, "ema_config": EmaSection, "model": ModelSection,
-    "sample": SampleSection, "samples": SampleItem, "first_sample": SampleItem,
+    "sample": SampleSection, "samples": SampleItem,
     "logging": LoggingSection,
 }  # fmt: skip

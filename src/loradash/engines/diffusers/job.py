@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_serializer
 
 from loradash.domain.generation import GenerationRequest
+from loradash.domain.ids import ProcessId
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers.families import BaseModelSource
 
@@ -36,7 +37,7 @@ class TrainingJob(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    process_id: str
+    process_id: ProcessId
     created_at: datetime
     config: TrainingConfig
     base_model: BaseModelSource
@@ -73,14 +74,6 @@ class Generate(BaseModel):
     folder: Path
 
 
-class Unload(BaseModel):
-    """Ask the generator to drop its base model and free the memory."""
-
-    model_config = ConfigDict(frozen=True)
-
-    type: Literal["unload"] = "unload"
-
-
 class Cancel(BaseModel):
     """Ask the generator to stop the request that it works on."""
 
@@ -90,5 +83,5 @@ class Cancel(BaseModel):
     request_id: str
 
 
-GeneratorLine = Annotated[Generate | Unload | Cancel, Field(discriminator="type")]
+GeneratorLine = Annotated[Generate | Cancel, Field(discriminator="type")]
 GENERATOR_LINE: TypeAdapter[GeneratorLine] = TypeAdapter(GeneratorLine)

@@ -26,9 +26,7 @@ from loradash.engines.diffusers.job import (
     GENERATOR_LINE,
     Cancel,
     Generate,
-    GeneratorLine,
     ResolvedAdapter,
-    Unload,
 )
 from loradash.errors import Interrupted, InvalidAdapter, InvalidConfig, LoradashError
 
@@ -40,12 +38,8 @@ def run_generator(emitter: Emitter, stop: StopSignal, device: str, offline: bool
     inbox = _Inbox(stop)
     pipeline = LoadedPipeline(device, offline, emitter)
     while (line := inbox.next()) is not None:
-        if isinstance(line, Unload):
-            pipeline.unload()
-            emitter.emit(Ready())
-        elif isinstance(line, Generate):
-            _answer(line, pipeline, emitter, inbox.stop_of(line.request_id))
-            emitter.emit(Ready(loaded_base_model=pipeline.loaded))
+        _answer(line, pipeline, emitter, inbox.stop_of(line.request_id))
+        emitter.emit(Ready(loaded_base_model=pipeline.loaded))
     return 0
 
 
@@ -70,12 +64,12 @@ class _Inbox:
 
     def __init__(self, stop: StopSignal) -> None:
         self._stop = stop
-        self._lines: queue.Queue[GeneratorLine | None] = queue.Queue()
+        self._lines: queue.Queue[Generate | None] = queue.Queue()
         self._stops: dict[str, StopSignal] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self._read, name="stdin", daemon=True).start()
 
-    def next(self) -> GeneratorLine | None:
+    def next(self) -> Generate | None:
         """Wait for the next request; None at the end."""
         while not self._stop.requested:
             try:

@@ -25,6 +25,10 @@ class StopSignal:
         """Ask for the end."""
         self._stop.set()
 
+    def request_save(self) -> None:
+        """Ask for a checkpoint after the present step."""
+        self._save.set()
+
     def take_save_request(self) -> bool:
         """Whether a checkpoint was asked for since the last call."""
         requested = self._save.is_set()
@@ -40,7 +44,7 @@ class StopSignal:
         """SIGINT and SIGTERM ask for the end, the second one forces it; SIGUSR1 asks for a save."""
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGUSR1, lambda *_: self._save.set())
+        signal.signal(signal.SIGUSR1, lambda *_: self.request_save())
 
     def listen_to_stdin(self) -> None:
         """Take ``stop`` and ``save`` from stdin. Its end means that the parent is gone: stop."""
@@ -56,7 +60,7 @@ class StopSignal:
         for line in stdin_lines():
             word = line.strip()
             if word == b"save":
-                self._save.set()
+                self.request_save()
             elif word == b"stop":
                 self._stop.set()
         self._stop.set()
