@@ -163,6 +163,14 @@ def test_bad_setting_names_the_variable(cli: CommandLine) -> None:
     assert "TRAINING_TIMEOUT" in result.err
 
 
+def test_output_folder_that_cannot_be_written_is_named(cli: CommandLine, dataset: Path) -> None:
+    result = cli.run("generate", "-p", "x", "--base-model", "emoji-base", "--steps", "1",
+                     "--output", str(dataset / "0.png" / "below"))  # fmt: skip
+    assert result.exit_code == 1
+    assert "0.png" in result.err
+    assert "Traceback" not in result.err
+
+
 def test_traceback_is_shown_only_for_debugging(cli: CommandLine) -> None:
     assert "Traceback" not in cli.run("train", "missing.yaml").err
     assert "Traceback" in cli.run("train", "missing.yaml", DEBUG="true").err

@@ -1,5 +1,6 @@
 """The command line. Modules here import nothing heavy at the top: ``--help`` must be instant."""
 
+import os
 import sys
 
 from loradash.cli.app import app
@@ -7,7 +8,7 @@ from loradash.errors import Interrupted, LoradashError
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one clear message and exit code 1."""
+    """Run the command line; what users can cause becomes one clear message and an exit code."""
     try:
         app()
     except Interrupted as error:
@@ -15,6 +16,21 @@ def main() -> None:
         sys.exit(130)
     except LoradashError as error:
         _report(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`): nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _report(
+            LoradashError(
+                f"{where}{error.strerror or error}",
+                remedy="Check the path, its permissions, and the space on its disk.",
+            )
+        )
         sys.exit(1)
 
 
