@@ -120,6 +120,12 @@ class TimedOut(LoradashError):
     code = "timed_out"
 
 
+class ResultsNotStored(LoradashError):
+    """A training ended well, but its results could not be stored."""
+
+    code = "results_not_stored"
+
+
 class Interrupted(LoradashError):
     """The work was stopped on request; a checkpoint says where it goes on."""
 

@@ -274,6 +274,32 @@ def test_a_store_that_fails_makes_the_training_fail_and_a_second_run_can_repair_
     assert store.get(f"results/{process_id}/lora/mine.safetensors") == ADAPTER
 
 
+def test_a_program_that_dies_while_it_stores_leaves_no_word_of_completion(
+    engine, workspace, config
+):
+    class DyingStore(MemoryStore):
+        """Ends the program at the first file, as a SIGKILL would."""
+
+        def put_file(self, key, path):
+            raise SystemExit(9)
+
+    dying = TrainingService(engine, workspace, DyingStore(), Limits(30, 30, 30))
+    process_id = dying.submit(dying.check(config))
+    with pytest.raises(SystemExit):
+        run(dying, process_id)
+    assert dying.history(process_id).ending is None
+    assert not dying.is_running(process_id)
+
+
+def test_a_training_is_running_only_while_a_program_works_on_it(service, process_id):
+    seen = []
+    assert not service.is_running(process_id)
+    run(service, process_id, lambda event: seen.append(service.is_running(process_id)))
+    assert seen
+    assert all(seen)
+    assert not service.is_running(process_id)
+
+
 def test_a_failed_training_stores_no_results(service, engine, store, process_id):
     engine.body = 'emit("failed", code="out_of_memory", message="full")'
     assert run(service, process_id).code == "out_of_memory"

@@ -25,7 +25,13 @@ from loradash.domain.ids import new_process_id
 from loradash.domain.training_config import TrainingConfig
 from loradash.domain.training_text import training_text
 from loradash.engines.engine import Artifact, Engine
-from loradash.errors import AlreadyRunning, LoradashError, NotFound
+from loradash.errors import (
+    AlreadyRunning,
+    InvalidAdapter,
+    LoradashError,
+    NotFound,
+    ResultsNotStored,
+)
 from loradash.runtime.supervisor import Limits, StopRequest, supervise
 from loradash.runtime.workspace import Workspace
 from loradash.services.datasets import Progress, check_for_training
@@ -120,12 +126,9 @@ class TrainingService:
                 stop,
                 has_checkpoint=lambda: self._engine.has_checkpoint(folder),
             )
-            note(ending)
             if isinstance(ending, Done):
-                kept = self._keep_results(process_id, folder, ending)
-                if kept is not ending:
-                    note(kept)
-                return kept
+                ending = self._keep_results(process_id, folder, ending)
+            note(ending)  # only now: if we die before, the training counts as lost, not as done
         return ending
 
     def folder(self, process_id: str) -> Path:
@@ -187,17 +190,17 @@ class TrainingService:
         try:
             path = Path(done.path or "")
             if not path.is_file() or _sha256(path) != done.sha256:
-                raise LoradashError("the adapter file isn't the one that the engine wrote")
+                raise InvalidAdapter("the adapter file isn't the one that the engine wrote")
             self._engine.adapter_metadata(path)
             artifacts = self._engine.artifacts(folder)
             if not any(item.kind == "lora" and item.path == path for item in artifacts):
-                raise LoradashError(f"the adapter {path} isn't among the training's results")
+                raise ResultsNotStored(f"the adapter {path} isn't among the training's results")
             self._store_results(process_id, artifacts)
         except (LoradashError, OSError) as error:
             message = error.message if isinstance(error, LoradashError) else str(error)
             return Failed(
                 time_s=done.time_s,
-                code=error.code if isinstance(error, LoradashError) else "results_not_stored",
+                code=error.code if isinstance(error, LoradashError) else ResultsNotStored.code,
                 message=f"the training ended but its results aren't safe: {message}",
                 remedy=f"Correct it and run `loradash train --resume {process_id}`.",
                 resumable=True,
