@@ -1,12 +1,13 @@
 """A training that was interrupted anywhere ends with the weights of one that wasn't."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from tests.engine.conftest import LocalTraining, write_dataset
 
@@ -179,6 +180,25 @@ def test_changed_dataset_is_refused_at_resume(
     assert failed.code == "dataset_invalid"
     assert "changed" in failed.message
     assert failed.resumable
+
+
+def test_base_model_that_was_replaced_is_refused_at_resume(
+    start: Start, tiny_base: Path, square_dataset: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    training = start(dataset=str(square_dataset), base_model=str(base))
+    training.crash_at(4)
+    weights = base / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    save_file({key: value + 0.01 for key, value in tensors.items()}, weights)
+    failed = training.run().of("failed")[0]
+    assert failed.code == "base_model_invalid"
+    assert "changed" in failed.message
+    assert failed.resumable
+    shutil.rmtree(base)
+    shutil.copytree(tiny_base, base)
+    assert training.run().of("done")
 
 
 def test_retention_keeps_the_newest_and_at_least_two(

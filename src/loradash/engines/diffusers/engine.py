@@ -15,7 +15,7 @@ from loradash.domain.events import Event, parse_event
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers import support
-from loradash.engines.diffusers.families import find_base_model
+from loradash.engines.diffusers.families import find_base_model, fingerprint
 from loradash.engines.diffusers.job import (
     ADAPTER_FOLDER,
     CHECKPOINTS_FOLDER,
@@ -60,13 +60,14 @@ class DiffusersEngine:
     ) -> None:
         """Write ``job.json``, at once and whole."""
         model = config.process.model
+        base_model = find_base_model(
+            model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
+        )
         job = TrainingJob(
             process_id=process_id,
             created_at=datetime.now(UTC),
             config=config,
-            base_model=find_base_model(
-                model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
-            ),
+            base_model=base_model.model_copy(update={"fingerprint": fingerprint(base_model)}),
             datasets=tuple(
                 DatasetPlan(
                     folder=str(Path(report.folder).resolve()),

@@ -1,5 +1,6 @@
 """Base models: where one comes from, and whether this engine can train it, told without torch."""
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ _REMEDY = (
     "Give a diffusers folder, a .safetensors file, a hub id such as 'owner/model', or an embedded "
     f"model ({', '.join(EMBEDDED_BASE_MODELS)})."
 )
+_FINGERPRINTED = {".json", ".safetensors"}
+_BLOCK_BYTES = 65536
 _PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 
 
@@ -49,6 +52,7 @@ class BaseModelSource(BaseModel):
     location: str
     extras: str | None = None
     is_v_pred: bool | None = None
+    fingerprint: str | None = None
 
 
 def find_base_model(
@@ -89,6 +93,29 @@ def find_base_model(
         f"base model {name} doesn't exist",
         remedy=_REMEDY,
     )
+
+
+def fingerprint(source: BaseModelSource) -> str | None:
+    """Return a hash that differs for another base model in the same place; None for a hub id.
+
+    Configs are read whole; of weights, the size and 17 blocks: gigabytes take no time, and another
+    training of the same network differs everywhere.
+    """
+    if source.kind == "hub":
+        return None
+    root = Path(source.location)
+    files = [root]
+    if root.is_dir():
+        files = sorted(path for path in root.rglob("*") if path.suffix in _FINGERPRINTED)
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(root).as_posix()}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for block in range(17 if path.suffix == ".safetensors" else 1):
+                file.seek(size * block // 17)
+                digest.update(file.read(_BLOCK_BYTES if path.suffix == ".safetensors" else -1))
+    return digest.hexdigest()
 
 
 def _check_folder(path: Path) -> None:

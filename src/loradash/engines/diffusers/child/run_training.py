@@ -24,13 +24,14 @@ from loradash.engines.diffusers.child.randomness import seed_everything
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.child.trainer import Trainer, write_checkpoint
 from loradash.engines.diffusers.child.training_data import TrainingData, encode_items, read_items
+from loradash.engines.diffusers.families import fingerprint
 from loradash.engines.diffusers.job import (
     ADAPTER_FOLDER,
     CACHE_FOLDER,
     CHECKPOINTS_FOLDER,
     TrainingJob,
 )
-from loradash.errors import Interrupted, LoradashError
+from loradash.errors import Interrupted, InvalidBaseModel, LoradashError
 
 
 def run_training(job_path: Path, emitter: Emitter, stop: StopSignal) -> int:
@@ -99,6 +100,11 @@ class TrainingRun:
 
         self._emitter.phase("loading", job.base_model.name)
         self._stop.check()
+        if job.base_model.fingerprint and fingerprint(job.base_model) != job.base_model.fingerprint:
+            raise InvalidBaseModel(
+                f"base model {job.base_model.name} has changed since the training was submitted",
+                remedy="Put the files back as they were, or start a new training.",
+            )
         self.architecture = load_base_model(
             job.base_model, self._dtype, device, offline=job.offline
         )
@@ -109,7 +115,7 @@ class TrainingRun:
             self.architecture,
             device,
             self._folder / CACHE_FOLDER,
-            f"{job.base_model.location}/float32",
+            f"{job.base_model.fingerprint or job.base_model.location}/float32",
             self._emitter,
             self._stop,
         )
