@@ -96,7 +96,7 @@ def generate(
     )
 
 
-def wait_until(condition, timeout_s=5.0):
+def wait_until(condition, timeout_s=20.0):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
@@ -159,11 +159,11 @@ def test_an_idle_generator_is_ended(engine_script, tmp_path, assert_no_survivors
 
 def test_a_generation_longer_than_the_idle_time_is_not_ended(engine_script, tmp_path):
     pipeline = WarmPipeline(
-        ScriptedGenerator(engine_script(GENERATOR)), tmp_path / "log.txt", idle_unload_s=0.3
+        ScriptedGenerator(engine_script(GENERATOR)), tmp_path / "log.txt", idle_unload_s=2
     )
     generate(pipeline, "draw")
     stop = StopRequest()
-    timer = threading.Timer(0.6, stop)
+    timer = threading.Timer(3, stop)
     timer.start()
     assert generate(pipeline, "cancelled", stop=stop).type == "stopped"
     assert pipeline.starts == 1
@@ -200,9 +200,9 @@ def test_a_crash_fails_the_request_and_the_next_one_starts_a_new_generator(
 
 def test_a_crash_is_noticed_although_a_grandchild_holds_the_pipe(pipeline, assert_no_survivors):
     started = time.monotonic()
-    ending = generate(pipeline, "orphan", timeout_s=3, stall_s=3)
+    ending = generate(pipeline, "orphan", timeout_s=40, stall_s=40)
     assert (ending.type, ending.code) == ("failed", "engine_crashed")
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 20
     assert_no_survivors()
 
 
