@@ -56,7 +56,7 @@ def assert_no_survivors(tmp_path: Path) -> Callable[[], None]:
     def check() -> None:
         groups = {int(line) for line in (tmp_path / "groups.txt").read_text().split()}
         assert groups
-        deadline = time.monotonic() + 15  # a killed grandchild needs a moment to vanish
+        deadline = time.monotonic() + 2  # a killed grandchild needs a moment to vanish
         while alive := _alive(groups):
             assert time.monotonic() < deadline, f"still alive: {alive}"
             time.sleep(0.02)

@@ -163,7 +163,7 @@ def test_an_engine_that_closes_its_pipe_and_lives_on_is_ended(run):
     result = run('emit("done"); os.close(FD); time.sleep(60)')
     assert result.ending.type == "failed"
     assert "still running" in result.ending.message
-    assert result.duration_s < 25
+    assert result.duration_s < 5
 
 
 def test_done_is_not_lost_when_the_event_reader_is_late(run, monkeypatch):
@@ -193,7 +193,7 @@ time.sleep(60)
         stop_at_events=(1,),
     )
     assert result.ending == Stopped(step=7, checkpoint="checkpoints/step-7")
-    assert result.duration_s < 25
+    assert result.duration_s < 5
 
 
 def test_an_engine_that_dies_of_the_stop_signal_is_stopped(run):
@@ -233,19 +233,19 @@ def test_an_engine_that_ignores_all_signals_is_killed_after_the_grace(run):
 def test_a_second_request_to_stop_kills_at_once(run):
     result = run(IGNORES_SIGNALS, stop_at_events=(1, 2))
     assert result.ending == Stopped()
-    assert result.duration_s < 25
+    assert result.duration_s < 5
 
 
 def test_a_grandchild_that_holds_the_pipe_delays_nothing_and_does_not_survive(run):
     result = run(GRANDCHILD + 'emit("done", step=3)')
     assert result.ending == Done(step=3)
-    assert result.duration_s < 25
+    assert result.duration_s < 5
 
 
 def test_a_grandchild_does_not_survive_a_crash(run):
     result = run(GRANDCHILD + "os.kill(os.getpid(), signal.SIGKILL)")
     assert result.ending.code == "engine_crashed"
-    assert result.duration_s < 25
+    assert result.duration_s < 5
 
 
 def test_a_grandchild_does_not_survive_a_stop(run):
@@ -267,14 +267,14 @@ def test_an_engine_without_a_sign_of_life_is_ended_as_stalled(run):
     assert (result.ending.type, result.ending.code) == ("failed", "engine_stalled")
     assert "0.4 s" in result.ending.message
     assert result.ending.resumable
-    assert result.duration_s < 25
+    assert result.duration_s < 5
 
 
 def test_a_stalled_engine_that_ignores_signals_is_killed(run):
     quiet = IGNORES_SIGNALS.replace("time.sleep(0.05)", "time.sleep(60)")
     result = run(quiet, Limits(timeout_s=60, stall_s=0.3, grace_s=60))
     assert result.ending.code == "engine_stalled"
-    assert result.duration_s < 25
+    assert result.duration_s < 5
 
 
 def test_events_are_signs_of_life(run):
@@ -298,7 +298,7 @@ def test_an_engine_past_its_time_limit_is_ended_as_timed_out(run, checkpoint):
     assert (result.ending.type, result.ending.code) == ("failed", "timed_out")
     assert "0.6 s" in result.ending.message
     assert result.ending.resumable is checkpoint
-    assert result.duration_s < 25
+    assert result.duration_s < 5
 
 
 def test_a_checkpoint_at_the_time_limit_is_still_a_time_out(run):
@@ -359,7 +359,7 @@ def test_no_file_descriptors_are_left_open(run):
     before = open_files()
     for _ in range(3):
         run('emit("done")')
-    deadline = time.monotonic() + 15  # the event reader closes its end in a thread of its own
+    deadline = time.monotonic() + 2  # the event reader closes its end in a thread of its own
     while open_files() > before and time.monotonic() < deadline:
         time.sleep(0.02)
     assert open_files() <= before

@@ -96,7 +96,7 @@ def generate(
     )
 
 
-def wait_until(condition, timeout_s=20.0):
+def wait_until(condition, timeout_s=5.0):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
@@ -200,9 +200,9 @@ def test_a_crash_fails_the_request_and_the_next_one_starts_a_new_generator(
 
 def test_a_crash_is_noticed_although_a_grandchild_holds_the_pipe(pipeline, assert_no_survivors):
     started = time.monotonic()
-    ending = generate(pipeline, "orphan", timeout_s=40, stall_s=40)
+    ending = generate(pipeline, "orphan", timeout_s=3, stall_s=3)
     assert (ending.type, ending.code) == ("failed", "engine_crashed")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 2.5
     assert_no_survivors()
 
 

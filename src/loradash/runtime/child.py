@@ -21,7 +21,7 @@ from typing import IO
 from loradash.domain.events import EVENTS_FD_VARIABLE
 
 _END = object()
-_DRAIN_S = 2.0
+_DRAIN_S = 1.0  # for lines still in the pipe when the child has exited
 
 
 class Child:
