@@ -78,6 +78,42 @@ class AlreadyRunning(LoradashError):
     code = "already_running"
 
 
+class ConflictingState(LoradashError):
+    """A process isn't in the state that the request needs."""
+
+    code = "conflicting_state"
+
+
+class LeaseLost(LoradashError):
+    """A worker wants to write to a process that it doesn't own any more."""
+
+    code = "lease_lost"
+
+
+class WorkerLost(LoradashError):
+    """The worker of a process vanished again and again."""
+
+    code = "worker_lost"
+
+
+class InvalidRequest(LoradashError):
+    """A request that can't be understood or isn't allowed; each problem names its field."""
+
+    code = "request_invalid"
+
+
+class RegistryUnavailable(LoradashError):
+    """The registry of processes can't be read or written."""
+
+    code = "registry_unavailable"
+
+
+class ServerUnreachable(LoradashError):
+    """The server that a command should talk to doesn't answer."""
+
+    code = "server_unreachable"
+
+
 class OutOfMemory(LoradashError):
     """The GPU's or the machine's memory ran out."""
 

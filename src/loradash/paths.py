@@ -16,3 +16,12 @@ def local_path(
         reason = getattr(problem, "strerror", None) or str(problem)
         raise error(f"{what} {str(text)[:200]}: {reason}", remedy=remedy) from problem
     return path
+
+
+def full_path(text: str) -> str:
+    """Return the path in full if it is one on this machine, so that it holds for other programs."""
+    try:
+        path = Path(text).expanduser()
+        return str(path.absolute()) if path.exists() else text
+    except (RuntimeError, OSError, ValueError):  # no file could have such a name
+        return text

@@ -424,3 +424,21 @@ class TestLocalStore:
     def test_an_object_can_be_read_by_others(self, store, root):
         store.put("a", b"x")
         assert oct((root / "a").stat().st_mode & 0o777) == "0o644"
+
+
+def test_an_object_that_is_deleted_while_it_is_read_is_not_found(tmp_path, monkeypatch):
+    store = LocalStore(tmp_path / "objects")
+    info = store.put("a", b"x")
+    existing = store._existing
+
+    def deleted_after(key):
+        path = existing(key)
+        path.unlink()
+        return path
+
+    monkeypatch.setattr(store, "_existing", deleted_after)
+    for read in (store.head, store.get, lambda key: store.get_file(key, tmp_path / "copy")):
+        with pytest.raises(NotFound):
+            read("a")
+        assert store.put("a", b"x").size_bytes == info.size_bytes
+    assert [path.name for path in tmp_path.iterdir()] == ["objects"]

@@ -1,9 +1,17 @@
 import re
+import time
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from loradash.domain.ids import PROCESS_ID_PATTERN, ProcessId, is_process_id, new_process_id
+from loradash.domain.ids import (
+    PROCESS_ID_PATTERN,
+    ProcessId,
+    is_process_id,
+    new_process_id,
+    new_upload_id,
+    upload_time_s,
+)
 
 
 @pytest.mark.parametrize("kind", ["train", "gen"])
@@ -45,3 +53,18 @@ def test_other_texts_are_no_ids(text):
     assert not is_process_id(text)
     with pytest.raises(ValidationError):
         TypeAdapter(ProcessId).validate_python(text)
+
+
+def test_an_upload_id_tells_its_time_and_sorts_by_it():
+    first, second = new_upload_id(1_700_000_000.123), new_upload_id(1_700_000_000.124)
+    assert first < second
+    assert upload_time_s(first) == 1_700_000_000.123
+    assert new_upload_id() != new_upload_id()
+    assert upload_time_s(new_upload_id()) == pytest.approx(time.time(), abs=60)
+
+
+@pytest.mark.parametrize("text", ["", "upload_", "upload_x", "sub", f"upload_{'u' * 20}", "upload"])
+def test_other_texts_are_no_upload_ids(text):
+    assert upload_time_s(text) is None
+    assert upload_time_s(new_upload_id() + "0") is None
+    assert upload_time_s(new_upload_id() + "\n") is None

@@ -19,3 +19,36 @@ def test_a_result_is_stored_by_kind_and_name():
 def test_a_name_that_leads_elsewhere_is_refused(name):
     with pytest.raises(InvalidKey):
         keys.result(ID, "lora", name)
+
+
+def test_everything_of_a_dataset_lies_below_its_prefix():
+    assert keys.dataset_manifest("cats") == "dataset/cats/_training_info.json"
+    assert keys.dataset_file("cats", "upload_1", "a.png") == "dataset/cats/upload_1/a.png"
+    assert keys.dataset("cats").startswith(f"{keys.datasets()}/")
+
+
+@pytest.mark.parametrize("folder", ["", "..", "a/b", "a/..", "a\\b", "a\0", "x" * 201])
+def test_a_dataset_is_one_folder(folder):
+    for key in (
+        keys.dataset,
+        keys.dataset_manifest,
+        lambda name: keys.dataset_file(name, "u", "a"),
+    ):
+        with pytest.raises(InvalidKey):
+            key(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "parts"),
+    [
+        ("dataset/cats/a.png", ("cats", "a.png")),
+        ("dataset/cats/u/sub/a.png", ("cats", "u/sub/a.png")),
+        ("dataset/cats", ("", "")),
+        ("dataset/cats/", ("", "")),
+        ("dataset", ("", "")),
+        ("datasets/cats/a.png", ("", "")),
+        ("results/x/lora/a", ("", "")),
+    ],
+)
+def test_a_key_tells_the_dataset_that_it_belongs_to(key, parts):
+    assert keys.dataset_of(key) == parts

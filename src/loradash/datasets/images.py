@@ -10,6 +10,7 @@ from loradash.errors import InvalidDataset
 
 MAX_PIXELS = 200_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_FORMAT_NAMES = {"MPO": "jpeg", "DIB": "bmp", **{name: name.lower() for name in _FORMATS}}
 
 
 class ImageTooLarge(InvalidDataset):
@@ -22,6 +23,8 @@ class OpenedImage:
 
     pixels: Image.Image
     has_alpha: bool
+    format: str = ""
+    """What the file really is, whatever its name says: ``jpeg``, ``png``, ``webp`` or ``bmp``."""
 
 
 def open_image(data: bytes, name: str) -> OpenedImage:
@@ -38,7 +41,8 @@ def open_image(data: bytes, name: str) -> OpenedImage:
             image.load()
             upright = _upright(image)
             has_alpha = upright.has_transparency_data
-            return OpenedImage(_flatten(upright) if has_alpha else _to_rgb(upright), has_alpha)
+            pixels = _flatten(upright) if has_alpha else _to_rgb(upright)
+            return OpenedImage(pixels, has_alpha, _FORMAT_NAMES.get(image.format or "", ""))
     except InvalidDataset:
         raise
     except Image.DecompressionBombError as error:

@@ -22,15 +22,35 @@ def new_process_id(kind: Literal["train", "gen"], now_s: float | None = None) ->
     The first 10 digits are the Unix time in milliseconds and the last 10 are 50 random bits, so
     ids sort by creation and two machines don't meet.
     """
+    return f"{kind}_{_sortable(now_s)}"
+
+
+def is_process_id(text: str) -> bool:
+    """Whether the text has the form of a process id."""
+    return re.fullmatch(PROCESS_ID_PATTERN, text) is not None
+
+
+def new_upload_id(now_s: float | None = None) -> str:
+    """Return a fresh id of an upload, made as process ids are."""
+    return f"upload_{_sortable(now_s)}"
+
+
+def upload_time_s(text: str) -> float | None:
+    """Return the Unix time at which an upload's id was made, or None for any other text."""
+    match = re.fullmatch(rf"upload_([{_ALPHABET}]{{10}})[{_ALPHABET}]{{10}}", text)
+    if match is None:
+        return None
+    milliseconds = 0
+    for digit in match[1]:
+        milliseconds = milliseconds * 32 + _ALPHABET.index(digit)
+    return milliseconds / 1000
+
+
+def _sortable(now_s: float | None) -> str:
     milliseconds = int((time.time() if now_s is None else now_s) * 1000)
     digits = []
     for _ in range(_TIME_DIGITS):
         milliseconds, digit = divmod(milliseconds, 32)
         digits.append(_ALPHABET[digit])
     random_part = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_DIGITS))
-    return f"{kind}_{''.join(reversed(digits))}{random_part}"
-
-
-def is_process_id(text: str) -> bool:
-    """Whether the text has the form of a process id."""
-    return re.fullmatch(PROCESS_ID_PATTERN, text) is not None
+    return f"{''.join(reversed(digits))}{random_part}"

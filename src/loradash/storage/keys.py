@@ -2,7 +2,11 @@
 
 from typing import Literal
 
+from loradash.domain.ids import is_process_id
+from loradash.errors import InvalidKey
 from loradash.storage.store import check_key
+
+DATASET_MANIFEST = "_training_info.json"
 
 ResultKind = Literal["lora", "samples", "images", "checkpoints", "logs"]
 
@@ -25,3 +29,53 @@ def result_config(process_id: str) -> str:
 def manifest(process_id: str) -> str:
     """Key of the list of a process's results, so that nothing must be found by listing."""
     return check_key(f"results/{process_id}/manifest.json")
+
+
+def result_job(process_id: str) -> str:
+    """Key of the engine's job file, which fixes all that a training's result depends on."""
+    return check_key(f"results/{process_id}/job.json")
+
+
+def from_reference(text: str, bucket: str = "") -> str:
+    """Return the key that is meant by a key, or by ``s3://<our bucket>/<key>``; '' if neither."""
+    if text.startswith("s3://"):
+        named, _, key = text.removeprefix("s3://").partition("/")
+        return key if bucket and named == bucket else ""
+    return text if text.startswith(("results/", "dataset/")) else ""
+
+
+def process_of(key: str) -> str:
+    """Return the id of the process that a result's key belongs to, or '' for other keys."""
+    parts = key.split("/")
+    return parts[1] if len(parts) > 2 and parts[0] == "results" and is_process_id(parts[1]) else ""
+
+
+def datasets() -> str:
+    """Prefix of all datasets."""
+    return "dataset"
+
+
+def dataset(folder: str) -> str:
+    """Prefix of one dataset. Raises `InvalidKey` if the name has more than one part."""
+    if "/" in folder:
+        raise InvalidKey(
+            f"dataset {folder[:200]!r}: the name holds a '/'", remedy="Give the folder's name only."
+        )
+    return check_key(f"dataset/{folder}")
+
+
+def dataset_manifest(folder: str) -> str:
+    """Key of the list of a dataset's files, which makes them one dataset."""
+    return f"{dataset(folder)}/{DATASET_MANIFEST}"
+
+
+def dataset_file(folder: str, upload_id: str, name: str) -> str:
+    """Key of one file of an upload; uploads never write over each other's files."""
+    return check_key(f"{dataset(folder)}/{upload_id}/{name}")
+
+
+def dataset_of(key: str) -> tuple[str, str]:
+    """Return the dataset that a key belongs to and the rest of the key; '' and '' for others."""
+    root, _, rest = key.partition("/")
+    folder, _, name = rest.partition("/")
+    return (folder, name) if root == datasets() and folder and name else ("", "")

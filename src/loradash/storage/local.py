@@ -67,16 +67,27 @@ class LocalStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         try:
+            info = self._info(key, source)
             shutil.copyfile(source, partial)
             partial.replace(path)
-        except BaseException:
+        except BaseException as error:
             partial.unlink(missing_ok=True)
+            if isinstance(error, FileNotFoundError) and not source.exists():  # deleted since
+                raise no_such_object(key) from error
             raise
-        return self._info(key, source)
+        return info
 
     def head(self, key: str) -> ObjectInfo:
         """See `ObjectStore.head`."""
-        return self._info(key, self._existing(key))
+        path = self._existing(key)
+        try:
+            return self._info(key, path)
+        except FileNotFoundError as error:  # deleted since
+            raise no_such_object(key) from error
+
+    def path_of(self, key: str) -> Path:
+        """See `LocalFiles.path_of`."""
+        return self._existing(key)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `ObjectStore.list`."""
@@ -96,6 +107,11 @@ class LocalStore:
         path = self._path(key)
         if path.is_file():
             path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the first that isn't empty ends it
+                for folder in path.parents:
+                    if folder == self._root:
+                        break
+                    folder.rmdir()
 
     def _path(self, key: str) -> Path:
         path = self._root / check_key(key)
@@ -121,8 +137,7 @@ class LocalStore:
     def _replacing(self, path: Path) -> Iterator[IO[bytes]]:
         """Open a file that takes the place of ``path`` only if the block ends well."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=_PARTIAL_PREFIX, dir=path.parent)
+            descriptor, name = _partial_file(path.parent)
         except (NotADirectoryError, FileExistsError) as error:
             raise InvalidKey(
                 f"key of {path}: a part of it is an object itself", remedy="Use another key."
@@ -162,3 +177,12 @@ class LocalStore:
         with (self._root / "\\lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _partial_file(folder: Path) -> tuple[int, str]:
+    """Create a partial file, and its folder, which a delete of another object may be removing."""
+    for _ in range(100):
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            return tempfile.mkstemp(prefix=_PARTIAL_PREFIX, dir=folder)
+    raise FileNotFoundError(errno.ENOENT, "the folder is removed again and again", str(folder))

@@ -69,6 +69,15 @@ class ConditionalPut(Protocol):
         ...
 
 
+@runtime_checkable
+class LocalFiles(Protocol):
+    """Objects that are files on this machine, so that a server can send them without copying."""
+
+    def path_of(self, key: str) -> Path:
+        """Return the file of an object. Raises `NotFound`."""
+        ...
+
+
 def check_key(key: str) -> str:
     """Return the key, or raise `InvalidKey` that says what is wrong with it."""
     if not key or len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_LENGTH:

@@ -1,0 +1,375 @@
+"""A process: one training or generation, its record, and the only ways in which that changes.
+
+Each change is a function from a record to the next one. It checks that the change is allowed and
+that whoever asks for it owns the process; a registry only has to apply it atomically. Nothing else
+in loradash decides what a status may become.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from loradash.domain.ids import ProcessId
+from loradash.errors import ConflictingState, InvalidRequest, LeaseLost, WorkerLost
+
+Kind = Literal["training", "generation"]
+
+MIN_PRIORITY, MAX_PRIORITY = -10, 10
+_ATTEMPTS_KEPT = 20
+
+
+class Status(StrEnum):
+    """Where a process stands. Three of them are ends; only a request to resume leaves those."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_end(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self not in (Status.PENDING, Status.RUNNING)
+
+
+TRANSITIONS: Mapping[Status, frozenset[Status]] = MappingProxyType(
+    {
+        Status.PENDING: frozenset({Status.RUNNING, Status.CANCELLED}),
+        Status.RUNNING: frozenset(
+            {Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELLED}
+        ),
+        Status.FAILED: frozenset({Status.PENDING}),
+        Status.CANCELLED: frozenset({Status.PENDING}),
+        Status.COMPLETED: frozenset(),
+    }
+)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
+
+
+class Lease(_Frozen):
+    """The exclusive ownership of a process, until it runs out unless it is renewed."""
+
+    owner: str
+    token: str
+    expires_at: AwareDatetime
+
+
+class Problem(_Frozen):
+    """Why a process failed: a stable code, a sentence, and what the user can do."""
+
+    code: str
+    message: str
+    remedy: str = ""
+    problems: tuple[str, ...] = ()
+    resumable: bool = False
+
+
+class AttemptNote(_Frozen):
+    """One try of a process by one owner, for the record's story."""
+
+    number: int
+    owner: str
+    device: str = ""
+    started_at: AwareDatetime
+    ended_at: AwareDatetime | None = None
+    from_step: int = 0
+    to_step: int = 0
+    ending: Literal["", "completed", "failed", "cancelled", "released", "lost"] = ""
+
+
+class Progress(_Frozen):
+    """How far a process is: a training counts steps, a generation counts images."""
+
+    phase: str = ""
+    detail: str = ""
+    step: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    learning_rate: float | None = None
+    steps_per_s: float | None = None
+    eta_s: float | None = None
+
+
+class ProcessRecord(_Frozen):
+    """All that is known of a process except its metrics, log lines and artifacts."""
+
+    id: ProcessId
+    kind: Kind
+    name: str
+    status: Status = Status.PENDING
+    created_at: AwareDatetime
+    enqueued_at: AwareDatetime
+    updated_at: AwareDatetime
+    started_at: AwareDatetime | None = None
+    ended_at: AwareDatetime | None = None
+    priority: int = Field(0, ge=MIN_PRIORITY, le=MAX_PRIORITY)
+    request_id: str = ""
+    summary: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="what lists show of the config: base_model, trigger_word, adapters, ...",
+    )
+    progress: Progress = Progress()
+    device: str = ""
+    lease: Lease | None = None
+    cancel_requested_at: AwareDatetime | None = None
+    attempt_count: int = 0
+    fruitless_attempts: int = Field(
+        0, description="attempts in a row that were lost without getting further"
+    )
+    attempts: tuple[AttemptNote, ...] = Field((), description="the latest ones")
+    worked_s: float = Field(0.0, description="seconds that ended attempts took")
+    error: Problem | None = None
+    output_prefix: str = Field("", description="where the results are, once completed")
+
+    @property
+    def attempt(self) -> AttemptNote | None:
+        """The latest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    def elapsed_s(self, now: datetime) -> float:
+        """Seconds of work so far, over all attempts."""
+        last = self.attempt
+        if last is None or last.ended_at is not None:
+            return self.worked_s
+        # As in `lapsed`: an owner that vanished worked at most until its lease ran out.
+        until = min(now, self.lease.expires_at) if self.lease else now
+        return self.worked_s + (until - last.started_at).total_seconds()
+
+    def is_lost(self, now: datetime) -> bool:
+        """Whether it stands as running though its owner has given no sign within the lease."""
+        return (
+            self.status is Status.RUNNING and self.lease is not None and now > self.lease.expires_at
+        )
+
+    def owned_by(self, token: str) -> "ProcessRecord":
+        """Return the record. Raises `LeaseLost` unless ``token`` is that of its lease."""
+        if self.status is not Status.RUNNING or self.lease is None or self.lease.token != token:
+            raise LeaseLost(
+                f"process {self.id} isn't this worker's any more (it is {self.status})",
+                remedy="Nothing to do: another worker, or its owner, has taken it over.",
+            )
+        return self
+
+
+def taken(
+    record: ProcessRecord, *, owner: str, token: str, now: datetime, lease_s: float, device: str
+) -> ProcessRecord:
+    """A worker takes a pending process: a new attempt begins. Raises `ConflictingState`."""
+    number = record.attempt_count + 1
+    note = AttemptNote(
+        number=number, owner=owner, device=device, started_at=now,
+        from_step=record.progress.step, to_step=record.progress.step,
+    )  # fmt: skip
+    return _moved(
+        record,
+        Status.RUNNING,
+        now,
+        lease=Lease(owner=owner, token=token, expires_at=now + timedelta(seconds=lease_s)),
+        attempt_count=number,
+        attempts=(*record.attempts, note)[-_ATTEMPTS_KEPT:],
+        started_at=record.started_at or now,
+        ended_at=None,
+        device=device,
+        progress=record.progress.model_copy(
+            update={"phase": "starting", "detail": "", "eta_s": None, "steps_per_s": None}
+        ),
+    )
+
+
+def renewed(
+    record: ProcessRecord,
+    token: str,
+    *,
+    now: datetime,
+    lease_s: float,
+    progress: Progress | None = None,
+) -> ProcessRecord:
+    """The owner is alive and tells how far it is. Raises `LeaseLost`."""
+    lease = record.owned_by(token).lease
+    assert lease is not None
+    changes: dict[str, Any] = {
+        "lease": lease.model_copy(update={"expires_at": now + timedelta(seconds=lease_s)})
+    }
+    if progress is not None and progress != record.progress:
+        changes |= {"progress": progress, "updated_at": now}
+    return record.model_copy(update=changes)
+
+
+def resumed_at(record: ProcessRecord, token: str, step: int, now: datetime) -> ProcessRecord:
+    """The attempt goes on after ``step``: that is where it begins. Raises `LeaseLost`."""
+    record = record.owned_by(token)
+    note = record.attempts[-1].model_copy(update={"from_step": step, "to_step": step})
+    progress = record.progress.model_copy(update={"step": step})
+    return record.model_copy(
+        update={"attempts": (*record.attempts[:-1], note), "progress": progress, "updated_at": now}
+    )
+
+
+def completed(
+    record: ProcessRecord, token: str, *, now: datetime, output_prefix: str
+) -> ProcessRecord:
+    """The owner has verified and stored the results. Raises `LeaseLost`."""
+    progress = record.owned_by(token).progress.model_copy(
+        update={
+            "phase": "", "detail": "", "eta_s": None,
+            "step": record.progress.total_steps or record.progress.step,
+        }
+    )  # fmt: skip
+    return _ended(
+        record, Status.COMPLETED, "completed", now, progress=progress,
+        output_prefix=output_prefix, error=None, cancel_requested_at=None,
+    )  # fmt: skip
+
+
+def failed(record: ProcessRecord, token: str, problem: Problem, now: datetime) -> ProcessRecord:
+    """The owner reports the failure. Raises `LeaseLost`."""
+    return _ended(record.owned_by(token), Status.FAILED, "failed", now, error=problem)
+
+
+def cancelled(record: ProcessRecord, token: str, now: datetime) -> ProcessRecord:
+    """The owner has ended the work on request. Raises `LeaseLost`."""
+    return _ended(record.owned_by(token), Status.CANCELLED, "cancelled", now)
+
+
+def released(record: ProcessRecord, token: str, now: datetime) -> ProcessRecord:
+    """The owner gives the process back, to be continued: the worker shuts down. `LeaseLost`.
+
+    A cancel that was asked for meanwhile is what happens.
+    """
+    if record.owned_by(token).cancel_requested_at:
+        return cancelled(record, token, now)
+    return _ended(record, Status.PENDING, "released", now)
+
+
+def lapsed(
+    record: ProcessRecord, *, now: datetime, max_attempts: int, owner_is_gone: bool = False
+) -> ProcessRecord:
+    """The owner is gone: queue the process again, or give it up.
+
+    It is given up after ``max_attempts`` attempts in a row were lost without getting a step
+    further than the one before, since it then probably kills its workers. A cancel that was asked
+    for meanwhile is what happens. Returns the record as it is if its lease holds, unless the caller
+    knows that the owner is gone.
+    """
+    if record.status is not Status.RUNNING or not (owner_is_gone or record.is_lost(now)):
+        return record
+    if record.cancel_requested_at:
+        return _ended(record, Status.CANCELLED, "lost", now)
+    last = record.attempts[-1]
+    fruitless = 0 if record.progress.step > last.from_step else record.fruitless_attempts + 1
+    if fruitless >= max_attempts:
+        problem = Problem(
+            code=WorkerLost.code,
+            message=f"its worker was lost {fruitless} times in a row without any progress",
+            remedy="Look at its log and the machine's memory, then resume it.",
+            resumable=True,
+        )
+        return _ended(
+            record, Status.FAILED, "lost", now, error=problem, fruitless_attempts=fruitless
+        )
+    return _ended(record, Status.PENDING, "lost", now, fruitless_attempts=fruitless)
+
+
+def cancel_requested(record: ProcessRecord, now: datetime) -> ProcessRecord:
+    """Somebody wants it to end: at once if it waits or its owner is gone, else by its owner.
+
+    Asking twice changes nothing. Raises `ConflictingState` for a process that has ended otherwise.
+    """
+    if record.status is Status.CANCELLED:
+        return record
+    if record.status is Status.PENDING:
+        return _moved(record, Status.CANCELLED, now, ended_at=now, cancel_requested_at=now)
+    if record.is_lost(now):
+        return _ended(record, Status.CANCELLED, "lost", now, cancel_requested_at=now)
+    if record.status is Status.RUNNING:
+        return record.model_copy(
+            update={
+                "cancel_requested_at": record.cancel_requested_at or now,
+                "updated_at": now,
+            }
+        )
+    raise ConflictingState(
+        f"process {record.id} has already {'failed' if record.error else record.status}",
+        remedy="Only processes that wait or run can be cancelled.",
+    )
+
+
+def requeued(record: ProcessRecord, now: datetime) -> ProcessRecord:
+    """The user wants a failed or cancelled process to go on. Raises `ConflictingState`."""
+    if record.status not in (Status.FAILED, Status.CANCELLED):
+        raise ConflictingState(
+            f"process {record.id} is {record.status}, so there is nothing to resume",
+            remedy="Failed and cancelled processes can be resumed.",
+        )
+    return _moved(
+        record, Status.PENDING, now, enqueued_at=now, ended_at=None, error=None,
+        cancel_requested_at=None, fruitless_attempts=0,
+    )  # fmt: skip
+
+
+def reprioritized(record: ProcessRecord, priority: int, now: datetime) -> ProcessRecord:
+    """Change the place in the queue. Raises `ConflictingState` unless it waits.
+
+    Raises `InvalidRequest` for a priority outside of the range.
+    """
+    if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+        raise InvalidRequest(
+            f"priority {priority} is out of range",
+            remedy=f"Give one from {MIN_PRIORITY} to {MAX_PRIORITY}.",
+        )
+    if record.status is not Status.PENDING:
+        raise ConflictingState(
+            f"process {record.id} is {record.status} and doesn't wait in the queue",
+            remedy="Only waiting processes have a priority.",
+        )
+    return record.model_copy(update={"priority": priority, "updated_at": now})
+
+
+def _ended(
+    record: ProcessRecord,
+    status: Status,
+    ending: Literal["completed", "failed", "cancelled", "released", "lost"],
+    now: datetime,
+    **changes: Any,
+) -> ProcessRecord:
+    """The running attempt is over."""
+    last = record.attempts[-1]
+    # An owner that vanished worked at most until its lease ran out.
+    ended_at = min(now, record.lease.expires_at) if ending == "lost" and record.lease else now
+    note = last.model_copy(
+        update={"ended_at": ended_at, "ending": ending, "to_step": record.progress.step}
+    )
+    progress = record.progress.model_copy(
+        update={"phase": "", "detail": "", "eta_s": None, "steps_per_s": None}
+    )
+    return _moved(
+        record,
+        status,
+        now,
+        **{
+            "lease": None,
+            "attempts": (*record.attempts[:-1], note),
+            "worked_s": record.worked_s + (ended_at - last.started_at).total_seconds(),
+            "progress": progress,
+            "ended_at": now if status.is_end else None,
+            "fruitless_attempts": 0,
+            **changes,
+        },
+    )
+
+
+def _moved(record: ProcessRecord, status: Status, now: datetime, **changes: Any) -> ProcessRecord:
+    if status not in TRANSITIONS[record.status]:
+        raise ConflictingState(
+            f"process {record.id} is {record.status} and can't become {status}",
+            remedy="Look at its state again.",
+        )
+    return record.model_copy(update={"status": status, "updated_at": now, **changes})

@@ -1,0 +1,246 @@
+"""The values that requests are made of: bounded, and never raising anything but ``ValueError``.
+
+Requests come from browsers, queues and strangers. Each check here looks at a value's size before
+it does anything whose cost depends on it.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+
+from loradash.domain import yaml_text
+from loradash.domain.dataset import IMAGE_SUFFIXES
+from loradash.domain.dataset_manifest import CAPTION_SUFFIX, OTHER_SUFFIXES
+from loradash.domain.process import MAX_PRIORITY, MIN_PRIORITY
+
+MAX_YAML_CHARACTERS = 10 * 1024 * 1024
+MAX_CONTENT_CHARACTERS = 140 * 1024 * 1024
+MAX_FILE_NAME_CHARACTERS = 255
+MAX_FILE_NAME_BYTES = 200  # what an object store's keys may have in one part
+MAX_SHOWN = 80
+MAX_NUMBER = 2**63 - 1  # what a database's column holds
+
+_MAX_DIGITS = 100
+_CONTROLS = frozenset({"Cc", "Zl", "Zp"})  # Unicode categories
+_FILE_SUFFIXES = IMAGE_SUFFIXES | OTHER_SUFFIXES | {CAPTION_SUFFIX}
+_FILE_ENDINGS = "jpg, jpeg, png, webp, bmp, txt, json, yaml or yml"
+
+
+def shown(value: object) -> str:
+    """Return a value for an error message: at most `MAX_SHOWN` characters, none of them odd."""
+    if isinstance(value, str):
+        text = repr(value[:MAX_SHOWN])
+    elif isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
+        text = f"a number of {value.bit_length()} bits"
+    elif value is None or isinstance(value, bool | int | float):
+        text = str(value)
+    else:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def _clean(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("isn't Unicode text; send it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError("holds a NUL character; remove it")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_clean)]
+"""Text without NUL and lone surrogates."""
+
+Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+
+
+def list_of(minimum: int, maximum: int, *, one: bool = False) -> BeforeValidator:
+    """Return a check that a value is a list of so many items, made before its items are looked at.
+
+    With ``one``, a text stands for the list of itself.
+    """
+
+    def check(value: Any) -> Any:
+        if one and isinstance(value, str):
+            return (value,)
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"must be a list{' or one text' if one else ''}")
+        if len(value) < minimum:
+            raise ValueError("is empty; send at least one entry")
+        if len(value) > maximum:
+            raise ValueError(f"has {len(value)} entries; send at most {maximum} at once")
+        return tuple(value)
+
+    return BeforeValidator(check)
+
+
+_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_FOLDER = re.compile(r"(?![._])[a-zA-Z0-9._-]{1,150}")
+_NOT_IN_FOLDER = re.compile(r"[^a-zA-Z0-9._-]+")
+
+
+def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError("must be text")
+        if not pattern.fullmatch(value):
+            raise ValueError(f"must be {what}")
+        return value
+
+    return check
+
+
+Id = Annotated[
+    str, PlainValidator(_matching(_ID, "a process id: 1 to 64 letters, digits, '_' and '-'"))
+]
+DatasetFolder = Annotated[
+    str,
+    PlainValidator(
+        _matching(
+            _FOLDER, "1 to 150 letters, digits, '.', '_' and '-', and not begin with '.' or '_'"
+        )
+    ),
+]
+Priority = Annotated[int, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY)]
+
+
+def folder_from(name: str) -> str:
+    """Derive a dataset folder's name from any text; '' if nothing of it can be used."""
+    return _NOT_IN_FOLDER.sub("-", name).lstrip("._-")[:150].rstrip("-")
+
+
+def one_line(text: str) -> str:
+    """Return the text with every run of white space and control characters as one space."""
+    spaced = [" " if unicodedata.category(letter) in _CONTROLS else letter for letter in text]
+    return " ".join("".join(spaced).split())
+
+
+def _config(value: Any) -> str | dict[str, Any]:
+    if isinstance(value, str):
+        return _yaml_text(value)
+    if isinstance(value, dict):
+        json_value(value)
+        return value
+    raise ValueError("must be YAML text or a mapping of keys to values")
+
+
+def _yaml_text(text: str) -> str:
+    if len(text) > MAX_YAML_CHARACTERS:
+        raise ValueError(f"{len(text):,} characters of YAML; at most {MAX_YAML_CHARACTERS:,}")
+    return _clean(text)
+
+
+Config = Annotated[str | dict[str, Any], PlainValidator(_config)]
+"""A config as YAML text, or as the document that such a text stands for."""
+
+
+def json_value(value: Any) -> Any:
+    """Return a value of JSON under the limits of `loradash.domain.yaml_text`; else `ValueError`.
+
+    It walks without recursion: nesting can't end the program.
+    """
+    nodes, characters = 1, 0
+    waiting: list[tuple[Any, int]] = [(value, 0)]
+    while waiting:
+        item, depth = waiting.pop()
+        if isinstance(item, str):
+            characters += len(_yaml_text(item))
+        elif isinstance(item, dict | list):
+            nodes += len(item) * (2 if isinstance(item, dict) else 1)
+            _refuse_if_large(depth, nodes, characters)  # before its parts are looked at
+            if isinstance(item, dict):
+                characters += sum(_key_length(key) for key in item)
+            parts = item.values() if isinstance(item, dict) else item
+            waiting.extend((part, depth + 1) for part in parts)
+        elif item is not None:
+            _check_number(item)
+        _refuse_if_large(0, nodes, characters)
+    return value
+
+
+def _refuse_if_large(depth: int, nodes: int, characters: int) -> None:
+    if depth >= yaml_text.MAX_DEPTH:
+        raise ValueError(f"is nested more than {yaml_text.MAX_DEPTH} levels deep; flatten it")
+    if nodes > yaml_text.MAX_NODES or characters > yaml_text.MAX_CHARACTERS:
+        raise ValueError(
+            f"has more than {yaml_text.MAX_NODES:,} values or "
+            f"{yaml_text.MAX_CHARACTERS:,} characters; shorten it"
+        )
+
+
+def _key_length(key: Any) -> int:
+    if not isinstance(key, str):
+        raise ValueError(f"has the key {shown(key)}; keys must be text")
+    return len(_yaml_text(key))
+
+
+def _check_number(item: Any) -> None:
+    if isinstance(item, float) and not math.isfinite(item):
+        raise ValueError(f"holds {item}, which isn't a number")
+    if not isinstance(item, bool | int | float):
+        raise ValueError(f"holds a {type(item).__name__}; only JSON values are read")
+    if isinstance(item, int) and abs(item) >= 10**_MAX_DIGITS:
+        raise ValueError(f"holds a number of more than {_MAX_DIGITS} digits")
+
+
+def _json_number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return json_value(value)
+
+
+JsonValue = Annotated[Any, BeforeValidator(json_value)]
+JsonNumber = Annotated[Any, BeforeValidator(_json_number)]
+
+
+def _file_name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    if not 1 <= len(value) <= MAX_FILE_NAME_CHARACTERS:
+        raise ValueError(f"must have 1 to {MAX_FILE_NAME_CHARACTERS} characters")
+    if any(unicodedata.category(letter) in {*_CONTROLS, "Cs"} for letter in value):
+        raise ValueError("holds a control character or line break; rename the file")
+    name = unicodedata.normalize("NFC", re.split(r"[/\\]", value)[-1])
+    if name.startswith(".") or not name:
+        raise ValueError("begins with a dot or has no name; rename the file")
+    return _with_known_suffix(name)
+
+
+def _with_known_suffix(name: str) -> str:
+    """Return the name with its ending in lower case, as the trainer looks for captions."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix == ".gif":
+        raise ValueError("the trainer can't read gif; convert it to png")
+    if suffix not in _FILE_SUFFIXES:
+        raise ValueError(f"must end in {_FILE_ENDINGS}")
+    name = name[: -len(suffix)] + suffix
+    if len(name.encode()) > MAX_FILE_NAME_BYTES:
+        raise ValueError(f"is longer than {MAX_FILE_NAME_BYTES} bytes; shorten it")
+    return name
+
+
+FileName = Annotated[str, PlainValidator(_file_name)]
+"""A file's own name, without folders."""
+
+
+def _content(value: Any) -> str:
+    """Only what costs nothing is checked; decoding is done where one file is held at a time."""
+    if not isinstance(value, str):
+        raise ValueError("must be base64 text")
+    if len(value) > MAX_CONTENT_CHARACTERS:
+        raise ValueError(
+            f"{len(value):,} characters of base64; at most {MAX_CONTENT_CHARACTERS:,} (100 MiB)"
+        )
+    if not value.isascii():
+        raise ValueError("isn't base64: it holds characters beyond ASCII")
+    return value
+
+
+Content = Annotated[str, PlainValidator(_content)]
+"""A file's bytes as base64."""

@@ -1,0 +1,509 @@
+"""What clients may ask for: one type of request for each ``type``, checked before anything runs.
+
+The names and rules are those of the published dashboard's protocol. Fields that a client sends
+beyond them don't fail, since older clients send more, but are told about; a value that is null
+counts as not given.
+"""
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from loradash.domain import yaml_text
+from loradash.domain.dataset_manifest import file_type
+from loradash.domain.process import Kind, Status
+from loradash.domain.request_fields import (
+    MAX_SHOWN,
+    Config,
+    Content,
+    Count,
+    DatasetFolder,
+    FileName,
+    Id,
+    JsonNumber,
+    JsonValue,
+    Priority,
+    Text,
+    folder_from,
+    list_of,
+    one_line,
+    shown,
+)
+from loradash.domain.schema import nearest, path_text
+from loradash.errors import InvalidRequest
+
+MAX_PROBLEMS = 20
+MAX_FILES = 1000
+MAX_IDS = 50
+
+LogType = Literal["app", "requests", "errors", "system", "all"]
+ResultType = Literal["lora", "samples", "images", "checkpoints", "logs", "all"]
+
+
+class _Request(BaseModel):
+    # Inputs can be large and secret, so errors don't carry them.
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, hide_input_in_errors=True)
+
+    _unknown: tuple[str, ...] = PrivateAttr(default=())
+
+    @classmethod
+    def known_fields(cls) -> list[str]:
+        """All names that a client may send, second names too."""
+        names = set(cls.model_fields)
+        for field in cls.model_fields.values():
+            if isinstance(field.validation_alias, AliasChoices):
+                names |= {str(choice) for choice in field.validation_alias.choices}
+        return sorted(names)
+
+
+class HealthRequest(_Request):
+    """Is everything that a worker needs there?"""
+
+    type: Literal["health"]
+
+
+class TrainRequest(_Request):
+    """Start a training. Both types and both fields mean the same; exactly one config is given."""
+
+    type: Literal["train", "train_with_yaml"]
+    config: Config | None = None
+    yaml_config: Config | None = None
+    priority: Priority = 0
+
+    @model_validator(mode="after")
+    def _one_config(self) -> Self:
+        given = [name for name in ("config", "yaml_config") if not _blank(getattr(self, name))]
+        if not given:
+            raise ValueError("config: missing or empty; send the training's config as YAML text")
+        if len(given) == 2:
+            raise ValueError("config, yaml_config: both are given; send one of them")
+        return self
+
+    @property
+    def _given(self) -> str | dict[str, Any]:
+        chosen = self.yaml_config if _blank(self.config) else self.config
+        assert chosen is not None
+        return chosen
+
+    @property
+    def text(self) -> str:
+        """The config as YAML: as it was sent, if it was sent as text."""
+        given = self._given
+        return given if isinstance(given, str) else yaml_text.dump_mapping(given)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The config as a parsed document. Raises `InvalidConfig` for a text that isn't one."""
+        return _parsed(self._given, "training config")
+
+
+class GenerateRequest(_Request):
+    """Draw images: from a config, from a prompt with direct fields, or from both together."""
+
+    type: Literal["generate"]
+    config: Config | None = None
+    prompt: Annotated[Text, Field(min_length=1, max_length=2000)] | None = None
+    model_path: JsonValue = Field(None, description="sent by older clients; has no effect")
+    priority: Priority = 0
+    base_model: JsonValue = None
+    adapters: JsonValue = Field(None, description="a list of {path, weight}")
+    lora: Annotated[Text, Field(min_length=1, max_length=4096)] | None = Field(
+        None, description="one adapter with weight 1"
+    )
+    negative_prompt: JsonValue = None
+    num_images: JsonNumber = None
+    seed: JsonNumber = None
+    steps: JsonNumber = None
+    guidance_scale: JsonNumber = None
+    width: JsonNumber = None
+    height: JsonNumber = None
+    scheduler: JsonValue = None
+
+    @model_validator(mode="after")
+    def _something_to_draw(self) -> Self:
+        if _blank(self.config) and self.prompt is None:
+            raise ValueError("prompt: missing, and there is no config either; send one of them")
+        if self.lora is not None and self.adapters is not None:
+            raise ValueError("lora, adapters: both are given; send one of them")
+        return self
+
+    @property
+    def text(self) -> str:
+        """The config as YAML; '' if there is none."""
+        if self.config is None or _blank(self.config):
+            return ""
+        return self.config if isinstance(self.config, str) else yaml_text.dump_mapping(self.config)
+
+    @property
+    def document(self) -> dict[str, Any] | None:
+        """The config as a parsed document, or None. Raises `InvalidConfig`."""
+        if self.config is None or _blank(self.config):
+            return None
+        return _parsed(self.config, "generation config")
+
+    def fields(self) -> dict[str, Any]:
+        """What was given beside the config, under the names of `GenerationRequest`, unchecked."""
+        direct = {name: getattr(self, name) for name in _DIRECT_FIELDS}
+        given = {name: value for name, value in direct.items() if value is not None}
+        if self.lora is not None:
+            given["adapters"] = [{"path": self.lora}]
+        if self.prompt is not None:
+            given["prompts"] = [self.prompt]
+        return given
+
+
+_DIRECT_FIELDS = (
+    "base_model", "adapters", "negative_prompt", "num_images", "seed", "steps", "guidance_scale",
+    "width", "height", "scheduler",
+)  # fmt: skip
+
+Cursor = Annotated[Text, Field(max_length=1000)]
+
+
+def _status(value: Any) -> Status:
+    """Only texts reach the enum, whose own error would show all of a nested value."""
+    if not isinstance(value, str) or value not in _STATUSES:
+        raise ValueError(f"must be one of {', '.join(map(repr, _STATUSES))}")
+    return Status(value)
+
+
+_STATUSES = [str(status) for status in Status]
+
+
+class ProcessesRequest(_Request):
+    """List processes, the newest first, by pages."""
+
+    type: Literal["processes"]
+    limit: int = Field(50, ge=1, le=200)
+    cursor: Cursor = ""
+    kind: Kind | None = Field(None, validation_alias=AliasChoices("kind", "process_type"))
+    status: Annotated[
+        tuple[Annotated[Status, BeforeValidator(_status)], ...], list_of(0, len(Status), one=True)
+    ] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_kind(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "kind" in data and "process_type" in data:
+            if data["kind"] != data["process_type"]:
+                raise ValueError("kind, process_type: the same setting, but they differ; send one")
+            return {name: value for name, value in data.items() if name != "process_type"}
+        return data
+
+
+class ProcessStatusRequest(_Request):
+    """One process with, if asked for, the log lines and metrics after a point."""
+
+    type: Literal["process_status"]
+    process_id: Id
+    log_after: Count | None = None
+    log_limit: int = Field(500, ge=1, le=2000)
+    metrics_after: Count | None = None
+    metrics_limit: int = Field(1000, ge=1, le=5000)
+
+
+class CancelRequest(_Request):
+    """End a process that waits or runs."""
+
+    type: Literal["cancel"]
+    process_id: Id
+
+
+class DownloadRequest(_Request):
+    """A result of a process: its main one, or the one with this key."""
+
+    type: Literal["download"]
+    process_id: Id
+    s3_key: Annotated[Text, Field(min_length=1, max_length=2000)] | None = None
+
+
+class DownloadByKeyRequest(_Request):
+    """A result by its key."""
+
+    type: Literal["download_by_key"]
+    s3_key: Text = Field(min_length=1, max_length=2000)
+
+
+class DownloadFileRequest(_Request):
+    """A file by the path that a list of files showed."""
+
+    type: Literal["download_file"]
+    file_path: Text = Field(min_length=1, max_length=2000)
+
+
+class _Listing(_Request):
+    limit: int = Field(200, ge=1, le=1000)
+    cursor: Cursor = ""
+
+
+class ListModelsRequest(_Listing):
+    """List trained adapters, by pages."""
+
+    type: Literal["lora", "list_models"]
+
+
+class ListFilesRequest(_Listing):
+    """List result files below a path, by pages."""
+
+    type: Literal["list_files"]
+    path: Text = Field("", max_length=1000)
+
+
+def _distinct(ids: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(ids))
+
+
+Ids = Annotated[
+    tuple[Id, ...], list_of(1, MAX_IDS), AfterValidator(_distinct)
+]  # fmt: skip
+
+
+class BulkDownloadRequest(_Request):
+    """Links to the results of several processes."""
+
+    type: Literal["bulk_download"]
+    process_ids: Ids
+    include_images: bool = True
+    include_loras: bool = True
+
+
+class DeleteResultsRequest(_Request):
+    """Delete results, all or of one type, of the processes that are named."""
+
+    type: Literal["delete_results"]
+    process_id: Id | None = None
+    process_ids: Ids | None = None
+    result_type: ResultType = "all"
+
+    @model_validator(mode="after")
+    def _one_of_the_ids(self) -> Self:
+        if self.process_id is None and self.process_ids is None:
+            raise ValueError(
+                "process_id: missing; say whose results to delete (process_id or process_ids). "
+                "Without an id this request once deleted everybody's"
+            )
+        if self.process_id is not None and self.process_ids is not None:
+            raise ValueError("process_id, process_ids: both are given; send one of them")
+        return self
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The processes, whichever field named them."""
+        return self.process_ids or (self.process_id or "",)
+
+
+class UploadedFile(BaseModel):
+    """One file of an upload, still encoded."""
+
+    model_config = _Request.model_config
+
+    filename: FileName
+    content: Content
+    content_type: Annotated[Text, Field(max_length=255)] | None = None
+    size: Count | None = None
+
+
+Name = Annotated[Text, Field(max_length=100), AfterValidator(one_line)]
+
+
+class UploadRequest(_Request):
+    """Store a dataset. ``dataset_folder`` is None only where nothing of the name can be used."""
+
+    type: Literal["upload_training_data"]
+    training_name: Name = ""
+    trigger_word: Name = ""
+    cleanup_existing: bool = Field(True, description="replace the dataset, instead of adding to it")
+    dataset_folder: DatasetFolder | None = None
+    files: Annotated[tuple[UploadedFile, ...], list_of(1, MAX_FILES)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_the_folder(cls, data: Any) -> Any:
+        """An absent folder comes from the training's name, which may be any text."""
+        if isinstance(data, dict) and data.get("dataset_folder", "") == "":
+            rest = {name: value for name, value in data.items() if name != "dataset_folder"}
+            name = data.get("training_name")
+            folder = folder_from(name[:100]) if isinstance(name, str) else ""
+            return {**rest, "dataset_folder": folder} if folder else rest
+        return data
+
+    @model_validator(mode="after")
+    def _usable_together(self) -> Self:
+        seen: dict[str, str] = {}
+        for file in self.files:
+            other = seen.setdefault(file.filename.casefold(), file.filename)
+            if other is not file.filename:
+                raise ValueError(
+                    f"files: {shown(other)} and {shown(file.filename)} are the same name once "
+                    "folders and letter case are left out; rename one"
+                )
+        images = sum(file_type(file.filename) == "image" for file in self.files)
+        if self.cleanup_existing and not images:
+            raise ValueError(
+                "files: no image (jpg, jpeg, png, webp or bmp) among them; add one, or send "
+                "cleanup_existing: false if these belong to images that are already there"
+            )
+        return self
+
+
+class ClearLogsRequest(_Request):
+    """Empty one of the service's logs, or all."""
+
+    type: Literal["clear_logs"]
+    log_type: LogType
+
+
+class ListDatasetFoldersRequest(_Request):
+    """List the stored datasets."""
+
+    type: Literal["list_dataset_folders"]
+
+
+AnyRequest = (
+    HealthRequest
+    | TrainRequest
+    | GenerateRequest
+    | ProcessesRequest
+    | ProcessStatusRequest
+    | CancelRequest
+    | DownloadRequest
+    | DownloadByKeyRequest
+    | DownloadFileRequest
+    | ListModelsRequest
+    | ListFilesRequest
+    | BulkDownloadRequest
+    | DeleteResultsRequest
+    | UploadRequest
+    | ClearLogsRequest
+    | ListDatasetFoldersRequest
+)
+Request = Annotated[AnyRequest, Field(discriminator="type")]
+
+_MODELS: dict[str, type[_Request]] = {
+    name: model
+    for model in get_args(AnyRequest)
+    for name in get_args(model.model_fields["type"].annotation)
+}
+REQUEST_TYPES: tuple[str, ...] = tuple(_MODELS)
+
+
+def parse_request(data: object) -> AnyRequest:
+    """Return the request that a client's ``input`` means.
+
+    Raises `InvalidRequest` with at most `MAX_PROBLEMS` problems, each with its field and what to
+    do; nothing else, whatever the input is.
+    """
+    if not isinstance(data, Mapping):
+        raise InvalidRequest(
+            f"the input is {shown(data)}, not a mapping",
+            remedy='Send {"input": {"type": ..., ...}}.',
+        )
+    kind = _type_of(data)
+    model = _MODELS[kind]
+    names = model.known_fields()
+    known = {name: data[name] for name in names if data.get(name) is not None}
+    problems: list[str] = []
+    request = None
+    try:
+        request = model.model_validate({**known, "type": kind})
+    except ValidationError as error:
+        problems = _problems(error)
+    if request is None:  # raised out here: a cause would keep the whole input alive
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise InvalidRequest(
+            f"request {kind}: {count}", problems=problems,
+            remedy="Correct the fields named above and send the request again.",
+        )  # fmt: skip
+    request._unknown = _unknown_of(data, names)
+    return request  # type: ignore[return-value]  # the models are those of the union
+
+
+def unknown_fields(request: AnyRequest) -> tuple[str, ...]:
+    """Return one sentence for each field that was sent and has no effect; at most a few."""
+    return request._unknown
+
+
+def _type_of(data: Mapping[Any, Any]) -> str:
+    kind = data.get("type")
+    if kind is None and data.get("prompt") is not None:
+        return "generate"
+    if isinstance(kind, str) and kind in _MODELS:
+        return kind
+    if kind is None:
+        problem = "type: missing"
+    else:
+        hint = nearest(kind[:MAX_SHOWN], REQUEST_TYPES) if isinstance(kind, str) else ""
+        problem = f"type: {shown(kind)} is unknown{hint}"
+    raise InvalidRequest(
+        problem, remedy=f"Send one of these types: {', '.join(sorted(REQUEST_TYPES))}."
+    )
+
+
+def _blank(config: str | dict[str, Any] | None) -> bool:
+    return config is None or (isinstance(config, str) and not config.strip())
+
+
+def _parsed(config: str | dict[str, Any], what: str) -> dict[str, Any]:
+    return yaml_text.load_mapping(config, what) if isinstance(config, str) else config
+
+
+def _unknown_of(data: Mapping[Any, Any], names: list[str]) -> tuple[str, ...]:
+    unknown = (key for key in data if not isinstance(key, str) or key not in names)
+    sentences = []
+    for key in islice(unknown, MAX_PROBLEMS):
+        hint = nearest(key[:MAX_SHOWN], names) if isinstance(key, str) else ""
+        sentences.append(f"unknown field {shown(key)} has no effect{hint}")
+    more = sum(1 for _ in unknown)
+    return (*sentences, *([f"{more} more unknown fields have no effect"] if more else []))
+
+
+def _problems(error: ValidationError) -> list[str]:
+    """Tell each finding once, with its field; the last line counts what is left out."""
+    found = error.errors(include_url=False)
+    problems = list(dict.fromkeys(_describe(problem) for problem in found))
+    if len(problems) <= MAX_PROBLEMS:
+        return problems
+    left_out = len(problems) - MAX_PROBLEMS + 1
+    return [*problems[: MAX_PROBLEMS - 1], f"and {left_out} more"]
+
+
+_MESSAGES = {
+    "missing": "missing; send it",
+    "string_type": "must be text",
+    "too_long": "has more than {max_length} characters; shorten it",
+    "too_short": "is empty; fill it or leave it out",
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be one of {expected}",
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+}
+
+
+def _describe(problem: Any) -> str:
+    template = _MESSAGES.get(problem["type"])
+    if template is None:
+        message = str(problem["msg"]).removeprefix("Value error, ")
+    else:
+        message = template.format_map(problem.get("ctx", {}))
+    location = problem["loc"]
+    if not location:  # of the whole request: the message names the fields itself
+        return message
+    given = problem["input"]
+    is_simple = isinstance(given, str | int | float) and location[-1] != "content"
+    value = f" (got {shown(given)})" if is_simple else ""
+    return f"{path_text(location)}: {message}{value}"

@@ -1,0 +1,1 @@
+"""The registry: the records of all processes, and who owns which."""

@@ -1,0 +1,99 @@
+"""Single rows of the tables: how a record becomes one, and is added, read and changed."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from loradash.domain.ids import is_process_id
+from loradash.domain.process import ProcessRecord, Status
+from loradash.errors import RegistryUnavailable
+from loradash.registry import tables
+from loradash.registry.cursors import microseconds
+from loradash.registry.registry import Change, no_such_process, process_exists
+from loradash.registry.tables import processes
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def add_record(connection: Connection, record: ProcessRecord) -> None:
+    """Insert a record. Raises `ConflictingState` if its id exists."""
+    try:
+        connection.execute(insert(processes).values(columns(record)))
+    except IntegrityError as error:
+        raise process_exists(record.id) from error
+    _count(connection, record, 1)
+
+
+def load_record(connection: Connection, process_id: str) -> ProcessRecord:
+    """Return a record. Raises `NotFound`."""
+    if is_process_id(process_id):  # not every text can be sent to a database
+        query = select(processes.c.document).where(processes.c.id == process_id)
+        if document := connection.scalar(query):
+            return parsed(ProcessRecord, document)
+    raise no_such_process(process_id)
+
+
+def change_record(connection: Connection, process_id: str, change: Change) -> ProcessRecord:
+    """Replace a record by ``change(record)``; nobody else writes between reading and writing."""
+    old = load_record(connection, process_id)
+    new = change(old)
+    if new != old:
+        connection.execute(
+            update(processes).where(processes.c.id == process_id).values(columns(new))
+        )
+        if new.status is not old.status:
+            _count(connection, old, -1)
+            _count(connection, new, 1)
+    return new
+
+
+def columns(record: ProcessRecord) -> dict[str, Any]:
+    """Return the row of a record."""
+    lease = record.lease if record.status is Status.RUNNING else None
+    return {
+        "id": record.id,
+        "kind": record.kind,
+        "status": record.status,
+        "created_us": microseconds(record.created_at),
+        "priority": record.priority,
+        "enqueued_us": microseconds(record.enqueued_at),
+        "lease_expires_us": microseconds(lease.expires_at) if lease else None,
+        "document": record.model_dump_json(),
+    }
+
+
+def put_rows(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows in place of those with the same keys, without any dialect's own upsert."""
+    if rows:
+        delete_rows(connection, table, rows)
+        connection.execute(insert(table), rows)
+
+
+def delete_rows(connection: Connection, table: Table, keys: Sequence[dict[str, Any]]) -> None:
+    """Delete the rows with these primary keys, as far as they are there."""
+    if keys:
+        same = (column == bindparam(column.name) for column in table.primary_key)
+        connection.execute(delete(table).where(*same), keys)
+
+
+def parsed(model: type[Model], document: str) -> Model:
+    """Return the record of a row's document."""
+    try:
+        return model.model_validate_json(document)
+    except ValidationError as error:
+        raise RegistryUnavailable(
+            f"the registry holds a {model.__name__} that can't be understood",
+            remedy="If a newer loradash wrote it, update this one.",
+        ) from error
+
+
+def _count(connection: Connection, record: ProcessRecord, difference: int) -> None:
+    counts = tables.counts
+    connection.execute(
+        update(counts)
+        .where(counts.c.kind == record.kind, counts.c.status == record.status)
+        .values(count=counts.c.count + difference)
+    )

@@ -1,0 +1,285 @@
+"""The registry in an SQL database, for several programs and threads at once."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import product
+from typing import Any, get_args
+
+from sqlalchemy import Connection, Select, delete, func, select, update
+
+from loradash.domain.ids import is_process_id
+from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.registry.cursors import ArtifactPlace, ProcessPlace, microseconds
+from loradash.registry.database import Database
+from loradash.registry.registry import (
+    ArtifactKind,
+    Change,
+    LogLine,
+    Metric,
+    NewLine,
+    ProcessPage,
+    StoredArtifact,
+    no_such_process,
+)
+from loradash.registry.rows import (
+    Model,
+    add_record,
+    change_record,
+    delete_rows,
+    load_record,
+    parsed,
+    put_rows,
+)
+from loradash.registry.tables import (
+    PAUSED_NAME,
+    artifacts,
+    counts,
+    log_lines,
+    metrics,
+    newest_first,
+    processes,
+    state,
+)
+
+_QUEUE_ORDER = (processes.c.priority.desc(), processes.c.enqueued_us, processes.c.id)
+
+
+class SqlRegistry:
+    """Records and what belongs to them in the database that a SQLAlchemy URL names.
+
+    Each write is one transaction, which locks from its start and waits up to ``wait_s`` for others.
+    Each read is one statement and waits for nobody. Besides what the ports say, any method may
+    raise `RegistryUnavailable`.
+    """
+
+    def __init__(self, url: str, *, wait_s: float = 30.0) -> None:
+        self._database = Database(url, wait_s)
+
+    def create(self, record: ProcessRecord) -> ProcessRecord:
+        """See `ProcessRegistry.create`."""
+        with self._database.writing() as connection:
+            add_record(connection, record)
+        return record
+
+    def get(self, process_id: str) -> ProcessRecord:
+        """See `ProcessRegistry.get`."""
+        with self._database.reading() as connection:
+            return load_record(connection, process_id)
+
+    def change(self, process_id: str, change: Change) -> ProcessRecord:
+        """See `ProcessRegistry.change`."""
+        with self._database.writing() as connection:
+            return change_record(connection, process_id, change)
+
+    def page(
+        self,
+        *,
+        kind: Kind | None = None,
+        statuses: Sequence[Status] = (),
+        limit: int = 50,
+        cursor: str = "",
+    ) -> ProcessPage:
+        """See `ProcessRegistry.page`."""
+        groups = product([kind] if kind else get_args(Kind), sorted(set(statuses or Status)))
+        query = newest_first(processes, ("kind", "status"), tuple(groups), bool(cursor))
+        place = ProcessPlace.read(cursor)._asdict() if cursor else {}
+        found = self._all(ProcessRecord, query, limit=limit + 1, **place)
+        if len(found) <= limit:
+            return ProcessPage(found, "")
+        return ProcessPage(found[:limit], ProcessPlace.of(found[limit - 1]).cursor)
+
+    def counts(self) -> dict[tuple[Kind, Status], int]:
+        """See `ProcessRegistry.counts`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(counts)).all()
+        return {(kind, Status(status)): count for kind, status, count in rows}
+
+    def lapsed(self, now: datetime) -> list[str]:
+        """See `ProcessRegistry.lapsed`."""
+        expires_us = processes.c.lease_expires_us
+        query = select(processes.c.id).where(expires_us < microseconds(now))
+        with self._database.reading() as connection:
+            return list(connection.scalars(query.order_by(expires_us, processes.c.id)))
+
+    def append_metrics(self, process_id: str, token: str, rows: Sequence[Metric]) -> None:
+        """See `ProcessRegistry.append_metrics`."""
+        with self._owning(process_id, token) as connection:
+            latest = {row.step: row.model_dump_json() for row in rows}
+            put_rows(
+                connection,
+                metrics,
+                [
+                    {"process_id": process_id, "step": step, "document": document}
+                    for step, document in latest.items()
+                ],
+            )
+
+    def forget_metrics(self, process_id: str, token: str, after_step: int) -> None:
+        """See `ProcessRegistry.forget_metrics`."""
+        later = delete(metrics).where(
+            metrics.c.process_id == process_id, metrics.c.step > after_step
+        )
+        with self._owning(process_id, token) as connection:
+            connection.execute(later)
+
+    def metrics(
+        self, process_id: str, *, after_step: int = 0, limit: int = 1000
+    ) -> tuple[Metric, ...]:
+        """See `ProcessRegistry.metrics`."""
+        query = (
+            select(metrics.c.document)
+            .where(metrics.c.process_id == process_id, metrics.c.step > after_step)
+            .order_by(metrics.c.step)
+            .limit(limit)
+        )
+        return self._belonging(Metric, process_id, query)
+
+    def append_log(self, process_id: str, token: str, lines: Sequence[NewLine]) -> None:
+        """See `ProcessRegistry.append_log`."""
+        with self._owning(process_id, token) as connection:
+            mine = log_lines.c.process_id == process_id
+            last = connection.scalar(select(func.max(log_lines.c.number)).where(mine)) or 0
+            rows = []
+            for number, line in enumerate(lines, start=last + 1):
+                document = LogLine(number=number, **line._asdict()).model_dump_json()
+                rows.append({"process_id": process_id, "number": number, "document": document})
+            put_rows(connection, log_lines, rows)
+
+    def log(
+        self, process_id: str, *, after: int = 0, limit: int = 1000, newest: bool = False
+    ) -> tuple[LogLine, ...]:
+        """See `ProcessRegistry.log`."""
+        number = log_lines.c.number
+        query = (
+            select(log_lines.c.document)
+            .where(log_lines.c.process_id == process_id, number > after)
+            .order_by(number.desc() if newest else number)
+            .limit(limit)
+        )
+        found = self._belonging(LogLine, process_id, query)
+        return found[::-1] if newest else found
+
+    def put_artifact(self, token: str, artifact: StoredArtifact) -> None:
+        """See `ProcessRegistry.put_artifact`."""
+        row = {
+            "process_id": artifact.process_id,
+            "key": artifact.key,
+            "kind": artifact.kind,
+            "created_us": microseconds(artifact.created_at),
+            "document": artifact.model_dump_json(),
+        }
+        with self._owning(artifact.process_id, token) as connection:
+            put_rows(connection, artifacts, [row])
+
+    def drop_artifacts(self, process_id: str, keys: Sequence[str]) -> None:
+        """See `ProcessRegistry.drop_artifacts`."""
+        with self._database.writing() as connection:
+            load_record(connection, process_id)
+            delete_rows(
+                connection, artifacts, [{"process_id": process_id, "key": key} for key in keys]
+            )
+
+    def artifacts(
+        self, process_id: str, kinds: Sequence[ArtifactKind] = ()
+    ) -> tuple[StoredArtifact, ...]:
+        """See `ProcessRegistry.artifacts`."""
+        query = select(artifacts.c.document).where(artifacts.c.process_id == process_id)
+        if kinds:
+            query = query.where(artifacts.c.kind.in_(kinds))
+        return self._belonging(StoredArtifact, process_id, query.order_by(artifacts.c.key))
+
+    def newest_artifacts(
+        self, kinds: Sequence[ArtifactKind], *, limit: int = 100, before: str = ""
+    ) -> tuple[tuple[StoredArtifact, ...], str]:
+        """See `ProcessRegistry.newest_artifacts`."""
+        groups = tuple((kind,) for kind in sorted(set(kinds or get_args(ArtifactKind))))
+        query = newest_first(artifacts, ("kind",), groups, bool(before))
+        place = ArtifactPlace.read(before)._asdict() if before else {}
+        found = self._all(StoredArtifact, query, limit=limit + 1, **place)
+        if len(found) <= limit:
+            return found, ""
+        return found[:limit], ArtifactPlace.of(found[limit - 1]).cursor
+
+    def close(self) -> None:
+        """See `ProcessRegistry.close`."""
+        self._database.close()
+
+    def take_next(
+        self, kind: Kind, change: Change, *, exclude: Sequence[str] = ()
+    ) -> ProcessRecord | None:
+        """See `ProcessQueue.take_next`."""
+        query = (
+            select(processes.c.id)
+            .where(processes.c.status == Status.PENDING, processes.c.kind == kind)
+            .order_by(*_QUEUE_ORDER)
+            .limit(len(exclude) + 1)
+        )
+        with self._database.writing() as connection:
+            if _is_paused(connection):
+                return None
+            first = next(
+                (one for one in connection.scalars(query).all() if one not in exclude), None
+            )
+            return change_record(connection, first, change) if first else None
+
+    def pending(self, kind: Kind | None = None, *, limit: int = 100) -> tuple[ProcessRecord, ...]:
+        """See `ProcessQueue.pending`."""
+        query = select(processes.c.document).where(processes.c.status == Status.PENDING)
+        if kind:
+            query = query.where(processes.c.kind == kind)
+        return self._all(ProcessRecord, query.order_by(*_QUEUE_ORDER).limit(limit))
+
+    def positions(self, process_ids: Sequence[str]) -> dict[str, int]:
+        """See `ProcessQueue.positions`."""
+        place = func.row_number().over(partition_by=processes.c.kind, order_by=_QUEUE_ORDER)
+        queue = (
+            select(processes.c.id, place.label("place"))
+            .where(processes.c.status == Status.PENDING)
+            .subquery()
+        )
+        query = select(queue.c.id, queue.c.place).where(queue.c.id.in_(process_ids))
+        with self._database.reading() as connection:
+            return {row.id: row.place for row in connection.execute(query)}
+
+    def paused(self) -> bool:
+        """See `ProcessQueue.paused`."""
+        with self._database.reading() as connection:
+            return _is_paused(connection)
+
+    def pause(self, paused: bool) -> None:
+        """See `ProcessQueue.pause`."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(state).where(state.c.name == PAUSED_NAME).values(value=int(paused))
+            )
+
+    @contextlib.contextmanager
+    def _owning(self, process_id: str, token: str) -> Iterator[Connection]:
+        """Begin a transaction of the process's owner. Raises `LeaseLost` for anybody else."""
+        with self._database.writing() as connection:
+            load_record(connection, process_id).owned_by(token)
+            yield connection
+
+    def _all(
+        self, model: type[Model], query: Select[Any], **parameters: int | str
+    ) -> tuple[Model, ...]:
+        with self._database.reading() as connection:
+            documents = connection.scalars(query, parameters).all()
+        return tuple(parsed(model, document) for document in documents)
+
+    def _belonging(
+        self, model: type[Model], process_id: str, query: Select[Any]
+    ) -> tuple[Model, ...]:
+        """Return what belongs to a process. Raises `NotFound` if that doesn't exist."""
+        if not is_process_id(process_id):
+            raise no_such_process(process_id)
+        found = self._all(model, query)
+        if not found:
+            self.get(process_id)
+        return found
+
+
+def _is_paused(connection: Connection) -> bool:
+    query = select(state.c.value).where(state.c.name == PAUSED_NAME)
+    return bool(connection.scalar(query))
