@@ -6,8 +6,8 @@ thread, parsing) and keeps each event in a file as the training service does. Th
 runs with the pacing alone; what that costs is subtracted.
 
 The cost of one training step is measured on a real training of the embedded base model with batch
-4, run by the training service, and so is all that the parent does meanwhile. The share is ours
-without a peer: cost of an event / cost of a step.
+4, run by the training service with its record in a registry in memory, and so is all that the
+parent does meanwhile. The share is ours without a peer: cost of an event / cost of a step.
 """
 
 import os
@@ -21,7 +21,7 @@ from bench.measure import Row, judged, parser, reading, report
 from bench.workload import (
     REPOSITORY,
     make_engine,
-    make_training,
+    make_trainings,
     training_config,
     write_images,
 )
@@ -29,6 +29,7 @@ from loradash.domain.events import Done, Event, StepDone, parse_event
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.engine import Command
 from loradash.runtime.supervisor import Limits, StopRequest, supervise
+from loradash.telemetry import logging
 
 PAUSE_S = 0.002
 LIMITS = Limits(timeout_s=600, stall_s=60, grace_s=1)
@@ -59,6 +60,7 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=60)
     options.add_argument("--dropped", type=int, default=20, help="first steps left out")
     arguments = options.parse_args()
+    logging.configure(None, "warning", as_json=False, stream=sys.stderr)
     events: list[EventCost] = []
     steps: list[StepCost] = []
     with tempfile.TemporaryDirectory() as name:
@@ -91,7 +93,7 @@ def main() -> None:
 
 def emit_events(count: int) -> None:
     """Be the child: pace without events, then with events; report the CPU seconds of an event."""
-    emitter = Emitter.from_environment()
+    emitter = Emitter.from_environment(on_reader_gone=lambda: None)
     started = time.process_time()
     for _ in range(count):
         time.sleep(PAUSE_S)
@@ -139,8 +141,7 @@ def event_cost(count: int, root: Path) -> EventCost:
 def step_cost(root: Path, steps: int, dropped: int) -> StepCost:
     """Train for real; return what one step costs the child, and the parent meanwhile."""
     engine = make_engine()
-    training = make_training(engine, root / "workspace")
-    process_id = training.submit(training.check(training_config(root / "images", steps)))
+    trainings = make_trainings(engine, root / "workspace")
     child_marks, parent_marks = [], []
 
     def mark(event: Event) -> None:
@@ -148,7 +149,7 @@ def step_cost(root: Path, steps: int, dropped: int) -> StepCost:
             child_marks.append(reading(_only_child()))
             parent_marks.append(reading())
 
-    ending = training.run(process_id, mark, StopRequest())
+    _, ending = trainings.train(training_config(root / "images", steps), mark)
     if not isinstance(ending, Done):
         raise RuntimeError(f"the training failed: {ending}")
     child = (child_marks[-1] - child_marks[dropped - 1]).per(steps - dropped)

@@ -30,7 +30,7 @@ from bench.workload import (
     REPOSITORY,
     SIZE,
     make_engine,
-    make_training,
+    make_trainings,
     training_config,
     write_images,
 )
@@ -38,6 +38,7 @@ from loradash.domain.events import Done, Event, ImageWritten
 from loradash.domain.generation import AdapterUse, GenerationRequest
 from loradash.runtime.supervisor import StopRequest
 from loradash.runtime.warm_pipeline import WarmPipeline
+from loradash.telemetry import logging
 
 PROMPTS = ("a red apple", "a penguin", "a blue circle", "a green frog")
 STEPS = 20
@@ -156,6 +157,7 @@ class Bare:
 def main() -> None:
     """Run all parts and report."""
     arguments = parser(__doc__, repeats=10).parse_args()
+    logging.configure(None, "warning", as_json=False, stream=sys.stderr)
     repeats = arguments.repeats
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -182,13 +184,11 @@ def main() -> None:
 def train_adapters(root: Path) -> list[Path]:
     """Train two adapters for a few steps: their size matters here, not their look."""
     write_images(root / "images", root / "unused")
-    training = make_training(make_engine(), root / "workspace")
+    trainings = make_trainings(make_engine(), root / "workspace")
     paths = []
     for seed in (1, 2):
-        config = training_config(root / "images", 3, seed)
-        process_id = training.submit(training.check(config))
-        training.run(process_id, lambda _event: None, StopRequest())
-        paths.append(training.adapter(process_id))
+        process_id, _ = trainings.train(training_config(root / "images", 3, seed))
+        paths.append(trainings.service.adapter(process_id))
     return paths
 
 

@@ -31,7 +31,7 @@ from bench.workload import (
     REPOSITORY,
     SIZE,
     make_engine,
-    make_training,
+    prepare_training,
     training_config,
     write_images,
 )
@@ -114,9 +114,7 @@ def main() -> None:
 def run_ours(root: Path, steps: int) -> Run:
     """Train with the engine's child, as the supervisor starts it."""
     engine = make_engine()
-    training = make_training(engine, root / "workspace")
-    process_id = training.submit(training.check(training_config(root / "ours", steps)))
-    folder = training.folder(process_id)
+    folder = prepare_training(engine, training_config(root / "ours", steps), root / "trainings")
     command = engine.training_command(folder)
     run = Run(Cost(0.0, reading().wall_s))
     log = folder / "log.txt"
@@ -129,7 +127,7 @@ def run_ours(root: Path, steps: int) -> Run:
             elif isinstance(event, Failed):
                 raise RuntimeError(f"our training failed: {event.message}")
             elif isinstance(event, Done):
-                run.weights = weights_in(training.adapter(process_id))
+                run.weights = weights_in(Path(event.path or ""))
     return run
 
 

@@ -1,16 +1,25 @@
 """What the benchmarks train and draw with: the embedded base model and a few synthetic images."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from loradash.data import base_model_folder
+from loradash.domain.events import Event, Terminal
+from loradash.domain.ids import new_process_id
 from loradash.domain.training_config import TrainingConfig
 from loradash.domain.training_text import parse_training
 from loradash.engines.diffusers.engine import DiffusersEngine
-from loradash.runtime.supervisor import Limits
+from loradash.registry.memory import MemoryRegistry
+from loradash.runtime.attempt import Timing
+from loradash.runtime.supervisor import Limits, StopRequest
 from loradash.runtime.workspace import Workspace
+from loradash.services.datasets import check_for_training
+from loradash.services.running import Runner
+from loradash.services.stored_datasets import DatasetStore
 from loradash.services.training import TrainingService
 from loradash.storage.memory import MemoryStore
 
@@ -81,7 +90,38 @@ def make_engine() -> DiffusersEngine:
     return DiffusersEngine(device="cpu", threads=1, offline=True)
 
 
-def make_training(engine: DiffusersEngine, root: Path) -> TrainingService:
-    """Our training service in a workspace of its own."""
-    limits = Limits(timeout_s=3600, stall_s=600, grace_s=30)
-    return TrainingService(engine, Workspace(root), MemoryStore(), limits)
+@dataclass(frozen=True)
+class Trainings:
+    """Our training service in a workspace of its own, and the runner that works for it."""
+
+    service: TrainingService
+    runner: Runner
+
+    def train(
+        self, config: TrainingConfig, on_event: Callable[[Event], None] = lambda _event: None
+    ) -> tuple[str, Terminal]:
+        """Submit a training and run it here; return its process id and how it ended."""
+        checked = self.service.check(config)
+        record = self.service.submit(checked, taking=self.runner.taking("local"))
+        return record.id, self.runner.run(record, None, StopRequest(), on_event)
+
+
+def make_trainings(engine: DiffusersEngine, root: Path) -> Trainings:
+    """Our trainings with the registry and the object store in memory."""
+    registry, store = MemoryRegistry(), MemoryStore()
+    service = TrainingService(
+        engine, Workspace(root), store, registry, DatasetStore(store),
+        Limits(timeout_s=3600, stall_s=600, grace_s=30),
+    )  # fmt: skip
+    timing = Timing(lease_s=30, cancel_grace_s=3, max_attempts=3)
+    return Trainings(service, Runner(registry, store, {"training": service}, timing))
+
+
+def prepare_training(engine: DiffusersEngine, config: TrainingConfig, root: Path) -> Path:
+    """Make a folder with the job of a training, and nothing of a service around it; return it."""
+    engine.check_training(config)
+    process_id = new_process_id("train")
+    folder = root / process_id
+    folder.mkdir(parents=True)
+    engine.write_training_job(process_id, config, check_for_training(config), folder)
+    return folder

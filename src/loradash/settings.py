@@ -85,9 +85,81 @@ class Settings(BaseSettings):
         validation_alias="LORADASH_IDLE_UNLOAD",
         description="Seconds without a generation after which the warm pipeline is unloaded.",
     )
-    debug: bool = Field(
-        False, validation_alias="DEBUG", description="Show tracebacks of errors in the terminal."
+    cancel_grace_s: Annotated[float, Field(ge=0, le=60)] = Field(
+        2.5,
+        validation_alias="LORADASH_CANCEL_GRACE",
+        description="Seconds that a cancelled engine gets for a checkpoint before it is ended.",
     )
+    database_url: str = Field(
+        "",
+        validation_alias="DATABASE_URL",
+        description="SQLAlchemy URL of the registry; default: registry.sqlite3 in the workspace.",
+    )
+    lease_s: Annotated[float, Field(ge=3, le=3600)] = Field(
+        30,
+        validation_alias="LORADASH_LEASE",
+        description="Seconds without a sign of its worker after which a process is taken over.",
+    )
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = Field(
+        3,
+        validation_alias="MAX_ATTEMPTS",
+        description="Give a process up after its worker was lost this often in a row without any "
+        "progress.",
+    )
+    training_memory_mb: Annotated[int, Field(ge=0)] = Field(
+        8192,
+        validation_alias="LORADASH_TRAINING_MEMORY_MB",
+        description="Free GPU memory (RAM on a CPU) that a training waits for, at most 90 % of it.",
+    )
+    generation_memory_mb: Annotated[int, Field(ge=0)] = Field(
+        4096,
+        validation_alias="LORADASH_GENERATION_MEMORY_MB",
+        description="Free memory that a generation waits for before it starts beside a training.",
+    )
+    file_retention_days: Annotated[float, Field(ge=0)] = Field(
+        7,
+        validation_alias="FILE_RETENTION_DAYS",
+        description="Days after which workspace files of ended processes are removed, if all of "
+        "them are safely in the object store; 0 keeps them for ever.",
+    )
+    allowed_paths: str = Field(
+        "",
+        validation_alias="LORADASH_ALLOWED_PATHS",
+        description="Folders, separated by ':', that requests to the server may name as base "
+        "models, datasets and adapters, besides the workspace.",
+    )
+    cors_origins: str = Field(
+        "",
+        validation_alias="LORADASH_CORS_ORIGINS",
+        description="Web origins, separated by commas, whose pages may use the server.",
+    )
+    max_request_mb: Annotated[int, Field(ge=1, le=4096)] = Field(
+        256,
+        validation_alias="LORADASH_MAX_REQUEST_MB",
+        description="Largest request that the server reads, in MB of JSON.",
+    )
+    server_url: str = Field(
+        "",
+        validation_alias="LORADASH_URL",
+        description="Server that commands talk to, e.g. http://127.0.0.1:8000; default: they work "
+        "on this machine's workspace themselves.",
+    )
+    log_level: str = Field(
+        "info",
+        pattern=r"^(?i:debug|info|warning|error)$",
+        validation_alias="LORADASH_LOG_LEVEL",
+        description="debug, info, warning or error: what the server logs.",
+    )
+    debug: bool = Field(
+        False,
+        validation_alias="DEBUG",
+        description="Show tracebacks of errors in the terminal and in replies.",
+    )
+
+    @property
+    def registry_url(self) -> str:
+        """SQLAlchemy URL of the registry."""
+        return self.database_url or f"sqlite:///{self.workspace_path.absolute()}/registry.sqlite3"
 
 
 def load_settings() -> Settings:

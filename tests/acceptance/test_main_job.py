@@ -29,7 +29,7 @@ def test_train_then_generate_with_the_result(
 
     manifest = json.loads((cli.objects / "results" / process_id / "manifest.json").read_text())
     kinds = {entry["kind"] for entry in manifest["files"]}
-    assert kinds == {"lora", "sample", "config", "metrics", "log"}
+    assert kinds == {"lora", "sample", "checkpoint", "config", "job", "metrics", "log"}
     for entry in manifest["files"]:
         assert (cli.objects / entry["key"]).stat().st_size == entry["size_bytes"]
 

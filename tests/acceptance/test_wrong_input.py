@@ -139,8 +139,8 @@ def test_broken_base_model_fails_with_a_remedy(
     [
         (("train",), "--dataset"),
         (("train", "missing.yaml"), "missing.yaml"),
-        (("train", "--resume", "train_00000000000000000000"), "no training"),
-        (("train", "--resume", "../../etc"), "process id"),
+        (("train", "--resume", "train_00000000000000000000"), "there is no process"),
+        (("train", "--resume", "../../etc"), "there is no process"),
         (("generate", "--base-model", "emoji-base"), "prompt"),
         (("generate", "-p", "x", "-a", "nowhere.safetensors"), "nowhere.safetensors"),
         (("generate", "-p", "x", "-a", "nowhere.pt"), "only .safetensors"),

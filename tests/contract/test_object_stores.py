@@ -1,5 +1,6 @@
 """What every object store must do, whichever it is."""
 
+import os
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -442,3 +443,15 @@ def test_an_object_that_is_deleted_while_it_is_read_is_not_found(tmp_path, monke
             read("a")
         assert store.put("a", b"x").size_bytes == info.size_bytes
     assert [path.name for path in tmp_path.iterdir()] == ["objects"]
+
+
+def test_partial_files_of_killed_programs_are_removed_when_they_are_old(tmp_path):
+    store = LocalStore(tmp_path)
+    store.put("results/a", b"kept")
+    old, young = tmp_path / "results/\\partial-old", tmp_path / "results/\\partial-young"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (1000, 1000))
+    os.utime(tmp_path / "results/a", (1000, 1000))
+    assert store.remove_partial_files(before_s=2000) == 1
+    assert (old.exists(), young.exists(), store.get("results/a")) == (False, True, b"kept")

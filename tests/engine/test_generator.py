@@ -32,7 +32,11 @@ class Generator:
         self.events: list[Event] = []
 
     def ask(
-        self, *adapters: tuple[Path, float], stop: StopRequest | None = None, **fields: Any
+        self,
+        *adapters: tuple[Path, float],
+        stop: StopRequest | None = None,
+        done: tuple[int, ...] = (),
+        **fields: Any,
     ) -> Any:
         self._count += 1
         request_id = f"request-{self._count}"
@@ -53,7 +57,7 @@ class Generator:
         self.events = []
         return self.pipeline.generate(
             request_id, request, tuple(path for path, _ in adapters), self.folder,
-            self.events.append, stop or StopRequest(), 120, 120,
+            self.events.append, stop or StopRequest(), 120, 120, done,
         )  # fmt: skip
 
     def images(self) -> list[np.ndarray]:
@@ -108,6 +112,25 @@ def test_image_depends_on_its_seed_and_not_on_its_place(generator: Generator) ->
     assert len(images) == 4
     assert np.array_equal(generator.image(prompts=("b",), seed=41), images[3])
     assert not np.array_equal(images[0], images[1])
+
+
+def test_images_that_are_there_already_are_not_drawn_and_the_others_stay_the_same(
+    generator: Generator,
+) -> None:
+    wanted: dict[str, Any] = {"prompts": ("a", "b"), "num_images": 2, "seed": 40}
+    assert generator.ask(**wanted).type == "done"
+    images = generator.images()
+    seeds = [event.seed for event in generator.events if event.type == "image"]
+    assert generator.ask(**wanted, done=(0, 2)).type == "done"
+    drawn = [event for event in generator.events if event.type == "image"]
+    assert [(event.index, event.seed) for event in drawn] == [(1, seeds[1]), (3, seeds[3])]
+    for event, pixels in zip(drawn, generator.images(), strict=True):
+        assert np.array_equal(pixels, images[event.index])
+    phases = [event for event in generator.events if event.type == "phase"]
+    counts = [(event.done, event.total) for event in phases if event.phase == "generating"]
+    assert (counts[0], counts[-1]) == ((2, 4), (4, 4))
+    assert generator.ask(**wanted, done=(0, 1, 2, 3)).type == "done"
+    assert generator.images() == []
 
 
 def test_png_says_how_it_was_made(generator: Generator, two_adapters: tuple[Path, Path]) -> None:

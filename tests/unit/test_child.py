@@ -1,11 +1,15 @@
+import fcntl
+import json
 import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from loradash.domain.events import EVENTS_FD_VARIABLE
 from loradash.runtime.child import Child, tail
+from loradash.runtime.orphans import ChildRecords
 
 
 @pytest.fixture
@@ -13,10 +17,14 @@ def start(engine_script, tmp_path):
     """Start a script as a child; ends whatever is left of it."""
     children = []
 
-    def start_script(body, environment=None):
+    def start_script(body, environment=None, **options):
         command = engine_script(body)
         child = Child(
-            command.argv, environment or {}, command.working_directory, tmp_path / "log.txt"
+            command.argv,
+            environment or {},
+            command.working_directory,
+            tmp_path / "log.txt",
+            **options,
         )
         children.append(child)
         return child
@@ -98,6 +106,63 @@ def test_leaving_the_block_ends_the_group(start, assert_no_survivors):
         assert child.next_line(5) == "up"
     assert child.wait(0) == -signal.SIGKILL
     assert_no_survivors()
+
+
+def test_what_is_kept_open_is_held_by_the_whole_group_until_it_has_ended(
+    start, assert_no_survivors, tmp_path
+):
+    """So a folder that is locked for an engine stays locked though its parent has died."""
+    with (tmp_path / "lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        child = start(
+            "subprocess.Popen(['sleep', '60'], close_fds=False)\n"
+            "os.write(FD, b'up\\n'); time.sleep(60)",
+            keep_open=(held.fileno(),),
+        )
+        assert child.next_line(5) == "up"
+    with (tmp_path / "lock").open("a") as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.kill(child.pid, signal.SIGKILL)  # the grandchild holds it too
+        child.wait(5)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        child.kill()
+        assert_no_survivors()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_other_open_files_are_not_handed_to_the_child(start, tmp_path):
+    with (tmp_path / "secret").open("a") as ours:
+        os.set_inheritable(ours.fileno(), True)
+        child = start(
+            "names = [os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')\n"
+            "         if os.path.exists(f'/proc/self/fd/{n}')]\n"
+            "os.write(FD, (' '.join(names) + '\\n').encode())"
+        )
+        assert "secret" not in child.next_line(5)
+
+
+def test_a_child_is_remembered_until_its_group_has_ended(start, tmp_path):
+    records = ChildRecords(tmp_path / "run")
+    with start("time.sleep(60)", records=records, what="train_x") as child:
+        record = json.loads((tmp_path / "run" / f"{child.pid}.json").read_text())
+        assert (record["pid"], record["what"]) == (child.pid, "train_x")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_child_that_can_not_be_remembered_does_not_live_on(start, tmp_path):
+    """Nobody would find it if we died; and nobody would end it now."""
+    (tmp_path / "run").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="run"):
+        start(
+            "os.write(FD, b'up'); time.sleep(60)",
+            records=ChildRecords(tmp_path / "run"),
+            what="train_x",
+        )
+    script = str(tmp_path / "engine_script.py")
+    children = psutil.Process().children(recursive=True)
+    assert not [child for child in children if script in child.cmdline()]
 
 
 def test_signals_to_a_group_that_is_gone_do_nothing(start):

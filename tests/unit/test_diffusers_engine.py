@@ -300,10 +300,19 @@ def test_checking_a_training_looks_at_the_base_model(engine):
         engine.check_training(config(model={"name_or_path": "missing"}))
 
 
+def test_checking_a_base_model_finds_it_without_loading_it(engine, base_model):
+    engine.check_base_model("emoji-base")
+    engine.check_base_model("owner/model")
+    engine.check_base_model(str(base_model({"_class_name": "StableDiffusionPipeline"})))
+    with pytest.raises(InvalidBaseModel):
+        engine.check_base_model("missing")
+
+
 def test_a_job_file_holds_all_that_a_training_needs(engine, tmp_path):
     problem = ImageProblem(relative_path="bad.png", kind="corrupt", message="x")
     engine.write_training_job(ID, config(), (report(problems=(problem,)),), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
+    assert list(tmp_path.iterdir()) == [engine.job_file(tmp_path)]
+    assert engine.job_file(tmp_path) == tmp_path / "job.json"
     job = TrainingJob.model_validate_json((tmp_path / "job.json").read_bytes())
     assert (job.process_id, job.threads, job.device, job.offline) == (ID, 2, "cpu", True)
     assert job.config == config()
@@ -355,6 +364,14 @@ def test_a_generation_line_is_what_the_child_reads(engine, tmp_path):
     ]
 
 
+def test_images_that_are_there_already_are_named_to_the_child(engine, tmp_path):
+    request = GenerationRequest(base_model="emoji-base", prompts=("a", "b", "c"))
+    line = engine.generation_line("gen_1", request, (), tmp_path, (0, 2))
+    assert GENERATOR_LINE.validate_json(line).done == (0, 2)
+    line = engine.generation_line("gen_1", request, (), tmp_path)
+    assert GENERATOR_LINE.validate_json(line).done == ()
+
+
 def test_lines_that_are_no_events_are_nothing(engine):
     assert engine.parse("Loading weights: 100%") is None
     assert engine.parse(Done(step=1).model_dump_json()) == Done(step=1)
@@ -362,7 +379,7 @@ def test_lines_that_are_no_events_are_nothing(engine):
     assert engine.parse(step.model_dump_json()) == step
 
 
-def test_results_are_adapter_samples_config_events_and_log(engine, tmp_path):
+def test_results_are_adapter_samples_config_job_events_and_log(engine, tmp_path):
     for name in (
         "lora/mine.safetensors", "lora/.mine.partial", "samples/2.png", "samples/1.png",
         "config.yaml", "events.jsonl", "log.txt", "job.json", "cache/x", "checkpoints/step-1/a",
@@ -376,10 +393,12 @@ def test_results_are_adapter_samples_config_events_and_log(engine, tmp_path):
         ("sample", "samples/1.png"),
         ("sample", "samples/2.png"),
         ("config", "config.yaml"),
+        ("job", "job.json"),
         ("metrics", "events.jsonl"),
         ("log", "log.txt"),
     ]
     assert engine.has_checkpoint(tmp_path)
+    assert [path.name for path in engine.checkpoint_folder(tmp_path).iterdir()] == ["step-1"]
 
 
 def test_a_new_training_has_no_results_and_no_checkpoint(engine, tmp_path):

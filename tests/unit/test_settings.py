@@ -59,6 +59,18 @@ VALUES = {
     "stall_timeout_s": "12.5",
     "stop_grace_s": "0",
     "idle_unload_s": "12.5",
+    "cancel_grace_s": "12.5",
+    "database_url": "postgresql+psycopg://me@db/loradash",
+    "lease_s": "12.5",
+    "max_attempts": "7",
+    "training_memory_mb": "0",
+    "generation_memory_mb": "0",
+    "file_retention_days": "0",
+    "allowed_paths": "/models:/data",
+    "cors_origins": "https://one.example, https://two.example",
+    "max_request_mb": "1",
+    "server_url": "http://127.0.0.1:8000",
+    "log_level": "DEBUG",
     "debug": "1",
 }
 
@@ -70,6 +82,18 @@ def test_every_name_of_a_variable_sets_its_setting(field, clean_environment):
         with clean_environment.context() as environment:
             environment.setenv(name, VALUES[field])
             assert getattr(load_settings(), field) != default
+
+
+def test_the_registry_is_a_file_in_the_workspace_unless_another_one_is_named(clean_environment):
+    clean_environment.setenv("WORKSPACE_PATH", "/somewhere/else")
+    assert load_settings().registry_url == "sqlite:////somewhere/else/registry.sqlite3"
+    clean_environment.setenv("DATABASE_URL", "postgresql+psycopg://me@db/loradash")
+    assert load_settings().registry_url == "postgresql+psycopg://me@db/loradash"
+
+
+def test_the_registry_of_a_relative_workspace_has_a_full_path(clean_environment, tmp_path):
+    clean_environment.setenv("WORKSPACE_PATH", "here")
+    assert load_settings().registry_url == f"sqlite:///{tmp_path}/here/registry.sqlite3"
 
 
 def test_the_env_file_of_the_working_directory_is_read(clean_environment, tmp_path):
@@ -106,6 +130,18 @@ def test_an_empty_variable_counts_as_not_set(clean_environment):
         ("LORADASH_DEVICE", "gpu"),
         ("LORADASH_DEVICE", "cuda:x"),
         ("DEBUG", "perhaps"),
+        ("LORADASH_CANCEL_GRACE", "-1"),
+        ("LORADASH_CANCEL_GRACE", "61"),
+        ("LORADASH_LEASE", "2"),
+        ("LORADASH_LEASE", "3601"),
+        ("MAX_ATTEMPTS", "0"),
+        ("MAX_ATTEMPTS", "1.5"),
+        ("LORADASH_TRAINING_MEMORY_MB", "-1"),
+        ("LORADASH_GENERATION_MEMORY_MB", "much"),
+        ("FILE_RETENTION_DAYS", "-1"),
+        ("FILE_RETENTION_DAYS", "nan"),
+        ("LORADASH_MAX_REQUEST_MB", "0"),
+        ("LORADASH_LOG_LEVEL", "loud"),
     ],
 )
 def test_a_bad_value_is_refused_with_the_name_of_its_variable(name, value, clean_environment):

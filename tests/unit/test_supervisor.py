@@ -1,3 +1,4 @@
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from loradash.domain.events import Done, Failed, PhaseChanged, StepDone, Stopped
 from loradash.engines.engine import Command
 from loradash.runtime import supervisor
 from loradash.runtime.child import Child
+from loradash.runtime.orphans import ChildRecords
 from loradash.runtime.supervisor import Limits, StopRequest, supervise
 
 PATIENT = Limits(timeout_s=60, stall_s=60, grace_s=60)
@@ -40,13 +42,16 @@ def short_steps_between_signals(monkeypatch):
 def run(engine_script, assert_no_survivors, tmp_path):
     """Supervise a script to its end and check that nothing of it is left."""
 
-    def run_script(body, limits=PATIENT, stop_at_events=(), checkpoint=False):
-        stop, events = StopRequest(), []
+    def run_script(
+        body, limits=PATIENT, stop_at_events=(), checkpoint=False, stop_with=(), **options
+    ):
+        stop, events, stopped_at = StopRequest(), [], []
 
         def on_event(event):
             events.append(event)
             if len(events) in stop_at_events:
-                stop()
+                stopped_at.append(time.monotonic())
+                stop(*stop_with)
 
         started = time.monotonic()
         ending = supervise(
@@ -57,10 +62,17 @@ def run(engine_script, assert_no_survivors, tmp_path):
             limits,
             stop,
             has_checkpoint=lambda: checkpoint,
+            **options,
         )
-        duration_s = time.monotonic() - started
+        ended = time.monotonic()
         assert_no_survivors()
-        return SimpleNamespace(ending=ending, events=events, duration_s=duration_s)
+        return SimpleNamespace(
+            ending=ending,
+            events=events,
+            duration_s=ended - started,
+            stopping_s=ended - stopped_at[0] if stopped_at else None,
+            stop=stop,
+        )
 
     return run_script
 
@@ -228,6 +240,76 @@ def test_an_engine_that_ignores_all_signals_is_killed_after_the_grace(run):
     )
     assert result.ending == Stopped()
     assert 0.5 < result.duration_s < 5
+
+
+IGNORES_SIGINT = IGNORES_SIGNALS.replace("signal.signal(signal.SIGTERM, signal.SIG_IGN)\n", "")
+
+
+def test_a_cancelled_engine_that_ignores_sigint_is_gone_within_the_grace_and_a_second(
+    run, monkeypatch
+):
+    monkeypatch.setattr(supervisor, "_STEP_BETWEEN_SIGNALS_S", 5.0)  # as it really is
+    result = run(IGNORES_SIGINT, stop_at_events=(1,), stop_with=("cancel", 1.0))
+    assert result.ending == Stopped()
+    assert 1.0 < result.stopping_s < 2.0
+
+
+def test_a_cancelled_engine_that_ignores_all_signals_is_killed_a_second_after_its_grace(
+    run, monkeypatch
+):
+    monkeypatch.setattr(supervisor, "_STEP_BETWEEN_SIGNALS_S", 5.0)
+    result = run(IGNORES_SIGNALS, stop_at_events=(1,), stop_with=("cancel", 0.5))
+    assert result.ending == Stopped()
+    assert 1.5 < result.stopping_s < 2.5
+
+
+def test_a_cancelled_engine_that_writes_its_checkpoint_within_the_grace_is_not_disturbed(run):
+    result = run(
+        """
+def stop(*_):
+    time.sleep(1)
+    emit("stopped", step=7, checkpoint="checkpoints/step-7")
+    sys.exit(130)
+signal.signal(signal.SIGINT, stop)
+emit("phase", phase="training")
+time.sleep(60)
+""",
+        Limits(timeout_s=60, stall_s=60, grace_s=0.1),
+        stop_at_events=(1,),
+        stop_with=("cancel", 20.0),
+    )
+    assert result.ending == Stopped(step=7, checkpoint="checkpoints/step-7")
+    assert 1 < result.duration_s < 6
+
+
+def test_a_request_to_stop_keeps_the_first_ones_wish_and_grace():
+    stop = StopRequest()
+    assert (stop.count, stop.wish, stop.grace_s) == (0, "", None)
+    stop("cancel", 3.0)
+    stop("shutdown")
+    stop("lease_lost", 1.0)
+    assert (stop.count, stop.wish, stop.grace_s) == (3, "cancel", 3.0)
+
+
+def test_a_grace_of_its_own_is_used_though_it_is_zero(run):
+    result = run(IGNORES_SIGINT, stop_at_events=(1,), stop_with=("cancel", 0.0))
+    assert result.ending == Stopped()
+    assert result.stopping_s < 1.5
+
+
+def test_an_engine_is_remembered_while_it_runs_in_case_we_die(run, tmp_path):
+    records = ChildRecords(tmp_path / "run")
+    body = """
+folder = os.path.join(os.getcwd(), "run")
+while not os.path.exists(f"{folder}/{os.getpid()}.json"):
+    time.sleep(0.01)
+emit("warning", code="x", message=open(f"{folder}/{os.getpid()}.json").read())
+emit("done")
+"""
+    result = run(body, records=records, what="train_01k9x3q4zt8m2v7c0hde")
+    seen = json.loads(result.events[0].message)
+    assert seen["what"] == "train_01k9x3q4zt8m2v7c0hde"
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_second_request_to_stop_kills_at_once(run):

@@ -8,6 +8,7 @@ import pytest
 from loradash.domain.events import Done, ImageWritten, Stopped, parse_event
 from loradash.domain.generation import GenerationRequest
 from loradash.runtime import warm_pipeline
+from loradash.runtime.orphans import ChildRecords
 from loradash.runtime.supervisor import StopRequest
 from loradash.runtime.warm_pipeline import WarmPipeline
 
@@ -30,6 +31,10 @@ for line in sys.stdin:
         while True:
             emit("phase", request_id=id, phase="generating")
             time.sleep(0.05)
+    if word == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        emit("phase", request_id=id, phase="generating")
+        time.sleep(60)
     if word == "cancelled":
         emit("phase", request_id=id, phase="generating")
         cancel = json.loads(sys.stdin.readline())
@@ -40,6 +45,8 @@ for line in sys.stdin:
     else:
         emit("done", request_id="gen_of_somebody_else")
         for n in range(2):
+            if n in job["done"]:
+                continue
             emit("image", request_id=id, index=n, path=f"{n}.png", prompt=job["prompt"], seed=n,
                  duration_s=0.1)
         emit("done", request_id=id)
@@ -56,9 +63,14 @@ class ScriptedGenerator:
     def serve_command(self, working_directory):
         return self.command
 
-    def generation_line(self, request_id, request, adapters, folder):
+    def generation_line(self, request_id, request, adapters, folder, done=()):
         return json.dumps(
-            {"type": "generate", "request_id": request_id, "prompt": request.prompts[0]}
+            {
+                "type": "generate",
+                "request_id": request_id,
+                "prompt": request.prompts[0],
+                "done": done,
+            }
         )
 
     def parse(self, line):
@@ -83,6 +95,7 @@ def generate(
     stop=None,
     timeout_s=20,
     stall_s=20,
+    done=(),
 ):
     return pipeline.generate(
         id_,
@@ -93,6 +106,7 @@ def generate(
         stop or StopRequest(),
         timeout_s,
         stall_s,
+        done,
     )
 
 
@@ -187,6 +201,79 @@ def test_a_second_request_to_stop_ends_the_generator(pipeline, assert_no_survivo
     assert generate(pipeline, "draw").type == "done"
 
 
+@pytest.mark.parametrize("word", ["endless", "deaf"])
+def test_a_generator_that_ignores_the_cancel_line_is_ended_after_the_grace(
+    pipeline, assert_no_survivors, word
+):
+    stop, asked = StopRequest(), []
+
+    def cancel_once(_event):
+        if not asked:
+            asked.append(time.monotonic())
+            stop("cancel", 0.5)
+
+    ending = generate(pipeline, word, stop=stop, on_event=cancel_once)
+    took_s = time.monotonic() - asked[0]
+    assert ending.type == "stopped"
+    assert ending.request_id == "gen_1"
+    # The grace, what SIGTERM gets, and some time for a busy machine.
+    assert 0.5 < took_s < 0.5 + warm_pipeline._END_GRACE_S + 1
+    assert pipeline.pid is None
+    assert_no_survivors()
+    assert generate(pipeline, "draw").type == "done"
+
+
+def test_without_a_grace_a_generator_may_take_its_time_to_stop(pipeline):
+    stop = StopRequest()
+    timer = threading.Timer(0.5, stop)
+    timer.start()
+    ending = generate(pipeline, "endless", stop=stop, timeout_s=3)
+    assert ending.code == "timed_out"
+
+
+def test_a_cancel_that_is_heard_within_the_grace_keeps_the_generator_warm(pipeline):
+    stop = StopRequest()
+    ending = generate(pipeline, "cancelled", stop=stop, on_event=lambda _: stop("cancel", 5))
+    assert ending == Stopped(request_id="gen_1")
+    assert generate(pipeline, "draw").type == "done"
+    assert pipeline.starts == 1
+
+
+def test_images_that_are_there_already_are_not_drawn(pipeline):
+    events = []
+    generate(pipeline, "draw", on_event=events.append, done=(0,))
+    assert [event.index for event in events] == [1]
+
+
+def test_the_generator_gets_the_environment_of_its_slot(engine_script, tmp_path):
+    command = engine_script('emit("warning", code="x", message=os.environ["SLOT"])\n' + GENERATOR)
+    command = command.model_copy(update={"environment": {"SLOT": "any"}})
+    seen = []
+    generator = ScriptedGenerator(command)
+    generator.parse = lambda line: seen.append(line) or parse_event(line)
+    pipeline = WarmPipeline(
+        generator, tmp_path / "log.txt", idle_unload_s=60, environment={"SLOT": "the second GPU"}
+    )
+    assert generate(pipeline, "draw").type == "done"
+    assert json.loads(seen[0])["message"] == "the second GPU"
+    pipeline.close()
+
+
+def test_a_generator_is_remembered_while_it_runs_in_case_we_die(engine_script, tmp_path):
+    pipeline = WarmPipeline(
+        ScriptedGenerator(engine_script(GENERATOR)),
+        tmp_path / "log.txt",
+        idle_unload_s=60,
+        records=ChildRecords(tmp_path / "run"),
+    )
+    generate(pipeline, "draw")
+    (path,) = (tmp_path / "run").glob("*.json")
+    assert json.loads(path.read_text())["what"] == "generator"
+    assert path.stem == str(pipeline.pid)
+    pipeline.close()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_a_crash_fails_the_request_and_the_next_one_starts_a_new_generator(
     pipeline, assert_no_survivors
 ):
@@ -231,7 +318,7 @@ def test_a_generation_without_a_sign_of_life_is_stalled(pipeline, assert_no_surv
 
 def test_the_time_limit_holds_for_a_generator_that_does_not_read_its_request(pipeline, monkeypatch):
     """A request may be larger than the 64 KiB that a pipe takes without a reader."""
-    monkeypatch.setattr(warm_pipeline, "_END_OF_STDIN_GRACE_S", 0.2)
+    monkeypatch.setattr(warm_pipeline, "_END_GRACE_S", 0.2)
     assert generate(pipeline, "draw").type == "done"
     child, endings = pipeline._child, []
     child.signal(signal.SIGSTOP)

@@ -10,7 +10,9 @@ from loradash.cli import (
     demo_command,
     doctor_command,
     generate_command,
+    process_commands,
     train_command,
+    up_command,
 )
 
 app = typer.Typer(
@@ -43,6 +45,13 @@ app.command("demo")(demo_command.demo)
 app.command("train")(train_command.train)
 app.command("generate")(generate_command.generate)
 app.command("doctor")(doctor_command.doctor)
-datasets = typer.Typer(help="Look at datasets.", no_args_is_help=True, rich_markup_mode=None)
+app.command("up")(up_command.up)
+for name in ("processes", "logs", "cancel", "resume", "queue", "models"):
+    app.command(name)(getattr(process_commands, name))
+datasets = typer.Typer(
+    help="Look at datasets and store them.", no_args_is_help=True, rich_markup_mode=None
+)
 datasets.command("check")(datasets_command.check)
+datasets.command("upload")(datasets_command.upload)
+datasets.command("list")(datasets_command.list_)
 app.add_typer(datasets, name="datasets")

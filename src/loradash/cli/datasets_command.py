@@ -14,7 +14,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
 ) -> None:
     """Read every image and caption, and say what can't be used. Exit code 1 if something can't."""
-    from loradash.cli.output import print_result, size_text
+    from loradash.cli.output import print_result
+    from loradash.domain.sizes import size_text
     from loradash.services.datasets import bucket_counts, check_folder
 
     report = check_folder(folder, caption_ext)
@@ -57,3 +58,79 @@ def check(
     if not report.images:
         console.print("[red]no usable image[/red]: put jpg, png, webp or bmp files there")
     raise typer.Exit(0 if usable else 1)
+
+
+def upload(
+    folder: Annotated[Path, typer.Argument(help="Folder with images and captions.")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the dataset; default: the folder's.")
+    ] = None,
+    trigger_word: Annotated[str, typer.Option()] = "",
+    add: Annotated[
+        bool, typer.Option("--add", help="Add to the dataset instead of replacing it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The reply as JSON.")] = False,
+) -> None:
+    """Store a folder's images and captions as a dataset that trainings can name."""
+    import base64
+
+    from loradash.cli.backend import backend
+    from loradash.cli.output import print_result, to_stderr
+    from loradash.domain.dataset import IMAGE_SUFFIXES
+    from loradash.domain.dataset_manifest import CAPTION_SUFFIX
+    from loradash.errors import InvalidDataset
+    from loradash.settings import load_settings
+
+    wanted = IMAGE_SUFFIXES | {CAPTION_SUFFIX}
+    if not folder.is_dir():
+        raise InvalidDataset(f"there is no folder {folder}", remedy="Check the path.")
+    paths = sorted(
+        path for path in folder.iterdir()
+        if path.is_file() and path.suffix.lower() in wanted and not path.name.startswith(".")
+    )  # fmt: skip
+    if not paths:
+        raise InvalidDataset(
+            f"folder {folder} holds no images", remedy="Put jpg, png, webp or bmp files there."
+        )
+    title = name or folder.resolve().name
+    with backend(load_settings()) as target:
+        reply = target.ask(
+            type="upload_training_data",
+            training_name=title,
+            trigger_word=trigger_word,
+            cleanup_existing=not add,
+            files=[
+                {"filename": path.name, "content": base64.b64encode(path.read_bytes()).decode()}
+                for path in paths
+            ],
+        )
+    for warning in reply["warnings"]:
+        to_stderr(f"warning: {warning}")
+    if as_json:
+        print_result(reply)
+    else:
+        print(f"{reply['dataset_folder']}: {reply['detailed_message']}")
+
+
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="The reply as JSON.")] = False,
+) -> None:
+    """List the stored datasets."""
+    from loradash.cli.backend import backend
+    from loradash.cli.output import print_result, print_table
+    from loradash.domain.sizes import size_text
+    from loradash.settings import load_settings
+
+    with backend(load_settings()) as source:
+        reply = source.ask(type="list_dataset_folders")
+    if as_json:
+        print_result(reply)
+        return
+    rows = [
+        (
+            one["name"], str(one["total_images"]), str(one["total_captions"]),
+            size_text(one["size_bytes"]), one["trigger_word"],
+        )
+        for one in reply["datasets"]
+    ]  # fmt: skip
+    print_table(("dataset", "images", "captions", "size", "trigger word"), rows, "no datasets yet")

@@ -23,6 +23,7 @@ def demo(
     """Train a LoRA on ten images of a logo and show the same prompts before and after."""
     import shutil
 
+    from loradash.cli.backend import open_core
     from loradash.cli.output import print_result, program, reporter, stop_on_signals
     from loradash.cli.train_command import finish, run
     from loradash.domain.events import Done, Terminal
@@ -31,11 +32,10 @@ def demo(
     from loradash.services import demo as script
     from loradash.services.pictures import loss_curve
     from loradash.settings import load_settings
-    from loradash.wiring import make_generation, make_training
 
     settings = load_settings()
-    training = make_training(settings, threads=script.THREADS)
-    generation = make_generation(settings, threads=script.THREADS)
+    core = open_core(settings, threads=script.THREADS)
+    training = core.training
 
     def require_done(ending: Terminal) -> None:
         if ending.type == "failed":
@@ -48,7 +48,9 @@ def demo(
     def draw(adapter: str | None, what: str) -> "list[Image]":
         stop = StopRequest()
         with reporter(as_json, what) as shown, stop_on_signals(stop, shown.note):
-            ending, images = script.draw(generation, adapter, shown.event, stop, quiet=not as_json)
+            ending, images = script.draw(
+                core.generation, core.runner, adapter, shown.event, stop, quiet=not as_json
+            )
         require_done(ending)
         return images
 
@@ -61,14 +63,15 @@ def demo(
         before = draw(None, "before")
         say("2/3  Training a LoRA on ten images of a logo")
         config = script.demo_config(steps)
-        process_id = training.submit(training.check(config))
-        ending = run(training, process_id, as_json)
+        record = training.submit(training.check(config), taking=core.runner.taking("local"))
+        process_id = record.id
+        ending = run(core, record, as_json)
         if not isinstance(ending, Done):
             raise typer.Exit(finish(training, process_id, ending, None, as_json))
         say("3/3  Drawing the same prompts with the same seeds and the LoRA")
         after = draw(process_id, "after")
     finally:
-        generation.close()
+        core.close()
 
     measures = script.measure(before, after)
     sheet = script.sheet(before, after, output / "demo.png")

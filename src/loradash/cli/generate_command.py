@@ -44,6 +44,7 @@ def generate(
     """Generate images."""
     import shutil
 
+    from loradash.cli.backend import open_core
     from loradash.cli.output import (
         ENDINGS,
         fail_text,
@@ -59,8 +60,8 @@ def generate(
     from loradash.errors import InvalidConfig
     from loradash.runtime.supervisor import StopRequest
     from loradash.services.generation import parse_adapter_use
+    from loradash.services.running import generate_here
     from loradash.settings import load_settings
-    from loradash.wiring import make_generation
 
     options: dict[str, Any] = {
         "prompts": prompt, "base_model": base_model, "negative_prompt": negative_prompt,
@@ -70,7 +71,7 @@ def generate(
     given = {key: value for key, value in options.items() if value is not None and value != []}
     if adapter:
         given["adapters"] = [parse_adapter_use(text).model_dump() for text in adapter]
-    service = make_generation(load_settings())
+    core = open_core(load_settings())
     stop = StopRequest()
     try:
         if config:
@@ -81,12 +82,12 @@ def generate(
         if "prompts" not in merged:
             raise InvalidConfig("no prompt", remedy="Give --prompt, or a config with prompts.")
         if "base_model" not in merged and merged.get("adapters"):
-            merged["base_model"] = service.base_model_of(merged["adapters"][0]["path"])
+            merged["base_model"] = core.generation.base_model_of(merged["adapters"][0]["path"])
         request = validate(GenerationRequest, merged, "generation")
         with reporter(as_json, "generating") as shown, stop_on_signals(stop, shown.note):
-            result = service.run(request, shown.event, stop)
+            result = generate_here(core.generation, core.runner, request, shown.event, stop)
     finally:
-        service.close()
+        core.close()
     if output:
         output.mkdir(parents=True, exist_ok=True)
         for image in result.images:

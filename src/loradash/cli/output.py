@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from loradash.domain.events import (
     StepDone,
     Warned,
 )
+from loradash.domain.sizes import size_text
 from loradash.runtime.supervisor import StopRequest
 
 _LINE_EVERY_S = 10.0
@@ -42,6 +43,8 @@ ENDINGS = {
     "failed": Ending("failed", 1),
     "stopped": Ending("stopped", 130),
 }
+
+ENDED_EXIT_CODES = {"completed": 0, "failed": 1, "cancelled": 130}
 
 
 class Reporter(Protocol):
@@ -76,7 +79,7 @@ def stop_on_signals(stop: StopRequest, note: Callable[[str], None]) -> Iterator[
     """Turn Ctrl-C and SIGTERM into a stop request; the second one ends the work at once."""
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop()
+        stop("cancel")
         if stop.count == 1:
             note("Stopping with a checkpoint (once more to end at once) ...")
 
@@ -240,15 +243,6 @@ def duration_text(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def size_text(size_bytes: float) -> str:
-    """Return a size such as ``9.2 MB``."""
-    for unit in ("B", "kB", "MB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} GB"
-
-
 def fail_text(code: str, message: str, remedy: str, problems: tuple[str, ...] = ()) -> str:
     """Return a failure as people read it."""
     lines = [f"failed ({code}): {message}", *(f"  - {problem}" for problem in problems)]
@@ -266,3 +260,21 @@ def program() -> str:
 def to_stderr(text: str) -> None:
     """Write to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def print_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
+    """Print rows below their heads, or what to say if there are none. Nothing is cut off."""
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not rows:
+        console.print(nothing, markup=False)
+        return
+    if not console.is_terminal:
+        console.width = 1000  # for programs that read lines
+    table = Table(box=None)
+    for number, head in enumerate(heads):
+        table.add_column(head, overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)

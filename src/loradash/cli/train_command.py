@@ -7,7 +7,9 @@ import typer
 
 if TYPE_CHECKING:
     from loradash.domain.events import Terminal
+    from loradash.domain.process import ProcessRecord
     from loradash.services.training import TrainingService
+    from loradash.wiring import Core
 
 
 def train(
@@ -52,12 +54,11 @@ def train(
     ] = False,
 ) -> None:
     """Train a LoRA. Ctrl-C writes a checkpoint and says how to go on."""
+    from loradash.cli.backend import open_core
     from loradash.settings import load_settings
-    from loradash.wiring import make_training
 
-    service = make_training(load_settings())
     if list_:
-        _list(service, as_json)
+        _list(as_json)
         return
     options = {
         "dataset": dataset, "base_model": base_model, "name": name, "trigger_word": trigger_word,
@@ -67,37 +68,45 @@ def train(
         "save_every": save_every,
     }  # fmt: skip
     given = {key: value for key, value in options.items() if value is not None and value != []}
-    if resume:
-        if config or given or set_:
-            raise typer.BadParameter("a resumed training keeps its settings: give only --resume")
-        process_id = resume
-    else:
-        process_id = _submit(service, config, given, set_ or [], check, as_json)
-        if check:
-            return
-    ending = run(service, process_id, as_json)
-    exit_code = finish(service, process_id, ending, output, as_json)
+    if resume and (config or given or set_):
+        raise typer.BadParameter("a resumed training keeps its settings: give only --resume")
+    core = open_core(load_settings())
+    try:
+        if resume:
+            process_id = resume
+            ending = run(core, resume, as_json)
+        else:
+            record = _submit(core, config, given, set_ or [], check, as_json)
+            if record is None:
+                return
+            process_id = record.id
+            ending = run(core, record, as_json)
+        exit_code = finish(core.training, process_id, ending, output, as_json)
+    finally:
+        core.close()
     raise typer.Exit(exit_code)
 
 
-def run(service: "TrainingService", process_id: str, as_json: bool) -> "Terminal":
-    """Run a training with progress and Ctrl-C; return how it ended."""
+def run(core: "Core", what: "ProcessRecord | str", as_json: bool) -> "Terminal":
+    """Run a training that is ours, or take the one with this id; with progress and Ctrl-C."""
     from loradash.cli.output import reporter, stop_on_signals
     from loradash.runtime.supervisor import StopRequest
 
     stop = StopRequest()
     with reporter(as_json, "training") as shown, stop_on_signals(stop, shown.note):
-        return service.run(process_id, shown.event, stop)
+        if isinstance(what, str):
+            return core.runner.run_here(what, shown.event, stop)
+        return core.runner.run(what, None, stop, shown.event)
 
 
 def _submit(
-    service: "TrainingService",
+    core: "Core",
     config: Path | None,
     given: dict[str, Any],
     assignments: list[str],
     check_only: bool,
     as_json: bool,
-) -> str:
+) -> "ProcessRecord | None":
     from loradash.cli.output import print_result, to_stderr
     from loradash.domain.training_text import parse_training, parse_training_text
     from loradash.errors import InvalidConfig
@@ -112,7 +121,7 @@ def _submit(
             "nothing to train: there is neither a config nor both --dataset and --base-model",
             remedy="See `loradash train --help`, or run `loradash demo`.",
         )
-    checked = service.check(parsed)
+    checked = core.training.check(parsed)
     for warning in checked.warnings:
         to_stderr(f"warning: {warning}")
     images = sum(len(report.images) for report in checked.reports)
@@ -121,11 +130,11 @@ def _submit(
             print_result({"status": "ok", "images": images, "warnings": list(checked.warnings)})
         else:
             print(f"{parsed.name}: ready to train on {images} images")
-        return ""
-    process_id = service.submit(checked)
+        return None
+    record = core.training.submit(checked, taking=core.runner.taking("local"))
     if not as_json:
-        print(f"{process_id}: {parsed.name}, {images} images, {parsed.process.train.updates} steps")
-    return process_id
+        print(f"{record.id}: {parsed.name}, {images} images, {parsed.process.train.updates} steps")
+    return record
 
 
 def read_config(path: Path) -> str:
@@ -195,10 +204,10 @@ def finish(
         fail_text,
         print_result,
         program,
-        size_text,
         to_stderr,
     )
     from loradash.domain.events import Done, Failed
+    from loradash.domain.sizes import size_text
     from loradash.services.pictures import loss_curve, sample_sheet
 
     folder = service.folder(process_id)
@@ -242,27 +251,7 @@ def finish(
     return ENDINGS[ending.type].exit_code
 
 
-def _list(service: "TrainingService", as_json: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _list(as_json: bool) -> None:
+    from loradash.cli.process_commands import processes
 
-    from loradash.cli.output import ENDINGS, print_result
-
-    rows = []
-    for process_id in service.ids():
-        history = service.history(process_id)
-        last = history.steps[-1] if history.steps else None
-        ended = history.ending.type if history.ending else None
-        if service.is_running(process_id):
-            state = "running"
-        else:
-            state = "lost" if ended is None else ENDINGS[ended].status
-        progress = f"{last.step}/{last.total_steps}" if last else "-"
-        rows.append((process_id, state, progress, f"{last.loss:.4f}" if last else "-"))
-    if as_json:
-        print_result({"trainings": [{"process_id": row[0], "status": row[1]} for row in rows]})
-        return
-    table = Table("process id", "status", "step", "loss", box=None)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table if rows else "no trainings yet")
+    processes(None, kind="training", status=None, limit=200, as_json=as_json)

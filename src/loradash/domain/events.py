@@ -76,11 +76,16 @@ class CheckpointWritten(_Event):
 
 
 class Resumed(_Event):
-    """Training goes on after ``step`` updates, from a checkpoint."""
+    """Training goes on after ``step`` updates, from a checkpoint.
+
+    ``steps`` are the latest of these updates: whoever listened to them may have died before it had
+    written down what it heard.
+    """
 
     type: Literal["resumed"] = "resumed"
     step: int
     path: str
+    steps: tuple[StepDone, ...] = ()
 
 
 class Warned(_Event):

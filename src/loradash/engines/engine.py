@@ -30,7 +30,7 @@ class Command(BaseModel):
 class Artifact(NamedTuple):
     """A file that a run has produced and that is worth keeping."""
 
-    kind: Literal["lora", "sample", "image", "config", "log", "metrics"]
+    kind: Literal["lora", "sample", "image", "config", "job", "log", "metrics"]
     path: Path
 
 
@@ -44,6 +44,10 @@ class Engine(Protocol):
 
         Starts nothing and writes nothing. Raises `InvalidConfig` and `InvalidBaseModel`.
         """
+        ...
+
+    def check_base_model(self, name: str) -> None:
+        """Check that a base model is there, or may be downloaded. Raises `InvalidBaseModel`."""
         ...
 
     def write_training_job(
@@ -68,6 +72,14 @@ class Engine(Protocol):
         """Verify that an adapter file is whole and return its metadata. Raises `InvalidAdapter`."""
         ...
 
+    def job_file(self, folder: Path) -> Path:
+        """Where `write_training_job` puts the job."""
+        ...
+
+    def checkpoint_folder(self, folder: Path) -> Path:
+        """Where checkpoints are, each a folder whose name sorts by its step."""
+        ...
+
     def has_checkpoint(self, folder: Path) -> bool:
         """Whether an earlier attempt has left something to continue from."""
         ...
@@ -86,9 +98,14 @@ class WarmGenerator(Protocol):
         ...
 
     def generation_line(
-        self, request_id: str, request: GenerationRequest, adapters: tuple[Path, ...], folder: Path
+        self,
+        request_id: str,
+        request: GenerationRequest,
+        adapters: tuple[Path, ...],
+        folder: Path,
+        done: tuple[int, ...] = (),
     ) -> str:
-        """Return the line that asks for one generation into ``folder``."""
+        """Return the line that asks for one generation into ``folder``, without those done."""
         ...
 
     def parse(self, line: str) -> Event | None:

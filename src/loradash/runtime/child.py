@@ -19,13 +19,18 @@ from types import TracebackType
 from typing import IO
 
 from loradash.domain.events import EVENTS_FD_VARIABLE
+from loradash.runtime.orphans import ChildRecords
 
 _END = object()
 _DRAIN_S = 1.0  # for lines still in the pipe when the child has exited
 
 
 class Child:
-    """A running engine. Use as a context manager: leaving it ends the whole group."""
+    """A running engine. Use as a context manager: leaving it ends the whole group.
+
+    ``records`` remembers it for the case that we die; ``keep_open`` are descriptors that the group
+    holds as long as it lives, such as a locked file.
+    """
 
     def __init__(
         self,
@@ -33,6 +38,10 @@ class Child:
         environment: Mapping[str, str],
         working_directory: Path,
         log_path: Path,
+        *,
+        records: ChildRecords | None = None,
+        what: str = "",
+        keep_open: tuple[int, ...] = (),
     ) -> None:
         read_end, write_end = os.pipe()
         try:
@@ -44,15 +53,18 @@ class Child:
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    pass_fds=(write_end,),
+                    pass_fds=(write_end, *keep_open),
                     start_new_session=True,
                 )
+            self.pid = self._process.pid
+            if records:
+                self._remember(records, what)
         except BaseException:
             os.close(read_end)
             raise
         finally:
             os.close(write_end)
-        self.pid = self._process.pid
+        self._records = records
         self._lines: queue.Queue[object] = queue.Queue()
         self._ended = False
         self._exited_s: float | None = None
@@ -127,6 +139,8 @@ class Child:
         self.signal(signal.SIGKILL)
         self._process.wait()
         self._outbox.put(b"")
+        if self._records:
+            self._records.remove(self.pid)
 
     def group_is_gone(self, timeout_s: float = 5.0) -> bool:
         """Whether no process of the group is left, waiting for it a little."""
@@ -138,6 +152,15 @@ class Child:
                 return True
             time.sleep(0.02)
         return False
+
+    def _remember(self, records: ChildRecords, what: str) -> None:
+        """Note the child; one that can't be noted is ended, since nobody would find it."""
+        try:
+            records.add(self.pid, what)
+        except BaseException:
+            with self._process:  # closes its stdin and waits
+                self.signal(signal.SIGKILL)
+            raise
 
     def _end_if_exited(self) -> None:
         if self._process.poll() is None:

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from loradash.domain.events import Done, Event, Failed, Stopped, Terminal
 from loradash.engines.engine import Command
 from loradash.errors import EngineCrashed, EngineStalled, EngineUnavailable, TimedOut
 from loradash.runtime.child import Child, tail
+from loradash.runtime.orphans import ChildRecords
 
 _POLL_S = 0.1
 _STEP_BETWEEN_SIGNALS_S = 5.0
@@ -28,14 +30,23 @@ class StopReason(enum.StrEnum):
     STALL = "stall"
 
 
+StopWish = Literal["", "cancel", "shutdown", "lease_lost"]
+
+
 @dataclass
 class StopRequest:
     """Set from another thread or a signal handler to end a run; twice to end it at once."""
 
     count: int = 0
+    wish: StopWish = ""
+    """Why, as the first one who asked said."""
+    grace_s: float | None = None
+    """Time for a checkpoint, if it is another one than usual."""
 
-    def __call__(self) -> None:
+    def __call__(self, wish: StopWish = "", grace_s: float | None = None) -> None:
         """Ask once more."""
+        if not self.count:
+            self.wish, self.grace_s = wish, grace_s
         self.count += 1
 
 
@@ -64,6 +75,10 @@ def supervise(
     limits: Limits,
     stop: StopRequest,
     has_checkpoint: Callable[[], bool],
+    *,
+    records: ChildRecords | None = None,
+    what: str = "",
+    keep_open: tuple[int, ...] = (),
 ) -> Terminal:
     """Run an engine and hand on its events; return how it ended.
 
@@ -71,7 +86,10 @@ def supervise(
     result is verified. When this returns, no process of the engine's group is alive.
     """
     try:
-        child = Child(command.argv, command.environment, command.working_directory, log_path)
+        child = Child(
+            command.argv, command.environment, command.working_directory, log_path,
+            records=records, what=what, keep_open=keep_open,
+        )  # fmt: skip
     except OSError as error:
         return _failed(
             EngineUnavailable.code, f"the engine can't be started: {error}", False,
@@ -79,7 +97,7 @@ def supervise(
         )  # fmt: skip
     with child:
         terminal, ending = _follow(child, parse, on_event, limits, stop)
-        exit_code = child.wait(_STEP_BETWEEN_SIGNALS_S)
+        exit_code = child.wait(_step_between_signals_s(stop))
     return _verdict(terminal, ending, exit_code, log_path, limits, has_checkpoint)
 
 
@@ -106,7 +124,10 @@ def _follow(
         if ending is None:
             reason = _reason_to_end(stop, now - started, now - last_sign, limits)
             if reason:
-                ending = _Ending(reason, _signal_plan(now, limits.grace_s, reason))
+                grace_s = limits.grace_s if stop.grace_s is None else stop.grace_s
+                ending = _Ending(
+                    reason, _signal_plan(now, grace_s, _step_between_signals_s(stop), reason)
+                )
         if stop.count > 1:
             child.kill()
         while ending and ending.signals and ending.signals[0][0] <= now:
@@ -126,16 +147,21 @@ def _reason_to_end(
     return None
 
 
+def _step_between_signals_s(stop: StopRequest) -> float:
+    """Who allows little time for a checkpoint is in a hurry."""
+    return _STEP_BETWEEN_SIGNALS_S if stop.grace_s is None else min(1.0, _STEP_BETWEEN_SIGNALS_S)
+
+
 def _signal_plan(
-    now: float, grace_s: float, reason: StopReason
+    now: float, grace_s: float, step_s: float, reason: StopReason
 ) -> list[tuple[float, signal.Signals]]:
     """SIGINT asks for a checkpoint; then SIGTERM; then the group is killed."""
     if reason is StopReason.STALL:
-        return [(now, signal.SIGTERM), (now + _STEP_BETWEEN_SIGNALS_S, signal.SIGKILL)]
+        return [(now, signal.SIGTERM), (now + step_s, signal.SIGKILL)]
     return [
         (now, signal.SIGINT),
         (now + grace_s, signal.SIGTERM),
-        (now + grace_s + _STEP_BETWEEN_SIGNALS_S, signal.SIGKILL),
+        (now + grace_s + step_s, signal.SIGKILL),
     ]
 
 

@@ -8,7 +8,7 @@ when it misbehaves; ending the process is the only way to give all GPU memory ba
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from loradash.domain.events import Done, Event, Failed, Ready, Stopped, Terminal
@@ -16,17 +16,28 @@ from loradash.domain.generation import GenerationRequest
 from loradash.engines.engine import WarmGenerator
 from loradash.errors import EngineCrashed, EngineStalled, TimedOut
 from loradash.runtime.child import Child, tail
+from loradash.runtime.orphans import ChildRecords
 from loradash.runtime.supervisor import StopRequest
 
 _POLL_S = 0.1
-_END_OF_STDIN_GRACE_S = 5.0
+_END_GRACE_S = 1.0  # it has nothing to save
 
 
 class WarmPipeline:
     """Runs generations one after another in one long-lived engine process. Thread-safe."""
 
-    def __init__(self, engine: WarmGenerator, log_path: Path, idle_unload_s: float) -> None:
+    def __init__(
+        self,
+        engine: WarmGenerator,
+        log_path: Path,
+        idle_unload_s: float,
+        *,
+        environment: Mapping[str, str] | None = None,
+        records: ChildRecords | None = None,
+    ) -> None:
         self._engine = engine
+        self._environment = dict(environment or {})
+        self._records = records
         self._log_path = log_path
         self._idle_unload_s = idle_unload_s
         self._lock = threading.Lock()
@@ -50,9 +61,13 @@ class WarmPipeline:
         stop: StopRequest,
         timeout_s: float,
         stall_s: float,
+        done: tuple[int, ...] = (),
     ) -> Terminal:
-        """Generate into ``folder``; wait for running generations first. Return how it ended."""
-        line = self._engine.generation_line(request_id, request, adapters, folder)
+        """Generate into ``folder``; wait for running generations first. Return how it ended.
+
+        Images whose numbers are in ``done`` are there already and not drawn.
+        """
+        line = self._engine.generation_line(request_id, request, adapters, folder, done)
         with self._lock:
             self._cancel_idle_timer()
             try:
@@ -84,7 +99,7 @@ class WarmPipeline:
             child.send(line)
         started = last_sign = time.monotonic()
         terminal: Terminal | None = None
-        cancelled = False
+        cancelled_s: float | None = None
         while not child.ended:
             text = child.next_line(_POLL_S)
             now = time.monotonic()
@@ -99,10 +114,15 @@ class WarmPipeline:
                     terminal = event
                 else:
                     on_event(event)
-            if stop.count and not cancelled:
-                cancelled = True
+            if stop.count and cancelled_s is None:
+                cancelled_s = now
                 child.send(f'{{"type": "cancel", "request_id": "{request_id}"}}')
-            if stop.count > 1:
+            overdue = (
+                cancelled_s is not None
+                and stop.grace_s is not None
+                and (now - cancelled_s > stop.grace_s)
+            )
+            if stop.count > 1 or overdue:
                 self._end()
                 return Stopped(time_s=time.time(), request_id=request_id)
             if now - started > timeout_s:
@@ -131,8 +151,9 @@ class WarmPipeline:
             self._log_path.parent.mkdir(parents=True, exist_ok=True)
             command = self._engine.serve_command(self._log_path.parent)
             self._child = Child(
-                command.argv, command.environment, command.working_directory, self._log_path
-            )
+                command.argv, {**command.environment, **self._environment},
+                command.working_directory, self._log_path, records=self._records, what="generator",
+            )  # fmt: skip
             self.starts += 1
         return self._child
 
@@ -141,7 +162,7 @@ class WarmPipeline:
         if child is None:
             return
         child.signal(signal.SIGTERM)
-        child.wait(_END_OF_STDIN_GRACE_S)
+        child.wait(_END_GRACE_S)
         child.kill()
 
     def _start_idle_timer(self) -> None:

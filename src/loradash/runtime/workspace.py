@@ -13,7 +13,10 @@ _FOLDERS = (
     "models/loras",
     "training_data",
     "logs",
+    "run",
 )
+
+_PROCESS_FOLDERS = ("output/training", "output/generation", "models/loras", "training_data")
 
 
 class Workspace:
@@ -45,11 +48,46 @@ class Workspace:
         """Folder for adapters that a generation has fetched."""
         return self._of("models/loras", process_id)
 
-    def trainings(self) -> list[str]:
-        """Ids of all trainings with a folder here, the newest first."""
-        folder = self.root / "output/training"
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        return sorted((name for name in names if is_process_id(name)), reverse=True)
+    def training_data(self, process_id: str) -> Path:
+        """Folder for the datasets that a training has fetched."""
+        return self._of("training_data", process_id)
+
+    def process_ids(self) -> list[str]:
+        """Ids of all processes that have a folder here, the oldest first."""
+        names = {
+            path.name
+            for kind in _PROCESS_FOLDERS
+            if (self.root / kind).is_dir()
+            for path in (self.root / kind).iterdir()
+        }
+        return sorted(name for name in names if is_process_id(name))
+
+    def folders_of(self, process_id: str) -> list[Path]:
+        """All folders that belong to a process."""
+        return [self._of(kind, process_id) for kind in _PROCESS_FOLDERS]
+
+    def result_folders(self, process_id: str, result_type: str) -> list[Path]:
+        """Files and folders here that hold a process's results of one type, or of all types."""
+        training = self.training(process_id)
+        by_type = {
+            "lora": [training / "lora", self.lora(process_id)],
+            "samples": [training / "samples", training / "samples.png"],
+            "images": [self.generation(process_id).parent],
+            "checkpoints": [training / "checkpoints"],
+            "logs": [training / "log.txt", training / "events.jsonl", training / "loss.png"],
+            "all": self.folders_of(process_id),
+        }
+        return by_type[result_type]
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the server's and the generators' logs."""
+        return self.root / "logs"
+
+    @property
+    def run(self) -> Path:
+        """Folder that remembers the engines which are running."""
+        return self.root / "run"
 
     def _of(self, kind: str, process_id: str) -> Path:
         if not is_process_id(process_id):
@@ -57,4 +95,9 @@ class Workspace:
                 f"{process_id!r} isn't a process id",
                 remedy="Process ids look like train_01k9x3q4zt8m2v7c0hde.",
             )
-        return self.root / kind / process_id
+        folder = self.root / kind / process_id
+        if folder.is_symlink():
+            raise InvalidSettings(
+                f"{folder} is a link", remedy="Remove it: a process's folders belong to it alone."
+            )
+        return folder

@@ -1,12 +1,12 @@
 """Looking at datasets before GPU time is spent on them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from loradash.datasets.buckets import bucket_size
 from loradash.datasets.folder import require_usable, scan
 from loradash.domain.dataset import DatasetReport
-from loradash.domain.training_config import TrainingConfig
+from loradash.domain.training_config import DatasetSection, TrainingConfig
 
 Progress = Callable[[int, int], None]
 
@@ -29,8 +29,15 @@ def check_for_training(
     config: TrainingConfig, on_image: Progress | None = None
 ) -> tuple[DatasetReport, ...]:
     """Check every dataset of a training. Raises `InvalidDataset` if one can't be used."""
+    return check_sections(config.process.datasets, on_image)
+
+
+def check_sections(
+    sections: Iterable[DatasetSection], on_image: Progress | None = None
+) -> tuple[DatasetReport, ...]:
+    """As `check_for_training`, for some of the datasets."""
     reports = []
-    for section in config.process.datasets:
+    for section in sections:
         report = scan(
             Path(section.folder_path),
             section.caption_suffix,

@@ -19,6 +19,7 @@ from loradash.domain.training_text import parse_training
 from loradash.runtime.supervisor import StopRequest
 from loradash.services.generation import GenerationService
 from loradash.services.pictures import Row, contact_sheet
+from loradash.services.running import Runner, generate_here
 
 BASE_MODEL = "emoji-base"
 TRIGGER_WORD = "sks"
@@ -104,6 +105,7 @@ def prompts() -> tuple[str, ...]:
 
 def draw(
     service: GenerationService,
+    runner: Runner,
     adapter: str | None,
     on_event: Callable[[Event], None],
     stop: StopRequest,
@@ -129,7 +131,7 @@ def draw(
         if not (quiet and isinstance(event, ImageWritten)):
             on_event(event)
 
-    result = service.run(request, told, stop)
+    result = generate_here(service, runner, request, told, stop)
     images = []
     if isinstance(result.ending, Done):
         for written in result.images:

@@ -53,6 +53,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings += [
         _writable("workspace", settings.workspace_path, "WORKSPACE_PATH"),
         _writable("object store", settings.objects_path, "LORADASH_OBJECTS_PATH"),
+        Finding("registry", "ok", settings.registry_url.partition("://")[0] + " database"),
         Finding(
             "downloads", "off" if settings.offline else "ok",
             "base models are only read from this machine" if settings.offline else "allowed",

@@ -1,94 +1,150 @@
 """Generation: find the adapters, draw the images, keep them."""
 
 import re
-from collections.abc import Callable
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
-from loradash.domain.events import Done, Event, ImageWritten, Terminal
-from loradash.domain.generation import MAX_WEIGHT, AdapterUse, GenerationRequest
+from loradash.data import EMBEDDED_BASE_MODELS
+from loradash.domain.events import Done, Failed, Stopped, Terminal
+from loradash.domain.generation import (
+    MAX_WEIGHT,
+    AdapterUse,
+    GenerationRequest,
+)
 from loradash.domain.ids import is_process_id, new_process_id
+from loradash.domain.process import ProcessRecord, Progress
+from loradash.domain.schema import validate
+from loradash.domain.yaml_text import dump_mapping, load_mapping
 from loradash.engines.engine import Engine
-from loradash.errors import InvalidAdapter, NotFound
-from loradash.paths import local_path
-from loradash.runtime.supervisor import Limits, StopRequest
+from loradash.errors import (
+    InvalidAdapter,
+    InvalidBaseModel,
+    NotFound,
+    ResultsNotStored,
+)
+from loradash.paths import full_path, local_path
+from loradash.registry.registry import Change, ProcessRegistry, StoredArtifact
+from loradash.runtime.attempt import Attempt, failure
+from loradash.runtime.results import fetch, read_manifest, sha256_of
+from loradash.runtime.supervisor import Limits
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.runtime.workspace import Workspace
+from loradash.services.places import ANYWHERE, Places
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
 _WEIGHT = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_MAX_SEED = 2**32
 
-
-class GenerationResult(NamedTuple):
-    """How a generation ended, and the images that are there."""
-
-    process_id: str
-    ending: Terminal
-    images: tuple[ImageWritten, ...]
+PipelineMaker = Callable[[str, Mapping[str, str]], WarmPipeline]
 
 
 class GenerationService:
-    """Generations with a pipeline that stays warm between them."""
+    """Generations with one pipeline per device that stays warm between them."""
 
     def __init__(
         self,
         engine: Engine,
-        pipeline: WarmPipeline,
+        make_pipeline: PipelineMaker,
         workspace: Workspace,
         store: ObjectStore,
+        registry: ProcessRegistry,
         limits: Limits,
+        bucket: str = "",
     ) -> None:
         self._engine = engine
-        self._pipeline = pipeline
+        self._make_pipeline = make_pipeline
+        self._pipelines: dict[str, WarmPipeline] = {}
         self._workspace = workspace
         self._store = store
+        self._registry = registry
         self._limits = limits
+        self._bucket = bucket
 
-    def run(
+    def check(self, request: GenerationRequest, places: Places = ANYWHERE) -> GenerationRequest:
+        """Check base model and adapters; return the request as it will be run.
+
+        The seed is drawn here if none is given, so that every attempt draws the same images, and
+        local paths are given in full. Raises `InvalidAdapter`, `InvalidBaseModel`, `NotFound`.
+        """
+        base_model = request.base_model
+        places.check(base_model, InvalidBaseModel, "base_model")
+        self._engine.check_base_model(base_model)
+        if base_model not in EMBEDDED_BASE_MODELS:
+            base_model = full_path(base_model)
+        uses = tuple(
+            use.model_copy(update={"path": self.check_adapter(use.path, places)})
+            for use in request.adapters
+        )
+        seed = secrets.randbelow(_MAX_SEED) if request.seed is None else request.seed
+        return request.model_copy(update={"base_model": base_model, "adapters": uses, "seed": seed})
+
+    def submit(
         self,
         request: GenerationRequest,
-        on_event: Callable[[Event], None],
-        stop: StopRequest,
-        process_id: str = "",
-    ) -> GenerationResult:
-        """Draw all images of a request. Raises `InvalidAdapter`, `NotFound`, `InvalidBaseModel`."""
-        adapters = tuple(self.find_adapter(use.path) for use in request.adapters)
-        process_id = process_id or new_process_id("gen")
-        folder = self._workspace.generation(process_id)
+        *,
+        request_id: str = "",
+        priority: int = 0,
+        taking: Change | None = None,
+    ) -> ProcessRecord:
+        """Store the request, then create the record: the generation waits, or is taken at once.
+
+        Raises `InvalidConfig` for a request too large to be stored as a config.
+        """
+        process_id = new_process_id("gen")
+        now = datetime.now(UTC)
+        record = ProcessRecord(
+            id=process_id, kind="generation", name=request.name, created_at=now, enqueued_at=now,
+            updated_at=now, priority=priority, request_id=request_id, summary=_summary(request),
+            progress=Progress(total_steps=len(request.prompts) * request.num_images),
+        )  # fmt: skip
+        text = dump_mapping(request.model_dump(mode="json", exclude_defaults=True))
+        _read_back(text)
+        self._store.put(keys.result_config(process_id), text.encode())
+        return self._registry.create(taking(record) if taking else record)
+
+    def work(self, attempt: Attempt) -> Terminal:
+        """Draw the images that an earlier attempt hasn't stored yet. Done means: all are stored."""
         self._workspace.ensure()
-        images: list[ImageWritten] = []
-
-        def keep(event: Event) -> None:
-            if isinstance(event, ImageWritten):
-                images.append(event)
-            on_event(event)
-
-        ending = self._pipeline.generate(
-            process_id,
+        request = _read_back(self._store.get(keys.result_config(attempt.id)).decode())
+        adapters = tuple(self.find_adapter(use.path) for use in request.adapters)
+        folder = self._workspace.generation(attempt.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        done = tuple(entry.index for entry in self._images(attempt.id) if entry.index is not None)
+        if attempt.stop.count:
+            return Stopped(time_s=time.time())
+        ending = self._pipeline(attempt.record, attempt.environment).generate(
+            attempt.id,
             request,
             adapters,
             folder,
-            keep,
-            stop,
+            attempt.event,
+            attempt.stop,
             self._limits.timeout_s,
             self._limits.stall_s,
+            done,
         )
-        if isinstance(ending, Done):
-            for image in images:
-                path = Path(image.path)
-                self._store.put_file(keys.result(process_id, "images", path.name), path)
-        return GenerationResult(process_id, ending, tuple(images))
+        return self._verified(attempt, request, ending)
 
     def find_adapter(self, reference: str) -> Path:
-        """Return the verified file of an adapter: a path, or the id of the training that made it.
+        """Return the verified file of an adapter, brought to this machine if it isn't here.
 
-        A training that isn't in this workspace is looked up in the object store.
+        A reference is the id of the training that made it, the key of a result, or a path. Raises
+        `InvalidAdapter` or `NotFound`.
         """
-        if is_process_id(reference):
-            path = self._adapter_of(reference)
+        entry = self._stored_adapter(reference)
+        if entry is not None:
+            path = self._workspace.training(entry.process_id) / "lora" / entry.name
+            if not (path.is_file() and sha256_of(path) == entry.sha256):
+                path = self._workspace.lora(entry.process_id) / entry.name
+                if not (path.is_file() and sha256_of(path) == entry.sha256):
+                    fetch(self._store, entry, path)
         else:
             path = local_path(reference, InvalidAdapter, "adapter").absolute()
             if path.suffix != ".safetensors":
@@ -114,24 +170,94 @@ class GenerationService:
             )
         return name
 
-    def close(self) -> None:
-        """End the warm pipeline."""
-        self._pipeline.close()
+    def give_way(self, device: str) -> None:
+        """Free the memory of a device's pipeline; waits for a running generation."""
+        if pipeline := self._pipelines.get(device):
+            pipeline.unload()
 
-    def _adapter_of(self, process_id: str) -> Path:
-        folder = self._workspace.training(process_id) / "lora"
-        found = sorted(path for path in folder.glob("*.safetensors"))
-        if found:
+    def close(self) -> None:
+        """End the warm pipelines."""
+        for pipeline in self._pipelines.values():
+            pipeline.close()
+
+    def _pipeline(self, record: ProcessRecord, environment: Mapping[str, str]) -> WarmPipeline:
+        if record.device not in self._pipelines:
+            self._pipelines[record.device] = self._make_pipeline(record.device, environment)
+        return self._pipelines[record.device]
+
+    def _verified(self, attempt: Attempt, request: GenerationRequest, ending: Terminal) -> Terminal:
+        if not isinstance(ending, Done):
+            # What was stored isn't drawn again, so an interrupted generation can always go on.
+            return (
+                ending.model_copy(update={"resumable": True})
+                if isinstance(ending, Failed) and ending.code != InvalidAdapter.code
+                else ending
+            )
+        attempt.keeper.flush()
+        wanted = len(request.prompts) * request.num_images
+        stored = len({entry.index for entry in self._images(attempt.id)})
+        if stored != wanted:
+            error = ResultsNotStored(
+                f"{stored} of {wanted} images were stored", remedy=f"Resume {attempt.id}."
+            )
+            return failure(error, resumable=True)
+        return ending
+
+    def _images(self, process_id: str) -> tuple[StoredArtifact, ...]:
+        return self._registry.artifacts(process_id, ["image"])
+
+    def check_adapter(self, reference: str, places: Places) -> str:
+        """Return the reference, a path in full; raise if it isn't allowed or isn't an adapter."""
+        if self._stored_adapter(reference) is None:
+            places.check(reference, InvalidAdapter, "adapters")
+        path = self.find_adapter(reference)
+        return reference if self._stored_adapter(reference) else str(path)
+
+    def _adapters_of(self, process_id: str) -> Sequence[StoredArtifact]:
+        """What the registry lists, or the store's own list of a process that it doesn't know."""
+        try:
+            return self._registry.artifacts(process_id, ["lora"])
+        except NotFound:
+            return [one for one in read_manifest(self._store, process_id) if one.kind == "lora"]
+
+    def _stored_adapter(self, reference: str) -> StoredArtifact | None:
+        """The adapter among the results that is meant; None if it is a path. `NotFound`."""
+        if is_process_id(reference):
+            found = self._adapters_of(reference)
+            if not found:
+                raise NotFound(
+                    f"training {reference} has no finished adapter",
+                    remedy=f"See its state with `loradash processes {reference}`.",
+                )
             return found[0]
-        for info in self._store.list(f"{keys.results(process_id)}/lora"):
-            path = self._workspace.lora(process_id) / Path(info.key).name
-            if not path.is_file() or path.stat().st_size != info.size_bytes:
-                self._store.get_file(info.key, path)
-            return path
+        key = keys.from_reference(reference, self._bucket)
+        process_id = keys.process_of(key)
+        if not process_id:
+            return None
+        for entry in self._registry.artifacts(process_id, ["lora", "checkpoint"]):
+            if entry.key == key and entry.name.endswith(".safetensors"):
+                return entry
         raise NotFound(
-            f"training {process_id} has no finished adapter",
-            remedy=f"Continue it with `loradash train --resume {process_id}`.",
+            f"there is no adapter {reference}", remedy="`loradash models` lists those that exist."
         )
+
+
+def _read_back(text: str) -> GenerationRequest:
+    """Read a request as `GenerationService.submit` has written it. Raises `InvalidConfig`.
+
+    It isn't a config from outside: whatever a prompt may hold was allowed when it came.
+    """
+    return validate(GenerationRequest, load_mapping(text, "generation"), "generation")
+
+
+def _summary(request: GenerationRequest) -> dict[str, Any]:
+    return {
+        "base_model": request.base_model,
+        "adapters": [use.model_dump() for use in request.adapters],
+        "prompt": request.prompts[0][:200],
+        "prompts": len(request.prompts),
+        "seed": request.seed,
+    }
 
 
 def parse_adapter_use(text: str) -> AdapterUse:

@@ -1,46 +1,63 @@
-"""Training: check, submit, run, resume, and keep what came out."""
+"""Training: check, submit, do the work of an attempt, and keep what came out."""
 
 import contextlib
-import fcntl
-import hashlib
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
+from loradash.data import EMBEDDED_BASE_MODELS
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.events import (
     Done,
     Event,
-    Failed,
     SampleWritten,
     StepDone,
+    Stopped,
     Terminal,
     parse_event,
 )
 from loradash.domain.ids import new_process_id
+from loradash.domain.process import ProcessRecord, Progress
 from loradash.domain.training_config import TrainingConfig
-from loradash.domain.training_text import training_text
+from loradash.domain.training_text import parse_training_text, training_text
 from loradash.engines.engine import Artifact, Engine
 from loradash.errors import (
-    AlreadyRunning,
+    Interrupted,
     InvalidAdapter,
+    InvalidBaseModel,
+    InvalidDataset,
     LoradashError,
     NotFound,
     ResultsNotStored,
 )
-from loradash.runtime.supervisor import Limits, StopRequest, supervise
+from loradash.paths import full_path, local_path
+from loradash.registry.registry import Change, ProcessRegistry
+from loradash.runtime.attempt import Attempt, failure
+from loradash.runtime.folder_lock import folder_lock
+from loradash.runtime.orphans import ChildRecords
+from loradash.runtime.results import (
+    NewArtifact,
+    fetch,
+    restore_checkpoints,
+    sha256_of,
+)
+from loradash.runtime.supervisor import Limits, supervise
 from loradash.runtime.workspace import Workspace
-from loradash.services.datasets import Progress, check_for_training
+from loradash.services.datasets import Progress as ImageProgress
+from loradash.services.datasets import check_for_training, check_sections
+from loradash.services.places import ANYWHERE, Places
+from loradash.services.stored_datasets import DatasetStore
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
 EVENTS_FILE = "events.jsonl"
 LOG_FILE = "log.txt"
 CONFIG_FILE = "config.yaml"
+
+_LOCK_PATIENCE_S = 15.0  # an engine that has lost its parent needs a moment for its checkpoint
 
 
 class CheckedTraining(NamedTuple):
@@ -63,73 +80,135 @@ class TrainingService:
     """Trainings in the workspace, run by one engine, their results in the object store."""
 
     def __init__(
-        self, engine: Engine, workspace: Workspace, store: ObjectStore, limits: Limits
+        self,
+        engine: Engine,
+        workspace: Workspace,
+        store: ObjectStore,
+        registry: ProcessRegistry,
+        datasets: DatasetStore,
+        limits: Limits,
+        children: ChildRecords | None = None,
     ) -> None:
         self._engine = engine
         self._workspace = workspace
         self._store = store
+        self._registry = registry
+        self._datasets = datasets
         self._limits = limits
+        self._children = children
 
-    def check(self, config: TrainingConfig, on_image: Progress | None = None) -> CheckedTraining:
+    def check(
+        self,
+        config: TrainingConfig,
+        on_image: ImageProgress | None = None,
+        places: Places = ANYWHERE,
+    ) -> CheckedTraining:
         """Check config, base model and datasets without writing anything.
 
-        Raises `InvalidConfig`, `InvalidBaseModel` or `InvalidDataset`.
+        Datasets in folders are read completely, so that a corrupt file shows now; those in the
+        object store are read when the training starts, and have no report here. The config that is
+        returned names local paths in full. Raises `InvalidConfig`, `InvalidBaseModel`,
+        `InvalidDataset` or `NotFound`.
         """
+        checked = self.quick_check(config, places)
+        folders = [
+            section
+            for section in checked.config.process.datasets
+            if Path(section.folder_path).is_absolute()
+        ]
+        return checked._replace(reports=check_sections(folders, on_image))
+
+    def quick_check(self, config: TrainingConfig, places: Places) -> CheckedTraining:
+        """Check all that takes no time: config, names, places. See `check`."""
+        model, network = config.process.model, config.process.network
+        paths: dict[str, str] = {}
+        for name, text, error in (
+            ("model.name_or_path", model.name_or_path, InvalidBaseModel),
+            ("model.extras_name_or_path", model.extras_name_or_path, InvalidBaseModel),
+            ("network.pretrained_lora_path", network.pretrained_lora_path, InvalidAdapter),
+        ):
+            if text:
+                places.check(text, error, name)
+                if text not in EMBEDDED_BASE_MODELS:
+                    paths[name] = text
+        for number, section in enumerate(config.process.datasets):
+            key = f"datasets.{number}.folder_path"
+            if self._check_dataset(section.folder_path, key, places):
+                paths[key] = section.folder_path
         warnings = self._engine.check_training(config)
-        reports = check_for_training(config, on_image)
-        return CheckedTraining(config, reports, warnings)
+        in_full = {key: full for key, text in paths.items() if (full := full_path(text)) != text}
+        if in_full:
+            config = parse_training_text(training_text(config), in_full)
+        return CheckedTraining(config, (), warnings)
 
-    def submit(self, checked: CheckedTraining, config_text: str = "") -> str:
-        """Create the training's folder with its config and job file; return its process id.
+    def _check_dataset(self, folder_path: str, what: str, places: Places) -> bool:
+        """Whether a folder on this machine is meant; raises if what is meant isn't there.
 
-        The folder appears complete, by a rename, so an id that exists can be run.
+        A relative name means a dataset in the object store; for a command, a folder comes first.
+        """
+        path = local_path(folder_path, InvalidDataset, what)
+        if places is ANYWHERE and path.is_dir():
+            return True
+        stored = self._datasets.resolve(folder_path)
+        if stored is not None:
+            self._datasets.require(stored)
+            return False
+        places.check(folder_path, InvalidDataset, what)
+        if not path.is_dir():
+            raise InvalidDataset(
+                f"{what}: dataset folder {folder_path[:200]} doesn't exist",
+                remedy="Give a folder with images and, beside each, a .txt caption of the same "
+                "name, or the name of an uploaded dataset.",
+            )
+        return True
+
+    def submit(
+        self,
+        checked: CheckedTraining,
+        config_text: str = "",
+        *,
+        request_id: str = "",
+        priority: int = 0,
+        taking: Change | None = None,
+    ) -> ProcessRecord:
+        """Store the config, then create the record: the training waits.
+
+        With ``taking`` it is the caller's from the first moment on, and no server takes it.
+        """
+        process_id = new_process_id("train")
+        now = datetime.now(UTC)
+        record = ProcessRecord(
+            id=process_id, kind="training", name=checked.config.name, created_at=now,
+            enqueued_at=now, updated_at=now, priority=priority, request_id=request_id,
+            summary=_summary(checked.config),
+            progress=Progress(total_steps=checked.config.process.train.updates),
+        )  # fmt: skip
+        text = config_text or training_text(checked.config)
+        self._store.put(keys.result_config(process_id), text.encode())
+        return self._registry.create(taking(record) if taking else record)
+
+    def work(self, attempt: Attempt) -> Terminal:
+        """Prepare the folder, run the engine from the newest checkpoint, keep the results.
+
+        Done means: the adapter was verified and is in the object store.
         """
         self._workspace.ensure()
-        process_id = new_process_id("train")
-        folder = self._workspace.training(process_id)
-        partial = folder.with_name(f".{process_id}.partial")
-        partial.mkdir(parents=True)
+        folder = self._workspace.training(attempt.id)
+        folder.mkdir(exist_ok=True)
         try:
-            text = config_text or training_text(checked.config)
-            (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
-            self._engine.write_training_job(process_id, checked.config, checked.reports, partial)
-            partial.rename(folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        return process_id
-
-    def run(
-        self, process_id: str, on_event: Callable[[Event], None], stop: StopRequest
-    ) -> Terminal:
-        """Start the training or continue it, and return how it ended.
-
-        Done means: the adapter was verified and is in the object store. Raises `NotFound` for an
-        unknown id and `AlreadyRunning` if another program works on it.
-        """
-        folder = self.folder(process_id)
-        with _owned(folder), _appended(folder / EVENTS_FILE) as record:
-
-            def note(event: Event) -> None:
-                record.write(event.model_dump_json().encode() + b"\n")
-
-            def keep(event: Event) -> None:
-                note(event)
-                on_event(event)
-
-            ending = supervise(
-                self._engine.training_command(folder),
-                self._engine.parse,
-                folder / LOG_FILE,
-                keep,
-                self._limits,
-                stop,
-                has_checkpoint=lambda: self._engine.has_checkpoint(folder),
-            )
-            if isinstance(ending, Done):
-                ending = self._keep_results(process_id, folder, ending)
-            note(ending)  # only now: if we die before, the training counts as lost, not as done
-        return ending
+            with (
+                folder_lock(
+                    folder,
+                    patience_s=_LOCK_PATIENCE_S,
+                    while_waiting=lambda: _raise_if_stopped(attempt),
+                ) as lock,
+                _appended(folder / EVENTS_FILE) as record,
+            ):
+                self._prepare(attempt, folder)
+                _raise_if_stopped(attempt)
+                return self._run_engine(attempt, folder, lock, record)
+        except Interrupted:
+            return Stopped(time_s=time.time())
 
     def folder(self, process_id: str) -> Path:
         """Folder of a training. Raises `NotFound`."""
@@ -137,7 +216,7 @@ class TrainingService:
         if not folder.is_dir():
             raise NotFound(
                 f"there is no training {process_id} in {self._workspace.root}",
-                remedy="`loradash train --list` shows the trainings that are there.",
+                remedy="`loradash processes` shows what is there.",
             )
         return folder
 
@@ -150,14 +229,6 @@ class TrainingService:
                 remedy=f"Continue it with `loradash train --resume {process_id}`.",
             )
         return found[0]
-
-    def is_running(self, process_id: str) -> bool:
-        """Whether some program works on the training at this moment. Raises `NotFound`."""
-        try:
-            with _owned(self.folder(process_id)):
-                return False
-        except AlreadyRunning:
-            return True
 
     def history(self, process_id: str) -> TrainingHistory:
         """Read the events of all attempts; later attempts replace what earlier ones said."""
@@ -172,6 +243,8 @@ class TrainingService:
                 continue  # the last line of a killed program
             if event.type == "step":
                 steps[event.step] = event
+            elif event.type == "resumed":
+                steps |= {one.step: one for one in event.steps if one.step not in steps}
             elif event.type == "sample":
                 samples[event.step, event.index] = event
             elif event.type in ("done", "failed", "stopped"):
@@ -181,66 +254,138 @@ class TrainingService:
         ordered = [steps[step] for step in sorted(steps)]
         return TrainingHistory(ordered, [samples[key] for key in sorted(samples)], ending)
 
-    def ids(self) -> list[str]:
-        """Ids of all trainings in the workspace, the newest first."""
-        return self._workspace.trainings()
+    def _run_engine(self, attempt: Attempt, folder: Path, lock: int, record: IO[bytes]) -> Terminal:
+        def note(event: Event) -> None:
+            record.write(event.model_dump_json().encode() + b"\n")
 
-    def _keep_results(self, process_id: str, folder: Path, done: Done) -> Terminal:
+        def keep(event: Event) -> None:
+            note(event)
+            attempt.event(event)
+
+        attempt.follow_log(folder / LOG_FILE)
+        command = self._engine.training_command(folder)
+        environment = {**command.environment, **attempt.environment}
+        ending = supervise(
+            command.model_copy(update={"environment": environment}),
+            self._engine.parse,
+            folder / LOG_FILE,
+            keep,
+            self._limits,
+            attempt.stop,
+            has_checkpoint=lambda: self._engine.has_checkpoint(folder),
+            records=self._children,
+            what=attempt.id,
+            keep_open=(lock,),
+        )
+        if isinstance(ending, Done):
+            ending = self._keep_results(attempt, folder, ending)
+        note(ending)  # only now: if we die before, the training counts as lost, not as done
+        return ending
+
+    def _prepare(self, attempt: Attempt, folder: Path) -> None:
+        """Make the job file, or bring it and the checkpoints back from the object store.
+
+        The job fixes all that the result depends on, so only the first attempt may write it.
+        """
+        job = self._engine.job_file(folder)
+        stored = {entry.kind: entry for entry in self._registry.artifacts(attempt.id, ["job"])}
+        if not (folder / CONFIG_FILE).is_file():
+            self._store.get_file(keys.result_config(attempt.id), folder / CONFIG_FILE)
+        if not job.is_file() and "job" in stored:
+            fetch(self._store, stored["job"], job)
+        config, fetched = self._with_local_datasets(attempt, folder, job.is_file())
+        if not job.is_file():
+
+            def looked_at(done: int, total: int) -> None:
+                _raise_if_stopped(attempt)
+                attempt.show("preparing", f"images {done}/{total}")
+
+            reports = check_for_training(config, looked_at)
+            self._engine.write_training_job(attempt.id, config, reports, folder)
+        if "job" not in stored:
+            attempt.keeper.now([NewArtifact("config", folder / CONFIG_FILE, CONFIG_FILE),
+                                NewArtifact("job", job, job.name)])  # fmt: skip
+        if not self._engine.has_checkpoint(folder):
+            checkpoints = self._engine.checkpoint_folder(folder)
+            if count := restore_checkpoints(self._registry, self._store, attempt.id, checkpoints):
+                attempt.say(f"{count} checkpoints restored from the object store")
+        if fetched:
+            attempt.say(f"datasets: {', '.join(fetched)}")
+
+    def _with_local_datasets(
+        self, attempt: Attempt, folder: Path, job_exists: bool
+    ) -> tuple[TrainingConfig, list[str]]:
+        """Fetch datasets of the object store; return the config with their folders' paths."""
+        text = (folder / CONFIG_FILE).read_text(encoding="utf-8-sig")
+        config = parse_training_text(text)
+        overrides: dict[str, Any] = {}
+        names = []
+        for number, section in enumerate(config.process.datasets):
+            stored = self._datasets.resolve(section.folder_path)
+            if stored is None:
+                continue
+            _raise_if_stopped(attempt)
+            attempt.show("preparing", f"dataset {stored}")
+            target = self._workspace.training_data(attempt.id) / str(number)
+            if not (job_exists and target.is_dir()):  # what the job was made for stays
+                self._datasets.materialize(stored, target)
+            overrides[f"datasets.{number}.folder_path"] = str(target)
+            names.append(stored)
+        if not overrides:
+            return config, names
+        return parse_training_text(training_text(config), overrides), names
+
+    def _keep_results(self, attempt: Attempt, folder: Path, done: Done) -> Terminal:
         """Verify the adapter and store all results; a failure here is a failure of the training."""
         try:
             path = Path(done.path or "")
-            if not path.is_file() or _sha256(path) != done.sha256:
+            if not path.is_file() or sha256_of(path) != done.sha256:
                 raise InvalidAdapter("the adapter file isn't the one that the engine wrote")
             self._engine.adapter_metadata(path)
+            attempt.keeper.flush()
             artifacts = self._engine.artifacts(folder)
             if not any(item.kind == "lora" and item.path == path for item in artifacts):
                 raise ResultsNotStored(f"the adapter {path} isn't among the training's results")
-            self._store_results(process_id, artifacts)
+            attempt.patiently(lambda: self._store_missing(attempt, artifacts))
         except (LoradashError, OSError) as error:
             message = error.message if isinstance(error, LoradashError) else str(error)
-            return Failed(
-                time_s=done.time_s,
-                code=error.code if isinstance(error, LoradashError) else ResultsNotStored.code,
-                message=f"the training ended but its results aren't safe: {message}",
-                remedy=f"Correct it and run `loradash train --resume {process_id}`.",
+            failed = failure(
+                error if isinstance(error, LoradashError) else ResultsNotStored(message),
                 resumable=True,
+            )
+            return failed.model_copy(
+                update={
+                    "message": f"the training ended but its results aren't safe: {message}",
+                    "remedy": f"Correct it and resume {attempt.id}.",
+                }
             )
         return done
 
-    def _store_results(self, process_id: str, artifacts: list[Artifact]) -> None:
-        kinds: dict[str, keys.ResultKind] = {
-            "lora": "lora", "sample": "samples", "log": "logs", "metrics": "logs"
-        }  # fmt: skip
-        entries = []
-        for kind, path in artifacts:
-            if kind == "config":
-                key = keys.result_config(process_id)
-            else:
-                key = keys.result(process_id, kinds[kind], path.name)
-            info = self._store.put_file(key, path)
-            entries.append(
-                {"key": key, "kind": kind, "size_bytes": info.size_bytes, "sha256": _sha256(path)}
-            )
-        manifest = {
-            "process_id": process_id,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "files": entries,
-        }
-        self._store.put(keys.manifest(process_id), json.dumps(manifest, indent=1).encode())
+    def _store_missing(self, attempt: Attempt, artifacts: list[Artifact]) -> None:
+        """Store what the engine has produced, except samples that are there already."""
+        known = {entry.name for entry in self._registry.artifacts(attempt.id, ["sample"])}
+        attempt.keeper.now(
+            [
+                NewArtifact(item.kind, item.path, item.path.name)
+                for item in artifacts
+                if item.kind != "sample" or item.path.name not in known
+            ]
+        )
 
 
-@contextlib.contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Hold the training for as long as the block runs; the system lets go if we die."""
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AlreadyRunning(
-                f"training {folder.name} is being run by another program",
-                remedy="Wait for it, or stop that program.",
-            ) from error
-        yield
+def _raise_if_stopped(attempt: Attempt) -> None:
+    if attempt.stop.count:
+        raise Interrupted("stopped while it was being prepared")
+
+
+def _summary(config: TrainingConfig) -> dict[str, Any]:
+    process = config.process
+    return {
+        "base_model": process.model.name_or_path,
+        "trigger_word": process.trigger_word,
+        "datasets": [section.folder_path for section in process.datasets][:10],
+        "steps": process.train.updates,
+    }
 
 
 @contextlib.contextmanager
@@ -252,8 +397,3 @@ def _appended(path: Path) -> Iterator[IO[bytes]]:
             if file.read(1) != b"\n":
                 file.write(b"\n")
         yield file
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

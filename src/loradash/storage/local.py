@@ -7,6 +7,7 @@ a name that no key can have (a backslash), so it is never an object.
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -112,6 +113,16 @@ class LocalStore:
                     if folder == self._root:
                         break
                     folder.rmdir()
+
+    def remove_partial_files(self, before_s: float) -> int:
+        """Remove what killed programs left half-written before this Unix time; return how many."""
+        removed = 0
+        for path in self._root.rglob(f"{glob.escape(_PARTIAL_PREFIX)}*"):
+            with contextlib.suppress(OSError):
+                if path.is_file() and path.stat().st_mtime < before_s:
+                    path.unlink()
+                    removed += 1
+        return removed
 
     def _path(self, key: str) -> Path:
         path = self._root / check_key(key)

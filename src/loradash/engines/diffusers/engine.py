@@ -28,6 +28,7 @@ from loradash.engines.diffusers.job import (
 )
 from loradash.engines.engine import Artifact, Command
 from loradash.errors import InvalidAdapter, InvalidCheckpoint
+from loradash.paths import local_path
 
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -49,7 +50,13 @@ class DiffusersEngine:
         find_base_model(
             model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
         )
+        if lora := config.process.network.pretrained_lora_path:
+            self.adapter_metadata(local_path(lora, InvalidAdapter, "network.pretrained_lora_path"))
         return support.check(config)
+
+    def check_base_model(self, name: str) -> None:
+        """See `Engine.check_base_model`."""
+        find_base_model(name)
 
     def write_training_job(
         self,
@@ -105,7 +112,12 @@ class DiffusersEngine:
         )
 
     def generation_line(
-        self, request_id: str, request: GenerationRequest, adapters: tuple[Path, ...], folder: Path
+        self,
+        request_id: str,
+        request: GenerationRequest,
+        adapters: tuple[Path, ...],
+        folder: Path,
+        done: tuple[int, ...] = (),
     ) -> str:
         """Return the generator's input line for a request."""
         resolved = tuple(
@@ -118,6 +130,7 @@ class DiffusersEngine:
             base_model=find_base_model(request.base_model),
             adapters=resolved,
             folder=folder,
+            done=done,
         ).model_dump_json()
 
     def parse(self, line: str) -> Event | None:
@@ -137,12 +150,21 @@ class DiffusersEngine:
         found += [Artifact("sample", path) for path in sorted(folder.glob(f"{SAMPLES_FOLDER}/*"))]
         for kind, name in (
             ("config", "config.yaml"),
+            ("job", JOB_FILE),
             ("metrics", "events.jsonl"),
             ("log", "log.txt"),
         ):
             if (path := folder / name).is_file():
                 found.append(Artifact(kind, path))  # type: ignore[arg-type]
         return [artifact for artifact in found if not artifact.path.name.startswith(".")]
+
+    def job_file(self, folder: Path) -> Path:
+        """See `Engine.job_file`."""
+        return folder / JOB_FILE
+
+    def checkpoint_folder(self, folder: Path) -> Path:
+        """See `Engine.checkpoint_folder`."""
+        return folder / CHECKPOINTS_FOLDER
 
     def has_checkpoint(self, folder: Path) -> bool:
         """See `Engine.has_checkpoint`."""

@@ -72,6 +72,7 @@ class Generate(BaseModel):
     base_model: BaseModelSource
     adapters: tuple[ResolvedAdapter, ...]
     folder: Path
+    done: tuple[int, ...] = Field((), description="numbers of images that needn't be drawn")
 
 
 class Cancel(BaseModel):

@@ -133,10 +133,15 @@ class LoadedPipeline:
         set_scheduler(architecture, request.scheduler, self._own_scheduler)
         first_seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         total = len(request.prompts) * request.num_images
-        self._emitter.phase("generating", "", 0, total)
+        done = frozenset(line.done)
+        drawn = len(done)
+        self._emitter.phase("generating", "", drawn, total)
         index = 0
         for prompt in request.prompts:
             for image_number in range(request.num_images):
+                if index in done:
+                    index += 1
+                    continue
                 stop.check()
                 started = time.monotonic()
                 drawing = Drawing(
@@ -164,7 +169,8 @@ class LoadedPipeline:
                     )
                 )
                 index += 1
-                self._emitter.phase("generating", "", index, total)
+                drawn += 1
+                self._emitter.phase("generating", "", drawn, total)
 
     def unload(self) -> None:
         """Drop the base model and free its memory."""

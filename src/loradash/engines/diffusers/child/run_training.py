@@ -219,7 +219,8 @@ class TrainingRun:
             path, state = found
             self.trainer.restore(state)
             self._saved_step, self._saved_path = state.step, path
-            self._emitter.emit(Resumed(step=state.step, path=str(path)))
+            steps = self.trainer.history
+            self._emitter.emit(Resumed(step=state.step, path=str(path), steps=steps))
 
     def _checkpoint(self) -> None:
         self._emitter.phase("saving", "checkpoint")

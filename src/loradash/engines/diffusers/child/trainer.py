@@ -7,6 +7,7 @@ bit for bit.
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -42,6 +43,8 @@ from loradash.errors import InvalidCheckpoint, LossNotFinite
 
 MAX_SKIPPED_UPDATES = 20  # in a row, with fp16's loss scaling
 _SPEED_WINDOW_S = 20.0
+_HISTORY_STEPS = 2000
+_KEPT = ("step", "time_s", "loss", "learning_rate", "grad_norm", "steps_per_s")
 
 
 class Trainer:
@@ -89,6 +92,7 @@ class Trainer:
         # fp16 gradients underflow without scaling; bf16 and fp32 have the range.
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=dtype == torch.float16)
         self._skipped = 0
+        self._history: deque[StepDone] = deque(maxlen=_HISTORY_STEPS)
         self._embeddings: dict[str, Conditioning] = {}
         self._dropout = any(
             isinstance(layer, torch.nn.Dropout) and layer.p > 0
@@ -96,6 +100,11 @@ class Trainer:
             for layer in module.module.modules()
         )
         self.step = 0
+
+    @property
+    def history(self) -> tuple[StepDone, ...]:
+        """The latest steps, those before the checkpoint that was restored too."""
+        return tuple(self._history)
 
     @property
     def trains_text(self) -> bool:
@@ -133,17 +142,18 @@ class Trainer:
             loss, norm = self._update(batches)
             self.step += 1
             rate, eta = speed.after(self.step, self._train.updates)
-            self._emitter.emit(
-                StepDone(
-                    step=self.step,
-                    total_steps=self._train.updates,
-                    loss=loss,
-                    learning_rate=self._optimizer.param_groups[0]["lr"],
-                    grad_norm=norm,
-                    steps_per_s=rate,
-                    eta_s=eta,
-                )
+            done = StepDone(
+                time_s=time.time(),
+                step=self.step,
+                total_steps=self._train.updates,
+                loss=loss,
+                learning_rate=self._optimizer.param_groups[0]["lr"],
+                grad_norm=norm,
+                steps_per_s=rate,
+                eta_s=eta,
             )
+            self._history.append(done)
+            self._emitter.emit(done)
             at_end = self.step == self._train.updates
             if self.step % save_every == 0 or stop.take_save_request() or at_end:
                 checkpoint()
@@ -187,6 +197,7 @@ class Trainer:
         if self._scaler.is_enabled():
             scalars["scaler"] = self._scaler.state_dict()
             scalars["skipped"] = self._skipped
+        scalars["history"] = [[getattr(one, name) for name in _KEPT] for one in self._history]
         return TrainingState(self.step, tensors, scalars)
 
     def restore(self, state: TrainingState) -> None:
@@ -207,6 +218,10 @@ class Trainer:
             self._scaler.load_state_dict(state.scalars["scaler"])
             self._skipped = state.scalars["skipped"]
         self.step = state.step
+        self._history.extend(
+            StepDone(total_steps=self._train.updates, **dict(zip(_KEPT, row, strict=True)))
+            for row in state.scalars.get("history", ())
+        )
 
     def _update(self, batches: Iterator[list[int]]) -> tuple[float, float]:
         """One optimizer update over the accumulated batches; return mean loss and gradient norm."""

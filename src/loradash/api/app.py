@@ -1,0 +1,249 @@
+"""The HTTP application: job API, files, queue, metrics, and a plain page that shows the state."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import structlog
+from fastapi import FastAPI, HTTPException, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import FileResponse, HTMLResponse
+from jinja2 import Environment, Template, select_autoescape
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+import loradash
+from loradash.api.examples import EXAMPLES
+from loradash.api.gateway import json_response, make_router
+from loradash.api.guard import Guard
+from loradash.api.jobs import JobService
+from loradash.domain import requests
+from loradash.domain.process import MAX_PRIORITY, MIN_PRIORITY
+from loradash.errors import ConflictingState, InvalidRequest, LoradashError, NotFound
+from loradash.services.dispatch import Dispatcher, Services
+from loradash.storage.store import LocalFiles, ObjectStore
+from loradash.telemetry.metrics import Metrics
+
+log = structlog.get_logger("loradash.api")
+
+_STATUS_OF: dict[type[LoradashError], int] = {NotFound: 404, ConflictingState: 409}
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the application is made of; ``start`` and ``stop`` frame its life."""
+
+    dispatcher: Dispatcher
+    services: Services
+    metrics: Metrics
+    store: ObjectStore
+    start: Callable[[], None]
+    stop: Callable[[], None]
+    hurry: Callable[[], None] = lambda: None
+    cors_origins: tuple[str, ...] = ()
+    max_request_bytes: int = 256 * 2**20
+
+
+class _Priority(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    priority: int = Field(ge=MIN_PRIORITY, le=MAX_PRIORITY)
+
+
+def create_app(server: Server) -> FastAPI:
+    """Return the application; it starts working when a server starts its lifespan."""
+    jobs = JobService(server.dispatcher, server.services.processes)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(server.start)
+        try:
+            yield
+        finally:
+            jobs.close()
+            await asyncio.to_thread(server.stop)
+
+    app = FastAPI(
+        title="loradash",
+        version=loradash.__version__,
+        summary="Train LoRA adapters and generate images with them, through RunPod's job API.",
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
+        redoc_url=None,
+    )
+    router = make_router(jobs)
+    app.include_router(router, prefix="/v2")
+    # The published dashboard takes any address that holds this name for RunPod's.
+    app.include_router(router, prefix="/api.runpod.ai/v2", include_in_schema=False)
+    _add_routes(app, server)
+    _add_error_handlers(app)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(server.cors_origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["authorization", "content-type", "x-runpod-token"],
+        expose_headers=["X-Request-ID"],
+    )
+    app.add_middleware(Guard, origins=server.cors_origins, max_body_bytes=server.max_request_bytes)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _add_routes(app: FastAPI, server: Server) -> None:
+    services = server.services
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def status_page() -> str:
+        return render_status(server)
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    def reference() -> str:
+        return render_reference(app)
+
+    @app.get("/health", tags=["server"], summary="Is everything there?")
+    def health() -> Response:
+        report = services.health.report()
+        return json_response(report, 200 if report["status"] == "healthy" else 503)
+
+    @app.get("/metrics", tags=["server"], summary="Counters for Prometheus")
+    def metrics() -> Response:
+        content, content_type = server.metrics.render()
+        return Response(content, media_type=content_type)
+
+    @app.get("/files/{key:path}", tags=["results"], summary="A result file, whole or by range")
+    def file(key: Annotated[str, Path(max_length=1000)]) -> Response:
+        entry = services.results.stored(key)
+        name = quote(entry.name.rpartition("/")[2])
+        headers = {
+            "X-Content-Type-Options": "nosniff",
+            "ETag": f'"{entry.sha256}"',
+            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+        }
+        if isinstance(server.store, LocalFiles):
+            return FileResponse(server.store.path_of(key), headers=headers)
+        return Response(server.store.get(key), headers=headers)
+
+    @app.get("/queue", tags=["queue"], summary="What waits, in order, and what runs where")
+    def queue() -> Response:
+        return json_response(services.processes.queue())
+
+    @app.post("/queue/pause", tags=["queue"], summary="Start nothing more")
+    def pause() -> Response:
+        services.processes.pause(True)
+        return json_response({"paused": True})
+
+    @app.post("/queue/resume", tags=["queue"], summary="Go on starting what waits")
+    def resume() -> Response:
+        services.processes.pause(False)
+        return json_response({"paused": False})
+
+    @app.post("/queue/{process_id}/priority", tags=["queue"], summary="Change a process's place")
+    def priority(process_id: str, wanted: _Priority) -> Response:
+        record = services.processes.reprioritize(process_id, wanted.priority)
+        return json_response({"id": record.id, "priority": record.priority})
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(LoradashError)
+    async def known(_request: Request, error: LoradashError) -> Response:
+        status = next(
+            (code for kind, code in _STATUS_OF.items() if isinstance(error, kind)),
+            503 if error.code == "registry_unavailable" else 400,
+        )
+        return json_response({"error": str(error)}, status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> Response:
+        problems = [
+            f"{'.'.join(str(part) for part in one['loc'][1:])}: {one['msg']}"
+            for one in error.errors()[:20]
+        ]
+        text = str(InvalidRequest("the request can't be used", problems=problems))
+        return json_response({"error": text}, 400)
+
+    @app.exception_handler(HTTPException)
+    @app.exception_handler(404)
+    @app.exception_handler(405)
+    async def http(_request: Request, error: HTTPException) -> Response:
+        return json_response({"error": str(error.detail)}, error.status_code)
+
+    @app.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> Response:
+        log.error("request_broke", path=request.url.path[:200], exc_info=error)
+        text = f"an error in loradash itself ({type(error).__name__}); the server's log has it"
+        return json_response({"error": text}, 500)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The API's description, with the request types, which FastAPI doesn't see by itself."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, summary=app.summary, routes=app.routes
+        )
+        request: dict[str, Any] = TypeAdapter(requests.Request).json_schema(
+            ref_template="#/components/schemas/{model}"
+        )
+        parts = schema.setdefault("components", {}).setdefault("schemas", {})
+        parts.update(request.pop("$defs", {}))
+        parts["Request"] = request
+        for operations in schema["paths"].values():
+            for operation in operations.values():
+                if operation["responses"].pop("422", None):  # FastAPI's; we answer as RunPod does
+                    operation["responses"]["400"] = _ERROR_REPLY
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+_ERROR_REPLY = {
+    "description": "What is wrong, and what to do",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error"],
+                "properties": {"error": {"type": "string"}},
+            }
+        }
+    },
+}
+
+_templates = Environment(autoescape=select_autoescape(default=True), trim_blocks=True)
+
+
+def render_status(server: Server) -> str:
+    """The page at ``/``: what runs, what waits, what has ended lately, and whether all is well."""
+    processes, _ = server.services.processes.page(kind=None, statuses=(), limit=25, cursor="")
+    return _template("status.html").render(
+        processes=processes,
+        counts=server.services.processes.counts(),
+        queue=server.services.processes.queue(),
+        health=server.services.health.report(),
+        now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+    )
+
+
+def render_reference(app: FastAPI) -> str:
+    """The page at ``/docs``: routes, and an example of each request."""
+    described: dict[str, Any] = app.openapi()["paths"]
+    routes = [
+        {
+            "methods": ", ".join(method.upper() for method in operations),
+            "path": path,
+            "summary": next(iter(operations.values()))["summary"],
+        }
+        for path, operations in described.items()
+    ]
+    return _template("reference.html").render(
+        version=loradash.__version__, routes=routes, examples=EXAMPLES
+    )
+
+
+def _template(name: str) -> Template:
+    text = files("loradash.api").joinpath(name).read_text(encoding="utf-8")
+    return _templates.from_string(text)

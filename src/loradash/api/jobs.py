@@ -1,0 +1,295 @@
+"""Jobs as RunPod's API shows them.
+
+A training or generation is its process: the job's id is the process id, so its status outlives
+the server. Every other request is answered within moments; its reply is kept for a while under the
+request's id, as RunPod keeps it.
+"""
+
+import json
+import math
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from loradash.domain.ids import is_process_id
+from loradash.domain.process import Status
+from loradash.errors import ConflictingState, NotFound, TimedOut
+from loradash.services.dispatch import Dispatcher, Reply, new_request_id
+from loradash.services.processes import ProcessService
+
+KEPT_S = {"run": 30 * 60.0, "runsync": 60.0}
+"""Seconds for which a reply can be fetched again (RunPod's documented retention)."""
+MAX_KEPT_BYTES = 256 * 2**20
+MAX_RETRIED_INPUT_BYTES = 2**20
+_THREADS = 16
+
+_STATES = {
+    Status.PENDING: "IN_QUEUE",
+    Status.RUNNING: "IN_PROGRESS",
+    Status.COMPLETED: "COMPLETED",
+    Status.FAILED: "FAILED",
+    Status.CANCELLED: "CANCELLED",
+}
+_TYPES_OF_PROCESSES = frozenset({"train", "train_with_yaml", "generate"})
+
+
+@dataclass
+class _Job:
+    id: str
+    kept_s: float
+    future: "Future[Reply]"
+    created_s: float = field(default_factory=time.monotonic)
+    began_s: float | None = None
+    ended_s: float | None = None
+    input: object = None
+    size_bytes: int = 0
+    streamed: bool = False
+
+
+class JobService:
+    """Runs requests as jobs. Thread-safe; waiting is left to the caller."""
+
+    def __init__(self, dispatcher: Dispatcher, processes: ProcessService) -> None:
+        self._dispatcher = dispatcher
+        self._processes = processes
+        self._jobs: OrderedDict[str, _Job] = OrderedDict()
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="job")
+        self._stream_positions: OrderedDict[str, tuple[int, str]] = OrderedDict()
+        self._stream_lock = threading.Lock()
+        self._retried = 0
+
+    def start(self, data: object, base_url: str, route: str) -> tuple[str, "Future[Reply]"]:
+        """Begin to answer a request; return the job's id and its coming reply."""
+        job_id = new_request_id()
+        job = _Job(job_id, KEPT_S[route], Future(), input=_small(data))
+        with self._lock:
+            self._forget_old()
+            self._jobs[job_id] = job
+        job.future = self._pool.submit(self._answer, job, data, base_url)
+        return job_id, job.future
+
+    def shown(self, job_id: str) -> dict[str, Any]:
+        """Return a job's state. Raises `NotFound`."""
+        if is_process_id(job_id):
+            return self._process(job_id)
+        job = self._job(job_id)
+        if not job.future.done():
+            state = "IN_QUEUE" if job.began_s is None else "IN_PROGRESS"
+            return {"id": job_id, "status": state}
+        if job.future.cancelled():
+            return {"id": job_id, "status": "CANCELLED"}
+        return {**finished(job_id, job.future.result()), **_times(job)}
+
+    def stream(self, job_id: str) -> dict[str, Any]:
+        """Return what is new since this was asked last. Raises `NotFound`.
+
+        For a process that is its progress and its new log lines.
+        """
+        if not is_process_id(job_id):
+            job, shown = self._job(job_id), self.shown(job_id)
+            chunks = []
+            if "output" in shown and not job.streamed:
+                job.streamed = True
+                chunks = [{"output": shown["output"]}]
+            return {"id": job_id, "status": shown["status"], "stream": chunks}
+        with self._stream_lock:  # two that ask at once must not both get the same lines
+            return self._stream_process(job_id)
+
+    def _stream_process(self, process_id: str) -> dict[str, Any]:
+        shown = self._process(process_id)
+        with self._lock:
+            seen, last = self._stream_positions.get(process_id, (0, ""))
+        lines = self._processes.log(process_id, seen, 500)
+        view = self._processes.get(process_id)
+        progress = {
+            name: view[name]
+            for name in ("process_id", "status", "phase", "step", "total_steps", "progress",
+                         "loss", "eta")
+        }  # fmt: skip
+        now = json.dumps(progress)
+        chunks = []
+        if lines or now != last:
+            chunks = [{"output": {**progress, "log": [line.text for line in lines]}}]
+        with self._lock:
+            self._stream_positions[process_id] = (lines[-1].number if lines else seen, now)
+            self._stream_positions.move_to_end(process_id)
+            while len(self._stream_positions) > 1000:
+                self._stream_positions.popitem(last=False)
+        return {"id": process_id, "status": shown["status"], "stream": chunks}
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job. Raises `NotFound`, and `ConflictingState` if it has ended."""
+        if is_process_id(job_id):
+            self._processes.cancel(job_id)
+            return {"id": job_id, "status": "CANCELLED"}
+        job = self._job(job_id)
+        if job.future.cancel():
+            job.ended_s = time.monotonic()
+        elif job.future.done():
+            raise ConflictingState(f"job {job_id} has ended", remedy="Look at its status.")
+        return {"id": job_id, "status": self.shown(job_id)["status"]}
+
+    def retry(self, job_id: str, base_url: str) -> dict[str, Any]:
+        """Run a failed job again under its id. Raises `NotFound`, `ConflictingState`."""
+        if is_process_id(job_id):
+            self._processes.resume(job_id)
+            self._retried += 1
+            return {"id": job_id, "status": "IN_QUEUE"}
+        job, shown = self._job(job_id), self.shown(job_id)
+        if shown["status"] != "FAILED":
+            raise ConflictingState(
+                f"job {job_id} is {shown['status']}", remedy="Only failed jobs can be retried."
+            )
+        if job.input is None:
+            raise ConflictingState(
+                f"job {job_id}: its input was too large to be kept", remedy="Send it again."
+            )
+        with self._lock:
+            if job.future.done():  # else somebody else's retry was faster
+                job.began_s = job.ended_s = None
+                job.future = self._pool.submit(self._answer, job, job.input, base_url)
+                self._retried += 1
+        return {"id": job_id, "status": "IN_QUEUE"}
+
+    def purge_queue(self) -> dict[str, Any]:
+        """Cancel what waits."""
+        return {"removed": self._processes.purge_queue(), "status": "completed"}
+
+    def health(self) -> dict[str, Any]:
+        """Count jobs and workers; a slot's lane is a worker."""
+        counts = self._processes.counts()
+        slots = self._processes.queue()["slots"]
+        busy = sum(bool(slot.get(kind)) for slot in slots for kind in ("training", "generation"))
+        idle = max(0, 2 * len(slots) - busy)
+        return {
+            "jobs": {
+                "completed": counts[Status.COMPLETED],
+                "failed": counts[Status.FAILED],
+                "inProgress": counts[Status.RUNNING],
+                "inQueue": counts[Status.PENDING],
+                "retried": self._retried,
+            },
+            "workers": {
+                "idle": idle, "running": busy, "ready": idle, "initializing": 0, "throttled": 0,
+                "unhealthy": 0,
+            },
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Take no more jobs."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(self, job: _Job, data: object, base_url: str) -> Reply:
+        job.began_s = time.monotonic()
+        reply = self._dispatcher.answer(data, base_url=base_url, request_id=job.id)
+        job.size_bytes = _rough_size(reply)
+        job.ended_s = time.monotonic()
+        return reply
+
+    def _job(self, job_id: str) -> _Job:
+        with self._lock:
+            self._forget_old()
+            if job_id not in self._jobs:
+                raise NotFound(
+                    f"there is no job {job_id[:80]!r}",
+                    remedy="Replies are kept for 30 minutes (run) or 1 minute (runsync).",
+                )
+            return self._jobs[job_id]
+
+    def _forget_old(self) -> None:
+        now = time.monotonic()
+        for job in list(self._jobs.values()):
+            if job.ended_s is not None and now - job.ended_s > job.kept_s:
+                del self._jobs[job.id]
+        total = sum(job.size_bytes for job in self._jobs.values())
+        for job in list(self._jobs.values()):
+            if total <= MAX_KEPT_BYTES:
+                break
+            if job.ended_s is not None:
+                total -= job.size_bytes
+                del self._jobs[job.id]
+
+    def _process(self, process_id: str) -> dict[str, Any]:
+        view = self._processes.get(process_id)
+        status = Status(view["status"])
+        state = "TIMED_OUT" if view["error_code"] == TimedOut.code else _STATES[status]
+        shown: dict[str, Any] = {
+            "id": process_id,
+            "status": state,
+            "executionTime": round(view["elapsed_time"] * 1000),
+        }
+        if view["started_at"]:
+            delay = datetime.fromisoformat(view["started_at"]) - datetime.fromisoformat(
+                view["created_at"]
+            )
+            shown["delayTime"] = round(delay.total_seconds() * 1000)
+        if view["worker_id"]:
+            shown["workerId"] = view["worker_id"]
+        if status is Status.FAILED:
+            shown["error"] = "\n".join(
+                text for text in (view["error"], view["remedy"], *view["error_problems"]) if text
+            )
+        else:
+            view.pop("config", None)
+            shown["output"] = {**view, "data": {"process_id": process_id}}
+        return shown
+
+
+def makes_process(data: object) -> bool:
+    """Whether this input asks for a training or a generation."""
+    if not isinstance(data, dict):
+        return False
+    kind = data.get("type")
+    if kind is None and "prompt" in data:
+        return True
+    return isinstance(kind, str) and kind in _TYPES_OF_PROCESSES
+
+
+def finished(job_id: str, reply: Reply) -> dict[str, Any]:
+    """A job whose reply is there, as RunPod's SDK would report it.
+
+    The SDK takes ``error`` out of a reply, and leaves out ``output`` if nothing remains.
+    """
+    if "error" in reply and len(reply) == 1:
+        return {"id": job_id, "status": "FAILED", "error": reply["error"]}
+    return {"id": job_id, "status": "COMPLETED", "output": reply}
+
+
+def _times(job: _Job) -> dict[str, Any]:
+    began = job.began_s or job.created_s
+    return {
+        "delayTime": round((began - job.created_s) * 1000),
+        "executionTime": round(((job.ended_s or time.monotonic()) - began) * 1000),
+    }
+
+
+def _small(data: object) -> object:
+    size = _rough_size(data, MAX_RETRIED_INPUT_BYTES)
+    return data if size <= MAX_RETRIED_INPUT_BYTES else None
+
+
+def _rough_size(value: object, enough: float = math.inf) -> int:
+    """Bytes of the texts in a JSON value, or some number above ``enough`` if it has more.
+
+    It walks without recursion: nesting can't end the request.
+    """
+    size = 0
+    waiting = [value]
+    while waiting and size <= enough:
+        item = waiting.pop()
+        if isinstance(item, str):
+            size += len(item)
+        elif isinstance(item, dict):
+            size += 16 * len(item) + sum(len(str(key)) for key in item)
+            waiting.extend(item.values())
+        elif isinstance(item, list | tuple):
+            size += 16 * len(item)
+            waiting.extend(item)
+        else:
+            size += 8
+    return size

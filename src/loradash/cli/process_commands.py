@@ -1,0 +1,202 @@
+"""``loradash processes``, ``logs``, ``cancel``, ``resume``, ``queue`` and ``models``."""
+
+import time
+from typing import Annotated, Any, Literal
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="The reply as JSON.")]
+ProcessId = Annotated[str, typer.Argument(help="Id of the process.")]
+
+
+def processes(
+    process_id: Annotated[
+        str | None, typer.Argument(help="Show this process and its attempts.")
+    ] = None,
+    kind: Annotated[
+        Literal["training", "generation"] | None, typer.Option(help="Only this kind.")
+    ] = None,
+    status: Annotated[
+        list[str] | None, typer.Option(help="Only this status; may be given several times.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=200)] = 20,
+    as_json: Json = False,
+) -> None:
+    """List trainings and generations, the newest first, or show one of them."""
+    from loradash.cli.output import print_table
+
+    with _backend() as backend:
+        if process_id:
+            _show(backend.ask(type="process_status", process_id=process_id), as_json)
+            return
+        request: dict[str, Any] = {"type": "processes", "limit": limit}
+        request |= {"kind": kind} if kind else {}
+        request |= {"status": status} if status else {}
+        reply = backend.ask(**request)
+    if as_json:
+        _print_json(reply)
+        return
+    rows = [
+        (
+            one["id"], one["name"], _state(one), _steps(one),
+            "" if one["loss"] is None else f"{one['loss']:.4f}", _duration(one["elapsed_time"]),
+            _duration(one["eta"]), str(one["attempt"]),
+        )
+        for one in reply["processes"]
+    ]  # fmt: skip
+    heads = ("process id", "name", "status", "step", "loss", "time", "left", "attempt")
+    print_table(heads, rows, "no processes yet")
+
+
+def logs(
+    process_id: ProcessId,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Wait for more until it has ended.")
+    ] = False,
+    after: Annotated[int, typer.Option(min=0, help="Number of the last line that you know.")] = 0,
+) -> None:
+    """Print a process's log. With --follow the exit code tells how the process ended."""
+    from loradash.cli.output import ENDED_EXIT_CODES
+
+    with _backend() as backend:
+        while True:
+            reply = backend.ask(
+                type="process_status", process_id=process_id, log_after=after, log_limit=2000
+            )
+            for line in reply["log"]:
+                print(f"{line['time'][11:19]} {line['text']}", flush=True)
+                after = line["number"]
+            if len(reply["log"]) == 2000:
+                continue
+            if not follow:
+                return
+            if reply["status"] in ENDED_EXIT_CODES:
+                raise typer.Exit(ENDED_EXIT_CODES[reply["status"]])
+            time.sleep(0.5)
+
+
+def cancel(process_id: ProcessId) -> None:
+    """End a process that waits or runs. A training writes a checkpoint if it can."""
+    with _backend() as backend:
+        print(backend.ask(type="cancel", process_id=process_id)["message"])
+
+
+def resume(process_id: ProcessId) -> None:
+    """Queue a failed or cancelled process again; it goes on from its last checkpoint."""
+    from loradash.cli.output import program, to_stderr
+    from loradash.executors.local import server_is_running
+    from loradash.settings import load_settings
+    from loradash.wiring import server_lock
+
+    settings = load_settings()
+    with _backend() as backend:
+        backend.resume(process_id)
+    print(f"{process_id} is in the queue")
+    if not settings.server_url and not server_is_running(server_lock(settings)):
+        to_stderr(f"No server is running: start one with `{program()} up`.")
+
+
+def queue(
+    action: Annotated[Literal["show", "pause", "resume"], typer.Argument()] = "show",
+    as_json: Json = False,
+) -> None:
+    """Show what waits in which order, or stop and go on starting processes."""
+    from loradash.cli.output import print_table
+
+    with _backend() as backend:
+        state = backend.queue(action)
+    if as_json:
+        _print_json(state)
+        return
+    print(
+        f"{state['running']} running, {state['pending']} waiting"
+        + (", paused" if state["paused"] else "")
+    )
+    for slot in state["slots"]:
+        for lane in ("training", "generation"):
+            print(
+                f"  {slot['slot']} {lane}: {slot.get(lane) or slot.get(f'{lane}_waits_for', '-')}"
+            )
+    rows = [
+        (str(place), one["id"], one["type"], one["name"], str(one["priority"]))
+        for place, one in enumerate(state["order"], start=1)
+    ]
+    print_table(("", "process id", "type", "name", "priority"), rows, "nothing waits")
+
+
+def models(as_json: Json = False) -> None:
+    """List the trained LoRAs, the newest first."""
+    from loradash.cli.output import print_table
+    from loradash.domain.sizes import size_text
+
+    with _backend() as backend:
+        reply = backend.ask(type="list_models")
+    if as_json:
+        _print_json(reply)
+        return
+    rows = [
+        (
+            one["process_id"], one["filename"], size_text(one["size"]),
+            one["metadata"]["trigger_word"] or "", one["metadata"]["base_model"] or "",
+            one["created_at"][:16].replace("T", " "),
+        )
+        for one in reply["models"]
+    ]  # fmt: skip
+    heads = ("process id", "file", "size", "trigger word", "base model", "made")
+    print_table(heads, rows, "no trained LoRAs yet")
+
+
+def _backend() -> Any:
+    from loradash.cli.backend import backend
+    from loradash.settings import load_settings
+
+    return backend(load_settings())
+
+
+def _show(one: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(one)
+        return
+    print(f"{one['id']}  {one['name']} ({one['type']})")
+    print(f"  status    {_state(one)} {one['phase']} {one['phase_detail']}".rstrip())
+    print(f"  step      {_steps(one)}")
+    print(f"  time      {_duration(one['elapsed_time'])}")
+    if one["queue_position"]:
+        print(f"  place     {one['queue_position']} in the queue")
+    if one["error_code"]:
+        print(f"  error     {one['error_message']} ({one['error_code']})")
+        for problem in one["error_problems"]:
+            print(f"            - {problem}")
+        print(f"  remedy    {one['remedy']}")
+    for note in one["attempts"]:
+        ending = note["ending"] or "running"
+        print(
+            f"  attempt {note['number']}: steps {note['from_step']} to {note['to_step']}, {ending}"
+        )
+    for entry in one["artifacts"]:
+        if entry["kind"] in ("lora", "image"):
+            print(f"  result    {entry['key']}")
+
+
+def _state(one: dict[str, Any]) -> str:
+    if one["lost"]:
+        return "lost"
+    if one["cancel_requested"] and one["status"] == "running":
+        return "stopping"
+    return str(one["status"])
+
+
+def _steps(one: dict[str, Any]) -> str:
+    return f"{one['step']}/{one['total_steps'] or '?'}"
+
+
+def _duration(seconds: float | None) -> str:
+    from loradash.cli.output import duration_text
+
+    return "" if seconds is None else duration_text(seconds)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, default=str))

@@ -1,0 +1,84 @@
+"""Uvicorn around the application, with our way of stopping."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from types import FrameType
+
+import uvicorn
+
+from loradash.api.app import Server, create_app
+from loradash.errors import InvalidSettings, LoradashError
+
+_CONNECTIONS_END_S = 5
+
+
+class _Uvicorn(uvicorn.Server):
+    """Tells when it is ready; a second signal doesn't wait for checkpoints."""
+
+    def __init__(
+        self, config: uvicorn.Config, on_ready: Callable[[], None], hurry: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+        self._hurry = hurry
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then say so."""
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; the second time at once.
+
+        Uvicorn's own way would raise the signal again at the end, so that a server that has stopped
+        in good order looks like one that was killed; and a second Ctrl-C would skip our stopping.
+        """
+        del sig, frame
+        if self.should_exit:
+            self._hurry()
+        self.should_exit = True
+
+
+def serve(server: Server, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+    """Serve until a signal asks for the end.
+
+    Raises `InvalidSettings` if the port is taken, and what the server's start raises.
+    """
+    problems: list[LoradashError] = []
+
+    def start() -> None:
+        try:
+            server.start()
+        except LoradashError as error:  # Uvicorn would log a traceback and no remedy
+            problems.append(error)
+            uvicorn_server.should_exit = True
+
+    listener = _listen(host, port)
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    config = uvicorn.Config(
+        create_app(replace(server, start=start)), log_config=None, access_log=False,
+        timeout_graceful_shutdown=_CONNECTIONS_END_S,
+    )  # fmt: skip
+    uvicorn_server = _Uvicorn(config, lambda: on_ready(url), server.hurry)
+    try:
+        uvicorn_server.run(sockets=[listener])
+    finally:
+        listener.close()
+    if problems:
+        raise problems[0]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InvalidSettings(
+            f"{host}:{port} can't be listened on: {error.strerror}",
+            remedy="Choose another port with --port, or stop what uses it.",
+        ) from error
+    return listener

@@ -1,0 +1,1 @@
+"""Executors: where waiting processes are run."""

@@ -1,0 +1,385 @@
+"""The local executor: this machine's GPUs, or its CPU, work off the queue in the registry.
+
+A slot (one per GPU, one on a CPU) has two lanes, one for a training and one for generations, so
+that a generation doesn't wait for hours behind a training where memory allows both. Before a
+training starts, the idle pipeline of its slot gives way.
+
+One thread looks into the queue, and it alone starts anything. Whatever takes time (the processes
+themselves, a pipeline's end) has threads of its own, so that no slot waits for another one's.
+"""
+
+import fcntl
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import structlog
+
+from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.errors import AlreadyRunning, LoradashError
+from loradash.registry.registry import Change, ProcessQueue, ProcessRegistry
+from loradash.runtime.gpu import Slot
+from loradash.runtime.orphans import ChildRecords
+from loradash.runtime.owner import is_gone
+from loradash.runtime.supervisor import StopRequest
+
+log = structlog.get_logger("loradash.executor")
+
+_LOOK_EVERY_S = 1.0
+_SWEEP_EVERY_S = 5.0
+_LOCK_PATIENCE_S = 1.0  # whoever only asks for a server holds the lock for a moment
+_END_S = 10.0  # for what was ended at once
+_GIVING_WAY = "the idle pipeline gives its memory back"
+_LANES: tuple[Kind, ...] = ("training", "generation")
+
+
+class QueuedRegistry(ProcessRegistry, ProcessQueue, Protocol):
+    """A registry that can order what waits."""
+
+
+class Memory(Protocol):
+    """What is known of a slot's memory, in MB; None where it can't be found out."""
+
+    def free_mb(self, slot: Slot) -> float | None:
+        """Free memory, whoever uses the rest."""
+        ...
+
+    def total_mb(self, slot: Slot) -> float | None:
+        """All memory."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """Free memory in MB that must be there before a process starts."""
+
+    training_mb: float
+    generation_mb: float
+
+
+@dataclass
+class _Lane:
+    """What runs in one lane of a slot, and why nothing does though something waits.
+
+    The thread of what runs resets ``busy``, that of a pipeline's end sets ``gave_way``; everything
+    else is changed by the executor's thread only.
+    """
+
+    slot: Slot
+    kind: Kind
+    process_id: str = ""
+    stop: StopRequest = field(default_factory=StopRequest)
+    thread: threading.Thread | None = None
+    busy: bool = False
+    waiting_for: str = ""
+    warm: bool = True
+    """An idle pipeline may hold memory (in lanes for generations)."""
+    giving_way_to: Kind | None = None
+    gave_way: bool = False
+
+
+class LocalExecutor:
+    """Takes processes from the queue as slots get free. One per workspace at a time."""
+
+    def __init__(
+        self,
+        registry: QueuedRegistry,
+        slots: tuple[Slot, ...],
+        memory: Memory,
+        needs: MemoryNeeds,
+        *,
+        taking: Callable[[str], Change],
+        run: Callable[[ProcessRecord, Slot, StopRequest], object],
+        take_over: Callable[[str, bool], ProcessRecord],
+        give_way: Callable[[str], None],
+        children: ChildRecords,
+        lock_path: Path,
+        orphan_grace_s: float,
+    ) -> None:
+        self._registry = registry
+        self._lanes = [_Lane(slot, kind) for slot in slots for kind in _LANES]
+        self._memory = memory
+        self._needs = needs
+        self._taking = taking
+        self._run = run
+        self._take_over = take_over
+        self._give_way = give_way
+        self._children = children
+        self._lock_path = lock_path
+        self._orphan_grace_s = orphan_grace_s
+        self._lock_file: IO[str] | None = None
+        self._wake = threading.Event()
+        self._stopping = False
+        self._hurried = False
+        self._trouble = ""
+        self._next_sweep_s = 0.0
+        self._thread = threading.Thread(target=self._work, name="executor", daemon=True)
+
+    def start(self) -> None:
+        """Reconcile with what an earlier server left, then begin to take processes.
+
+        Engines without a parent are ended first: they may still be writing their last checkpoint.
+        Raises `AlreadyRunning` if another server works in this workspace.
+        """
+        self._lock_file = _only_one(self._lock_path, _LOCK_PATIENCE_S)
+        try:
+            for orphan in self._children.end_orphans(self._orphan_grace_s):
+                log.warning("orphan_ended", **orphan._asdict())
+            self._sweep(at_start=True)
+            self._thread.start()
+        except BaseException:
+            self._lock_file.close()
+            raise
+
+    def stop(self, timeout_s: float) -> None:
+        """Take nothing more, ask what runs for a checkpoint, and wait for it.
+
+        What runs goes back into the queue and is continued by the next server.
+        """
+        self._stopping = True
+        self._wake.set()
+        self._ask_to_stop()
+        deadline = time.monotonic() + timeout_s
+        if self._thread.ident:
+            self._thread.join(timeout_s)
+        self._ask_to_stop()  # what was taken meanwhile
+        _join(self._threads(), deadline)
+        self._hurried = True
+        self._ask_to_stop()
+        _join(self._threads(), time.monotonic() + _END_S)
+        if self._lock_file:
+            self._lock_file.close()
+
+    def hurry(self) -> None:
+        """Take nothing more, and end what runs at once, without a checkpoint.
+
+        To be called from a signal handler: no locks here, the interrupted code may hold them.
+        """
+        self._stopping = self._hurried = True
+        self._ask_to_stop()
+
+    def _ask_to_stop(self) -> None:
+        for lane in self._lanes:
+            if lane.busy:
+                if not lane.stop.count:
+                    lane.stop("shutdown")
+                if self._hurried and lane.stop.count < 2:
+                    lane.stop("shutdown")  # the second time ends it at once
+
+    def _threads(self) -> list[threading.Thread]:
+        return [lane.thread for lane in self._lanes if lane.thread]
+
+    def submitted(self, process_id: str) -> None:
+        """See `Executor.submitted`."""
+        del process_id
+        self._wake.set()
+
+    def state(self) -> dict[str, Any]:
+        """See `Executor.state`."""
+        slots: dict[str, dict[str, Any]] = {}
+        for lane in self._lanes:
+            entry = slots.setdefault(lane.slot.name, {"slot": lane.slot.name})
+            entry[lane.kind] = lane.process_id if lane.busy else None
+            if lane.waiting_for and not lane.busy:
+                entry[f"{lane.kind}_waits_for"] = lane.waiting_for
+        return {"slots": list(slots.values())}
+
+    def _work(self) -> None:
+        while not self._stopping:
+            trouble = ""
+            try:
+                if time.monotonic() >= self._next_sweep_s:
+                    self._sweep()
+                self._fill_lanes()
+            except LoradashError as error:
+                trouble = str(error)
+                if trouble != self._trouble:
+                    log.warning("queue_not_worked", error=trouble)
+            except Exception as error:  # the queue must go on, whatever one look into it has met
+                trouble = repr(error)
+                if trouble != self._trouble:
+                    log.exception("queue_not_worked")
+            self._trouble = trouble
+            self._wake.wait(_LOOK_EVERY_S)
+            self._wake.clear()
+
+    def _fill_lanes(self) -> None:
+        """Look once at each lane that is free now, the best places first.
+
+        One that gets free meanwhile has to wait for the next look, where its slot's training comes
+        first: generations without end must not keep it waiting.
+        """
+        for lane in self._lanes:
+            if lane.gave_way:
+                lane.warm, lane.giving_way_to, lane.gave_way = False, None, False
+        free = sorted((lane for lane in self._lanes if not lane.busy), key=self._rank)
+        waiting = dict.fromkeys(_LANES, 0)
+        if not self._registry.paused():
+            for kind in _LANES:
+                waiting[kind] = len(self._registry.pending(kind, limit=len(self._lanes)))
+        for lane in free:
+            lane.waiting_for = self._obstacle(lane) if waiting[lane.kind] else ""
+            if not waiting[lane.kind]:
+                continue
+            is_preparing = self._generations(lane).giving_way_to == lane.kind
+            if is_preparing or (not lane.waiting_for and self._fill(lane)):
+                waiting[lane.kind] -= 1  # other slots need not be prepared for it
+
+    def _rank(self, lane: _Lane) -> tuple[bool, bool, bool]:
+        """Idle slots first; there trainings first; and a warm pipeline where it is of use."""
+        is_generation = lane.kind == "generation"
+        warm = self._generations(lane).warm
+        return self._other(lane).busy, is_generation, warm != is_generation
+
+    def _fill(self, lane: _Lane) -> bool:
+        """Whether something was there to be taken."""
+        if self._stopping:
+            return False
+        record = self._registry.take_next(lane.kind, self._taking(lane.slot.name))
+        if record is None:
+            return False
+        lane.process_id, lane.stop, lane.warm = record.id, StopRequest(), True
+        lane.thread = threading.Thread(
+            target=self._run_in, args=(lane, record), name=f"run-{record.id}", daemon=True
+        )
+        lane.busy = True
+        try:
+            lane.thread.start()
+        except BaseException:
+            lane.busy = False
+            raise
+        return True
+
+    def _run_in(self, lane: _Lane, record: ProcessRecord) -> None:
+        try:
+            self._run(record, lane.slot, lane.stop)
+        except Exception:  # its lease runs out, and it is taken up again
+            log.exception("run_broke_off", process_id=record.id)
+        finally:
+            lane.busy = False
+            self._wake.set()
+
+    def _other(self, lane: _Lane) -> _Lane:
+        return next(
+            one for one in self._lanes if one.slot.name == lane.slot.name and one.kind != lane.kind
+        )
+
+    def _generations(self, lane: _Lane) -> _Lane:
+        return lane if lane.kind == "generation" else self._other(lane)
+
+    def _obstacle(self, lane: _Lane) -> str:
+        """Why nothing may start in a free lane now; '' if something may."""
+        other = self._other(lane)
+        if self._generations(lane).giving_way_to:
+            return _GIVING_WAY
+        if lane.kind == "generation" and not other.busy:
+            return ""  # nothing else of ours is there; its own pipeline may hold the memory
+        if lane.kind == "training" and not other.busy and other.warm:
+            return self._let_give_way(other, lane.kind)
+        free = self._memory.free_mb(lane.slot)
+        if free is None:
+            return f"{other.process_id} (free memory is unknown)" if other.busy else ""
+        need = self._need_mb(lane)
+        if other.busy and not self._has_its_memory(other.process_id):
+            need += self._need_mb(other)  # what was started just now hasn't taken all of it yet
+        if free >= need:
+            return ""
+        if lane.kind == "generation" and lane.warm:
+            return self._let_give_way(lane, lane.kind)
+        behind = f", {other.process_id} runs" if other.busy else ""
+        return f"memory: {free:.0f} of {need:.0f} MB are free{behind}"
+
+    def _need_mb(self, lane: _Lane) -> float:
+        """Free memory that a process of this kind asks for, but no more than an idle slot has."""
+        is_training = lane.kind == "training"
+        need = self._needs.training_mb if is_training else self._needs.generation_mb
+        total = self._memory.total_mb(lane.slot)
+        return need if total is None else min(need, 0.9 * total)
+
+    def _let_give_way(self, lane: _Lane, kind: Kind) -> str:
+        """End the pipeline that is idle in this free lane; return why to wait meanwhile."""
+
+        def give_way() -> None:
+            try:
+                self._give_way(lane.slot.name)
+            except Exception:  # then its memory isn't free, which will show
+                log.exception("pipeline_not_ended", slot=lane.slot.name)
+            finally:
+                lane.gave_way = True
+                self._wake.set()
+
+        thread = threading.Thread(target=give_way, name=f"end-{lane.slot.name}", daemon=True)
+        lane.giving_way_to = kind
+        try:
+            thread.start()
+        except BaseException:
+            lane.giving_way_to = None
+            raise
+        return _GIVING_WAY
+
+    def _has_its_memory(self, process_id: str) -> bool:
+        try:
+            phase = self._registry.get(process_id).progress.phase
+        except LoradashError:
+            return False
+        return phase in ("training", "sampling", "saving", "generating")
+
+    def _sweep(self, at_start: bool = False) -> None:
+        """Queue again what has lost its owner, so that somebody is responsible for it."""
+        self._next_sweep_s = time.monotonic() + _SWEEP_EVERY_S
+        ours = {lane.process_id for lane in self._lanes if lane.busy}
+        for process_id in self._registry.lapsed(datetime.now(UTC)):
+            if process_id in ours:  # this machine slept; it is renewed in a moment
+                continue
+            record = self._take_over(process_id, False)
+            if record.status is not Status.RUNNING:
+                log.warning("lease_lapsed", process_id=process_id, status=str(record.status))
+        cursor = ""
+        while True:
+            page = self._registry.page(statuses=[Status.RUNNING], limit=200, cursor=cursor)
+            for record in page.records:
+                if record.lease and is_gone(record.lease.owner):
+                    taken_over = self._take_over(record.id, True)
+                    log.warning(
+                        "owner_gone", process_id=record.id, status=str(taken_over.status),
+                        at_start=at_start,
+                    )  # fmt: skip
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
+
+def server_is_running(lock_path: Path) -> bool:
+    """Whether a server works in the workspace that this lock belongs to."""
+    try:
+        _only_one(lock_path).close()
+    except AlreadyRunning:
+        return True
+    return False
+
+
+def _only_one(lock_path: Path, patience_s: float = 0.0) -> IO[str]:
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience_s
+    lock = lock_path.open("a")
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                lock.close()
+                raise AlreadyRunning(
+                    f"another loradash server works in {lock_path.parent}",
+                    remedy="Stop it, or give this one another WORKSPACE_PATH.",
+                ) from error
+        time.sleep(0.05)
+
+
+def _join(threads: Iterable[threading.Thread], deadline: float) -> None:
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,393 @@
+"""One try of a process by its owner: the record stays true while the work runs, and ends once.
+
+The owner renews its lease several times before it could run out, tells the record how far the work
+is, brings log lines, measurements and results to where everybody can see them, and hears there that
+somebody wants the process to end. Whoever has lost the lease writes nothing any more.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import structlog
+
+from loradash.domain import process as changes
+from loradash.domain.events import (
+    CheckpointWritten,
+    Done,
+    Event,
+    Failed,
+    ImageWritten,
+    PhaseChanged,
+    Resumed,
+    SampleWritten,
+    StepDone,
+    Terminal,
+    Warned,
+)
+from loradash.domain.process import Problem, ProcessRecord, Progress
+from loradash.errors import LeaseLost, LoradashError, RegistryUnavailable, ResultsNotStored
+from loradash.registry.registry import Metric, NewLine, ProcessRegistry
+from loradash.runtime.log_pump import LogPump
+from loradash.runtime.results import NewArtifact, ResultKeeper
+from loradash.runtime.supervisor import StopRequest
+from loradash.storage import keys
+from loradash.storage.store import ObjectStore
+
+log = structlog.get_logger("loradash.attempt")
+
+TICK_S = 0.5
+"""How often steps and log lines are written, and how soon a cancel is heard."""
+
+_PATIENCE_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+
+
+class Timing(NamedTuple):
+    """Seconds: how long a lease holds, what a cancelled engine gets; tries until given up."""
+
+    lease_s: float
+    cancel_grace_s: float
+    max_attempts: int
+
+
+class Attempt:
+    """The owner's hand on one process. Use as a context manager; `finish` says how it ended."""
+
+    def __init__(
+        self,
+        registry: ProcessRegistry,
+        store: ObjectStore,
+        record: ProcessRecord,
+        stop: StopRequest,
+        timing: Timing,
+        *,
+        environment: dict[str, str] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        assert record.lease is not None
+        self.record = record
+        self.id = record.id
+        self.number = record.attempt_count
+        self.stop = stop
+        self.environment = environment or {}
+        self.token = record.lease.token
+        self._registry = registry
+        self._timing = timing
+        self._on_event = on_event
+        self._progress = record.progress
+        self._rewind_to: tuple[int, tuple[StepDone, ...]] | None = None
+        self._began_training = False
+        self._lock = threading.Lock()
+        self._metrics: list[Metric] = []
+        self._lines: list[NewLine] = []
+        self._pump: LogPump | None = None
+        self._due = threading.Event()
+        self._over = threading.Event()
+        self._renewed_s = time.monotonic()
+        self._shown = record.progress
+        self.keeper = ResultKeeper(registry, store, record.id, self.token)
+        self._ticker = threading.Thread(target=self._tick_on, name=f"attempt-{record.id}")
+        self._ticker.daemon = True
+
+    def __enter__(self) -> "Attempt":
+        self._ticker.start()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._end_ticker()
+        self.keeper.close()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another owner, or nobody, has the process now."""
+        return self.stop.wish == "lease_lost"
+
+    def follow_log(self, path: Path) -> None:
+        """Copy what the engine will print into this file to the process's log."""
+        self._pump = LogPump(path)
+
+    def say(self, text: str) -> None:
+        """Write a line of our own into the process's log."""
+        with self._lock:
+            self._lines.append(NewLine(self.number, datetime.now(UTC), "loradash", _plain(text)))
+        self._due.set()
+
+    def show(self, phase: str, detail: str = "") -> None:
+        """Tell what is being done before the engine can."""
+        with self._lock:
+            self._progress = self._progress.model_copy(update={"phase": phase, "detail": detail})
+
+    def event(self, event: Event) -> None:
+        """Take one event of the engine: record, measurements, log and results follow."""
+        match event:
+            case StepDone():
+                self._step(event)
+            case PhaseChanged():
+                self._phase(event)
+            case Resumed():
+                self._resumed(event.step, event.steps)
+                self.say(f"continuing after step {event.step}")
+            case SampleWritten():
+                path = Path(event.path)
+                self.keeper.later(NewArtifact("sample", path, path.name, event.step, event.index))
+                self.say(f"sample at step {event.step}: {path.name}")
+            case ImageWritten():
+                path = Path(event.path)
+                self.keeper.later(NewArtifact("image", path, path.name, None, event.index))
+                self.say(f"image {path.name} (seed {event.seed}, {event.duration_s:.1f} s)")
+            case CheckpointWritten():
+                self.keeper.checkpoint_later(Path(event.path), event.step)
+                self.say(f"checkpoint at step {event.step} ({event.size_bytes} bytes)")
+            case Warned():
+                self.say(f"warning: {event.message}")
+            case _:
+                pass
+        if self._on_event:
+            self._on_event(event)
+
+    def finish(self, ending: Terminal) -> Terminal:
+        """Write the end into the record, after all results are stored; return what was written.
+
+        A lost lease isn't an error here: the record is somebody else's, and stays as it is.
+        """
+        try:
+            self.patiently(self.keeper.finish)
+        except LeaseLost:
+            self._superseded()
+        except (ResultsNotStored, RegistryUnavailable) as error:
+            if isinstance(ending, Done):
+                ending = failure(error, resumable=True)
+            else:
+                self.say(f"warning: {error}")
+        self.say(_last_words(ending))
+        self._end_ticker()
+        try:
+            self.patiently(lambda: self._write_end(ending))
+        except LeaseLost:
+            self._superseded()
+        return ending
+
+    def patiently(self, work: Callable[[], None]) -> None:
+        """Work, and wait if the registry can't be reached; at last raise `RegistryUnavailable`.
+
+        In the end the lease runs out, and the next attempt finds all results in place.
+        """
+        for delay_s in _PATIENCE_S:
+            try:
+                work()
+                return
+            except RegistryUnavailable as error:
+                log.warning("end_not_recorded", process_id=self.id, error=str(error))
+                time.sleep(delay_s)
+        work()
+
+    def _write_end(self, ending: Terminal) -> None:
+        self._write()
+        self.record = self._registry.change(self.id, self._final_change(ending))
+
+    def _final_change(self, ending: Terminal) -> Callable[[ProcessRecord], ProcessRecord]:
+        def change(record: ProcessRecord) -> ProcessRecord:
+            now = datetime.now(UTC)
+            if isinstance(ending, Done):
+                prefix = keys.results(self.id)
+                return changes.completed(record, self.token, now=now, output_prefix=prefix)
+            if isinstance(ending, Failed):
+                problem = Problem(
+                    code=ending.code, message=_plain(ending.message),
+                    remedy=_plain(ending.remedy), resumable=ending.resumable,
+                    problems=tuple(_plain(problem) for problem in ending.problems[:50]),
+                )  # fmt: skip
+                return changes.failed(record, self.token, problem, now)
+            if record.cancel_requested_at or self.stop.wish == "cancel":
+                return changes.cancelled(record, self.token, now)
+            if self.stop.wish == "shutdown":
+                return changes.released(record, self.token, now)
+            # Nobody asked us: somebody else has signalled the engine. As if its worker were lost.
+            return changes.lapsed(
+                record.owned_by(self.token), now=now, max_attempts=self._timing.max_attempts,
+                owner_is_gone=True,
+            )  # fmt: skip
+
+        return change
+
+    def _step(self, event: StepDone) -> None:
+        if not self._began_training:
+            self._resumed(event.step - 1)
+        with self._lock:
+            self._metrics.append(_metric(event, self.number, datetime.now(UTC)))
+            self._progress = self._progress.model_copy(
+                update={
+                    "step": event.step, "total_steps": event.total_steps, "loss": event.loss,
+                    "learning_rate": event.learning_rate, "steps_per_s": event.steps_per_s,
+                    "eta_s": event.eta_s, "detail": "",
+                }
+            )  # fmt: skip
+
+    def _phase(self, event: PhaseChanged) -> None:
+        update: dict[str, object] = {"phase": event.phase, "detail": event.detail}
+        if event.phase == "generating":
+            update |= {"step": event.done or 0, "total_steps": event.total or 0}
+        elif event.total:
+            update["detail"] = f"{event.detail} {event.done or 0}/{event.total}".strip()
+        with self._lock:
+            changed = event.phase != self._progress.phase
+            self._progress = self._progress.model_copy(update=update)
+        if changed:
+            if event.phase not in ("training", "sampling", "saving"):
+                self.say(f"{event.phase} {event.detail}".strip())
+            self._due.set()
+
+    def _resumed(self, step: int, before: tuple[StepDone, ...] = ()) -> None:
+        """The attempt goes on after this step; what is known of later ones is taken back.
+
+        Of the steps ``before``, those are added that an earlier owner died too early to write.
+        """
+        self._began_training = True
+        with self._lock:
+            self._progress = self._progress.model_copy(update={"step": step})
+            self._rewind_to = step, before
+
+    def _tick_on(self) -> None:
+        reachable = True
+        while not self._over.is_set():
+            self._due.wait(TICK_S)
+            self._due.clear()
+            try:
+                self._write()
+                self._hear()
+                reachable = True
+            except LeaseLost:
+                self._superseded()
+                return
+            except (RegistryUnavailable, OSError) as error:
+                # The work goes on: what is told later is better than work thrown away.
+                if reachable:
+                    log.warning("registry_unreachable", process_id=self.id, error=str(error))
+                reachable = False
+                self._over.wait(TICK_S)
+            except Exception:  # what couldn't be told is dropped; the lease must not be
+                log.exception("attempt_not_told", process_id=self.id)
+
+    def _write(self) -> None:
+        """Bring everything new into the registry. Raises `LeaseLost`."""
+        with self._lock:
+            rewind_to, self._rewind_to = self._rewind_to, None
+            metrics, self._metrics = self._metrics, []
+            lines, self._lines = self._lines, []
+            progress = self._progress
+        if self._pump:
+            lines += [
+                NewLine(self.number, datetime.now(UTC), "engine", text)
+                for text in self._pump.new_lines(at_end=self._over.is_set())
+            ]
+        try:
+            if rewind_to is not None:
+                self._rewind(*rewind_to)
+                rewind_to = None
+            if metrics:
+                self._registry.append_metrics(self.id, self.token, metrics)
+                metrics = []
+            if lines:
+                self._registry.append_log(self.id, self.token, lines)
+                lines = []
+        except (RegistryUnavailable, OSError):
+            with self._lock:
+                self._metrics, self._lines = metrics + self._metrics, lines + self._lines
+                self._rewind_to = rewind_to if self._rewind_to is None else self._rewind_to
+            raise
+        due = time.monotonic() - self._renewed_s > self._timing.lease_s / 4
+        if due or progress != self._shown:
+            self._renew(progress)
+
+    def _rewind(self, step: int, before: tuple[StepDone, ...]) -> None:
+        self._registry.change(
+            self.id, lambda one: changes.resumed_at(one, self.token, step, datetime.now(UTC))
+        )
+        self._registry.forget_metrics(self.id, self.token, step)
+        if before:
+            known = self._registry.metrics(
+                self.id, after_step=before[0].step - 1, limit=len(before)
+            )
+            steps = {row.step for row in known}
+            missing = [self._metric_of_before(one) for one in before if one.step not in steps]
+            self._registry.append_metrics(self.id, self.token, missing)
+
+    def _metric_of_before(self, event: StepDone) -> Metric:
+        done_at = datetime.fromtimestamp(event.time_s, UTC)
+        began = [one.number for one in self.record.attempts if one.started_at <= done_at]
+        return _metric(event, began[-1] if began else 1, done_at)
+
+    def _renew(self, progress: Progress) -> None:
+        began_s = time.monotonic()
+        self._registry.change(
+            self.id,
+            lambda record: changes.renewed(
+                record, self.token, now=datetime.now(UTC), lease_s=self._timing.lease_s,
+                progress=progress,
+            ),
+        )  # fmt: skip
+        self._shown, self._renewed_s = progress, began_s
+
+    def _hear(self) -> None:
+        record = self._registry.get(self.id).owned_by(self.token)
+        if record.cancel_requested_at and not self.stop.count:
+            log.info("cancel_heard", process_id=self.id)
+            self.say("cancel was asked for")
+            self.stop("cancel", self._timing.cancel_grace_s)
+
+    def _superseded(self) -> None:
+        """End the work at once: its results would be refused."""
+        if not self.lost:
+            log.warning("lease_lost", process_id=self.id, attempt=self.number)
+        self.stop.wish = "lease_lost"
+        self.stop.count += 2
+
+    def _end_ticker(self) -> None:
+        self._over.set()
+        self._due.set()
+        if self._ticker.is_alive():
+            self._ticker.join()
+
+
+def _metric(event: StepDone, attempt: int, done_at: datetime) -> Metric:
+    return Metric(
+        step=event.step, attempt=attempt, time=done_at, loss=event.loss,
+        learning_rate=event.learning_rate, grad_norm=event.grad_norm,
+        steps_per_s=event.steps_per_s,
+    )  # fmt: skip
+
+
+def failure(error: Exception, *, resumable: bool = False) -> Failed:
+    """Return the terminal event for an error."""
+    if isinstance(error, LoradashError):
+        return Failed(
+            time_s=time.time(), code=error.code, message=error.message, remedy=error.remedy,
+            problems=error.problems, resumable=resumable,
+        )  # fmt: skip
+    return Failed(
+        time_s=time.time(), code=LoradashError.code,
+        message=f"an error in loradash itself: {type(error).__name__}: {error}"[:500],
+        remedy="The server's log has the traceback; please report it.", resumable=resumable,
+    )  # fmt: skip
+
+
+def _plain(text: str) -> str:
+    """The text without the half characters that names of files may hold; nobody can store those."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _last_words(ending: Terminal) -> str:
+    if isinstance(ending, Done):
+        return "completed"
+    if isinstance(ending, Failed):
+        return f"failed ({ending.code}): {ending.message}"
+    return "stopped" + (f" at step {ending.step}" if ending.step is not None else "")

@@ -1,0 +1,126 @@
+"""Workspace files of processes that ended long ago, removed where nothing is lost by it.
+
+What the object store holds, verified, needn't lie in the workspace as well. Anything that isn't
+there, such as a checkpoint that could not be stored, keeps its folder. Objects are never deleted.
+"""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from loradash.domain.process import ProcessRecord, Status
+from loradash.engines.engine import Engine
+from loradash.errors import AlreadyRunning, LoradashError
+from loradash.registry.registry import ProcessRegistry
+from loradash.runtime.folder_lock import folder_lock
+from loradash.runtime.workspace import Workspace
+from loradash.storage.store import ObjectStore
+
+log = structlog.get_logger("loradash.retention")
+
+_ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+
+
+class Removed(NamedTuple):
+    """The folders of one process that are gone, and what they took."""
+
+    process_id: str
+    freed_bytes: int
+
+
+class Retention:
+    """Cleans the workspace; safe to call at any time."""
+
+    def __init__(
+        self,
+        registry: ProcessRegistry,
+        store: ObjectStore,
+        workspace: Workspace,
+        engine: Engine,
+        days: float,
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._workspace = workspace
+        self._engine = engine
+        self._days = days
+
+    def clean(self, now: datetime | None = None) -> list[Removed]:
+        """Remove what is old enough and safely stored; return what was removed."""
+        if not self._days:
+            return []
+        before = (now or datetime.now(UTC)) - timedelta(days=self._days)
+        removed = []
+        for process_id in self._workspace.process_ids():
+            try:
+                if self._is_old(process_id, before):
+                    removed += self._clean_one(process_id, before)
+            except AlreadyRunning:
+                continue  # it was resumed just now
+            except (LoradashError, OSError) as error:
+                log.warning("not_cleaned", process_id=process_id, error=str(error))
+        return removed
+
+    def _is_old(self, process_id: str, before: datetime) -> bool:
+        record = self._registry.get(process_id)
+        return record.status in _ENDED and record.ended_at is not None and record.ended_at < before
+
+    def _clean_one(self, process_id: str, before: datetime) -> list[Removed]:
+        """Remove the folders while nobody can begin to work in them."""
+        record = self._registry.get(process_id)
+        is_training = record.kind == "training"
+        folder = (
+            self._workspace.training(process_id)
+            if is_training
+            else (self._workspace.generation(process_id).parent)
+        )
+        with folder_lock(folder):
+            if not self._is_old(process_id, before) or not self._is_stored(record):
+                return []
+            return [self._remove(process_id)]
+
+    def _is_stored(self, record: ProcessRecord) -> bool:
+        """Whether all that the folders hold and anybody could want is in the object store."""
+        stored = self._registry.artifacts(record.id)
+        for entry in stored:
+            if self._store.head(entry.key).size_bytes != entry.size_bytes:
+                return False
+        names = {(entry.kind, entry.name) for entry in stored}
+        folder = self._workspace.training(record.id)
+        wanted: set[tuple[str, str]] = {
+            ("lora", path.name) for path in folder.glob("lora/*.safetensors")
+        }
+        wanted |= {("sample", path.name) for path in folder.glob("samples/*.png")}
+        wanted |= {
+            ("image", path.name) for path in self._workspace.generation(record.id).glob("*.png")
+        }
+        if record.status is not Status.COMPLETED:
+            # Of a training that may go on, the newest checkpoint must be safe.
+            checkpoints = sorted(self._engine.checkpoint_folder(folder).glob("step-*"))
+            wanted |= {
+                ("checkpoint", f"{path.parent.name}/{path.name}")
+                for newest in checkpoints[-1:]
+                for path in newest.iterdir()
+                if path.is_file()
+            }
+        return wanted <= names
+
+    def _remove(self, process_id: str) -> Removed:
+        freed = 0
+        for folder in self._workspace.folders_of(process_id):
+            if folder.is_dir():
+                freed += _size(folder)
+                # Out of the way by one rename, so that a crash leaves no half-empty folder.
+                gone = folder.with_name(f".{folder.name}.removed")
+                shutil.rmtree(gone, ignore_errors=True)
+                folder.rename(gone)
+                shutil.rmtree(gone)
+        log.info("workspace_cleaned", process_id=process_id, freed_bytes=freed)
+        return Removed(process_id, freed)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

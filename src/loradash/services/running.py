@@ -1,0 +1,160 @@
+"""Running a process that was taken: the one road from a lease to an end, whatever the kind."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import NamedTuple, Protocol
+
+import structlog
+
+from loradash.domain import process as changes
+from loradash.domain.events import Event, ImageWritten, Terminal
+from loradash.domain.generation import GenerationRequest
+from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.errors import ConflictingState, LoradashError
+from loradash.registry.registry import ProcessRegistry
+from loradash.runtime.attempt import Attempt, Timing, failure
+from loradash.runtime.gpu import Slot
+from loradash.runtime.owner import is_gone, this_owner
+from loradash.runtime.supervisor import StopRequest
+from loradash.services.generation import GenerationService
+from loradash.storage.store import ObjectStore
+from loradash.telemetry.logging import bound
+
+log = structlog.get_logger("loradash.running")
+
+
+class Work(Protocol):
+    """A use case that can do a process's work."""
+
+    def work(self, attempt: Attempt) -> Terminal:
+        """Do it, and return how it ended once the results are handed over."""
+        ...
+
+
+class Runner:
+    """Takes processes for this program and runs them to their end."""
+
+    def __init__(
+        self,
+        registry: ProcessRegistry,
+        store: ObjectStore,
+        works: Mapping[Kind, Work],
+        timing: Timing,
+        on_end: Callable[[ProcessRecord], None] = lambda _record: None,
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._works = works
+        self._timing = timing
+        self._on_end = on_end
+
+    def taking(self, device: str) -> Callable[[ProcessRecord], ProcessRecord]:
+        """Return the change that makes a pending process ours."""
+        token = token_hex(16)
+        return lambda record: changes.taken(
+            record, owner=this_owner(), token=token, now=datetime.now(UTC),
+            lease_s=self._timing.lease_s, device=device,
+        )  # fmt: skip
+
+    def run_here(
+        self, process_id: str, on_event: Callable[[Event], None], stop: StopRequest
+    ) -> Terminal:
+        """Take one process, whether it waits, has failed, was cancelled or lost, and run it.
+
+        Raises `NotFound`, and `ConflictingState` if it is completed or somebody works on it.
+        """
+        take = self.taking("local")
+
+        def change(record: ProcessRecord) -> ProcessRecord:
+            now = datetime.now(UTC)
+            if record.status is Status.RUNNING and record.lease:
+                if not (record.is_lost(now) or is_gone(record.lease.owner)):
+                    raise ConflictingState(
+                        f"process {record.id} is being run by another program",
+                        remedy="Wait for it, or cancel it.",
+                    )
+                record = changes.lapsed(record, now=now, max_attempts=1000, owner_is_gone=True)
+            if record.status in (Status.FAILED, Status.CANCELLED):
+                record = changes.requeued(record, now)
+            return take(record)
+
+        return self.run(self._registry.change(process_id, change), None, stop, on_event)
+
+    def run(
+        self,
+        record: ProcessRecord,
+        slot: Slot | None,
+        stop: StopRequest,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Terminal:
+        """Run a taken process; return how it ended. Errors become its failure, all of them."""
+        environment = dict(slot.environment) if slot else {}
+        with (
+            bound(process_id=record.id, request_id=record.request_id),
+            Attempt(
+                self._registry, self._store, record, stop, self._timing,
+                environment=environment, on_event=on_event,
+            ) as attempt,
+        ):  # fmt: skip
+            log.info(
+                "attempt_began", attempt=attempt.number, kind=record.kind, device=record.device
+            )
+            if attempt.number > 1:
+                attempt.keeper.tidy_up()
+            try:
+                ending = self._works[record.kind].work(attempt)
+            except LoradashError as error:
+                log.warning("process_failed", code=error.code, error=str(error))
+                ending = failure(error, resumable=record.kind == "training")
+            except Exception as error:
+                log.exception("process_failed", code=LoradashError.code)
+                ending = failure(error, resumable=True)
+            ending = attempt.finish(ending)
+            log.info("attempt_ended", attempt=attempt.number, ending=ending.type, lost=attempt.lost)
+        self._on_end(attempt.record)
+        return ending
+
+
+class DrawnHere(NamedTuple):
+    """A generation that this program ran: how it ended, and the images that are there."""
+
+    process_id: str
+    ending: Terminal
+    images: tuple[ImageWritten, ...]
+
+
+def generate_here(
+    generation: GenerationService,
+    runner: Runner,
+    request: GenerationRequest,
+    on_event: Callable[[Event], None],
+    stop: StopRequest,
+) -> DrawnHere:
+    """Check, submit and run a generation in this program. Raises what the check raises."""
+    images: list[ImageWritten] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, ImageWritten):
+            images.append(event)
+        on_event(event)
+
+    checked = generation.check(request)
+    record = generation.submit(checked, taking=runner.taking("local"))
+    ending = runner.run(record, None, stop, keep)
+    return DrawnHere(record.id, ending, tuple(images))
+
+
+def take_over(
+    registry: ProcessRegistry, process_id: str, max_attempts: int, *, owner_is_gone: bool
+) -> ProcessRecord:
+    """Queue a process again whose owner has vanished; see `loradash.domain.process.lapsed`."""
+
+    def change(record: ProcessRecord) -> ProcessRecord:
+        # Somebody else may have taken it over since the caller looked.
+        gone = owner_is_gone and record.lease is not None and is_gone(record.lease.owner)
+        return changes.lapsed(
+            record, now=datetime.now(UTC), max_attempts=max_attempts, owner_is_gone=gone
+        )
+
+    return registry.change(process_id, change)
