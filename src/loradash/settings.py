@@ -109,7 +109,8 @@ class Settings(BaseSettings):
     training_memory_mb: Annotated[int, Field(ge=0)] = Field(
         8192,
         validation_alias="LORADASH_TRAINING_MEMORY_MB",
-        description="Free GPU memory (RAM on a CPU) that a training waits for, at most 90 % of it.",
+        description="Free memory that a training waits for; at most 90 % of the GPU's or 25 % of "
+        "RAM.",
     )
     generation_memory_mb: Annotated[int, Field(ge=0)] = Field(
         4096,

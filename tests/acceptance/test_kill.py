@@ -99,7 +99,7 @@ def test_whole_program_killed_leaves_no_engine_and_the_training_can_go_on(
     checkpoints = sorted(folder.glob("checkpoints/step-*"))
     assert int(checkpoints[-1].name[5:]) >= steps_told, "the orphan wrote no last checkpoint"
     listed = cli.run("train", "--list").out
-    assert re.search(rf"{process_id}\s+lost\s", listed)
+    assert re.search(rf"{process_id}\s+my_lora\s+lost\s", listed)
     resumed = cli.run("train", "--resume", process_id, "--json")
     assert resumed.result["status"] == "completed"
     undisturbed = cli.run("train", "--dataset", str(dataset), *options, "--json").result
@@ -125,7 +125,7 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(cli: CommandLine, data
 def test_two_programs_cannot_run_one_training(cli: CommandLine, dataset: Path) -> None:
     process = cli.start("train", "--dataset", str(dataset), *SMALL, "--steps", "200")
     _wait_for_steps(cli, 2)
-    assert re.search(rf"{training_id(cli)}\s+running\s", cli.run("train", "--list").out)
+    assert re.search(rf"{training_id(cli)}\s+my_lora\s+running\s", cli.run("train", "--list").out)
     second = cli.run("train", "--resume", training_id(cli))
     assert second.exit_code == 1
     assert "another program" in second.err

@@ -226,7 +226,7 @@ def test_processes_while_a_training_runs_and_cancelling(shared: Server) -> None:
     [engine] = training_engines(shared)
     assert seconds_to_end(shared, running, engine) < 5
     one = shared.wait_until(running, ENDED)
-    assert (one["status"], one["error"], one["resumable"]) == ("cancelled", None, True)
+    assert (one["status"], one["error_message"], one["resumable"]) == ("cancelled", None, True)
     assert one["attempts"][0]["ending"] == "cancelled"
     shared.wait_until(next_one, {"running"}, timeout_s=20)
     shared.ask(type="cancel", process_id=next_one)
@@ -498,10 +498,10 @@ def failed(long_running: Server, tmp_path_factory: pytest.TempPathFactory) -> st
 def test_failed_trainings_say_why(shared: Server, failed: str) -> None:
     one = shared.process(failed)
     assert (one["error_code"], one["resumable"]) == ("dataset_invalid", True)
-    assert "2.png" in one["error"] + " ".join(one["error_problems"])
+    assert "2.png" in one["error_message"] + " ".join(one["error_problems"])
     job = shared.call(f"/v2/local/status/{failed}").json()
     assert job["status"] == "FAILED"
-    assert job["error"].startswith(one["error"])
+    assert job["error"].startswith(one["error_message"])
     assert "output" not in job
 
     base = shared.cli.workspace / "base"
@@ -512,7 +512,7 @@ def test_failed_trainings_say_why(shared: Server, failed: str) -> None:
     shared.call("/queue/resume", {})
     one = shared.wait_until(process_id, {"failed"}, timeout_s=30)
     assert (one["error_code"], one["resumable"]) == ("base_model_invalid", True)
-    assert str(base) in one["error"]
+    assert str(base) in one["error_message"]
 
     process_id = shared.submit(type="train", config={**LONG, "learning_rate": 1e6})
     one = shared.wait_until(process_id, {"failed"})

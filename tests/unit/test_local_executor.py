@@ -350,6 +350,20 @@ def test_on_a_gpu_that_is_smaller_than_asked_for_a_process_is_tried_if_it_is_emp
     machine.until_running(training)
 
 
+def test_a_small_machine_without_gpu_trains_beside_what_else_it_does(make):
+    machine = make(slots=(Slot("cpu"),), memory=Memory(free_mb=900, total_mb=8_000))
+    training = machine.add()
+    until(lambda: machine.waits_for().startswith("memory: 900 of 2000 MB"))
+    machine.memory.free = 3_100
+    machine.until_running(training)
+    machine.phase(training, "training")
+    machine.memory.free = 900
+    drawn = machine.add("generation")
+    until(lambda: machine.waits_for("generation").startswith("memory: 900 of 1000 MB"))
+    machine.memory.free = 1_100
+    machine.until_running(training, drawn)
+
+
 def test_a_training_waits_for_memory_that_other_programs_hold(make):
     machine = make(memory=Memory(free_mb=9_000))
     training = machine.add()

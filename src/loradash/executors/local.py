@@ -11,7 +11,7 @@ themselves, a pipeline's end) has threads of its own, so that no slot waits for 
 import fcntl
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,8 @@ _SWEEP_EVERY_S = 5.0
 _LOCK_PATIENCE_S = 1.0  # whoever only asks for a server holds the lock for a moment
 _END_S = 10.0  # for what was ended at once
 _GIVING_WAY = "the idle pipeline gives its memory back"
+_GPU_SHARE = 0.9
+_RAM_SHARES: Mapping[Kind, float] = {"training": 0.25, "generation": 0.125}
 _LANES: tuple[Kind, ...] = ("training", "generation")
 
 
@@ -294,11 +296,18 @@ class LocalExecutor:
         return f"memory: {free:.0f} of {need:.0f} MB are free{behind}"
 
     def _need_mb(self, lane: _Lane) -> float:
-        """Free memory that a process of this kind asks for, but no more than an idle slot has."""
+        """Free memory that a process of this kind asks for, but no more than an idle slot has.
+
+        Other programs have most of a small machine's RAM; a process that waited for it would wait
+        for ever.
+        """
         is_training = lane.kind == "training"
         need = self._needs.training_mb if is_training else self._needs.generation_mb
         total = self._memory.total_mb(lane.slot)
-        return need if total is None else min(need, 0.9 * total)
+        if total is None:
+            return need
+        share = _RAM_SHARES[lane.kind] if lane.slot.gpu_index is None else _GPU_SHARE
+        return min(need, share * total)
 
     def _let_give_way(self, lane: _Lane, kind: Kind) -> str:
         """End the pipeline that is idle in this free lane; return why to wait meanwhile."""

@@ -10,7 +10,7 @@ import json
 import queue
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,14 +136,8 @@ class ResultKeeper:
     def write_manifest(self) -> None:
         """Write the list of all stored files."""
         with self._manifest_lock:  # an older list must not replace a newer one
-            files = [
-                {
-                    "key": entry.key, "kind": entry.kind, "size_bytes": entry.size_bytes,
-                    "sha256": entry.sha256,
-                }
-                for entry in self._registry.artifacts(self._process_id)
-            ]  # fmt: skip
-            write_manifest(self._store, self._process_id, files)
+            listed = self._registry.artifacts(self._process_id)
+            write_manifest(self._store, self._process_id, listed)
 
     def _work(self) -> None:
         while (work := self._inbox.get()) is not None:
@@ -232,12 +226,14 @@ class ResultKeeper:
                 self._store.delete(key)
 
 
-def write_manifest(store: ObjectStore, process_id: str, files: list[dict[str, object]]) -> None:
+def write_manifest(store: ObjectStore, process_id: str, listed: Sequence[StoredArtifact]) -> None:
     """Write a process's list of results, so that nothing must be found by listing."""
     manifest = {
         "process_id": process_id,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": files,
+        "files": [
+            entry.model_dump(include={"key", "kind", "size_bytes", "sha256"}) for entry in listed
+        ],
     }
     store.put(keys.manifest(process_id), json.dumps(manifest, indent=1).encode())
 

@@ -217,14 +217,7 @@ class ResultService:
         if not left:
             self._store.delete(keys.manifest(process_id))
             return
-        files: list[dict[str, object]] = [
-            {
-                "key": entry.key, "kind": entry.kind, "size_bytes": entry.size_bytes,
-                "sha256": entry.sha256,
-            }
-            for entry in left
-        ]  # fmt: skip
-        write_manifest(self._store, process_id, files)
+        write_manifest(self._store, process_id, left)
 
     def _artifact(self, key: str, process_id: str = "") -> StoredArtifact:
         check_key(key)
