@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
-from loradash.api.app import Server
 from loradash.domain.process import ProcessRecord, Status
 from loradash.domain.requests import REQUEST_TYPES
 from loradash.engines.diffusers.engine import DiffusersEngine
@@ -41,6 +41,9 @@ from loradash.settings import Settings
 from loradash.storage.local import LocalStore
 from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from loradash.api.app import Server
 
 log = structlog.get_logger("loradash.retention")
 
@@ -127,8 +130,10 @@ def make_dispatcher(core: Core) -> Dispatcher:
     return Dispatcher(services, core.metrics, debug=core.settings.debug)
 
 
-def make_server(settings: Settings) -> Server:
+def make_server(settings: Settings) -> "Server":
     """Return the embedded server: requests, queue and executor on this machine."""
+    from loradash.api.app import Server  # commands do without FastAPI
+
     machine = Machine(os.environ.get("CUDA_VISIBLE_DEVICES"))
     slots = machine.slots(settings.device)
     # Each child sees one GPU only, so it's the first one for it.

@@ -33,7 +33,7 @@ from loradash.errors import (
     RegistryUnavailable,
 )
 from loradash.registry.memory import MemoryRegistry
-from loradash.registry.registry import LogLine, Metric, NewLine, StoredArtifact
+from loradash.registry.registry import MAX_PLACES, LogLine, Metric, NewLine, StoredArtifact
 from loradash.registry.sql import SqlRegistry
 from loradash.registry.sqlite import open_engine
 
@@ -595,6 +595,13 @@ def test_a_queue_of_all_kinds_has_the_same_order(registry):
     records = [registry.create(new(n % 4, KINDS[n % 2], priority=n % 3)) for n in range(12)]
     records.sort(key=lambda one: (-one.priority, one.enqueued_at, one.id))
     assert ids(registry.pending()) == ids(records)
+
+
+def test_positions_end_after_the_first_thousand(registry):
+    queue = [registry.create(new(n)).id for n in range(MAX_PLACES + 2)]
+    drawn = registry.create(new(0.5, "generation")).id
+    asked = [queue[0], *queue[-3:], drawn]
+    assert registry.positions(asked) == {queue[0]: 1, queue[-3]: MAX_PLACES, drawn: 1}
 
 
 def test_each_kind_has_positions_of_its_own(registry):

@@ -5,6 +5,7 @@ the server. Every other request is answered within moments; its reply is kept fo
 request's id, as RunPod keeps it.
 """
 
+import heapq
 import json
 import math
 import threading
@@ -56,7 +57,9 @@ class JobService:
     def __init__(self, dispatcher: Dispatcher, processes: ProcessService) -> None:
         self._dispatcher = dispatcher
         self._processes = processes
-        self._jobs: OrderedDict[str, _Job] = OrderedDict()
+        self._jobs: dict[str, _Job] = {}
+        self._expiries: list[tuple[float, str, int]] = []
+        self._kept_bytes = 0
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="job")
         self._stream_positions: OrderedDict[str, tuple[int, str]] = OrderedDict()
@@ -129,7 +132,8 @@ class JobService:
             return {"id": job_id, "status": "CANCELLED"}
         job = self._job(job_id)
         if job.future.cancel():
-            job.ended_s = time.monotonic()
+            with self._lock:
+                self._ended(job)
         elif job.future.done():
             raise ConflictingState(f"job {job_id} has ended", remedy="Look at its status.")
         return {"id": job_id, "status": self.shown(job_id)["status"]}
@@ -188,7 +192,8 @@ class JobService:
         job.began_s = time.monotonic()
         reply = self._dispatcher.answer(data, base_url=base_url, request_id=job.id)
         job.size_bytes = _rough_size(reply)
-        job.ended_s = time.monotonic()
+        with self._lock:
+            self._ended(job)
         return reply
 
     def _job(self, job_id: str) -> _Job:
@@ -201,18 +206,27 @@ class JobService:
                 )
             return self._jobs[job_id]
 
+    def _ended(self, job: _Job) -> None:
+        """Keep what was answered, for its time; the lock is held."""
+        job.ended_s = time.monotonic()
+        self._kept_bytes += job.size_bytes
+        heapq.heappush(self._expiries, (job.ended_s + job.kept_s, job.id, job.size_bytes))
+
     def _forget_old(self) -> None:
+        """Forget what has expired, and what expires next if all of it is too much.
+
+        Each look costs what it forgets, not what is kept: it comes with every request.
+        """
         now = time.monotonic()
-        for job in list(self._jobs.values()):
-            if job.ended_s is not None and now - job.ended_s > job.kept_s:
-                del self._jobs[job.id]
-        total = sum(job.size_bytes for job in self._jobs.values())
-        for job in list(self._jobs.values()):
-            if total <= MAX_KEPT_BYTES:
-                break
-            if job.ended_s is not None:
-                total -= job.size_bytes
-                del self._jobs[job.id]
+        while self._expiries and (
+            self._expiries[0][0] < now
+            or (self._kept_bytes > MAX_KEPT_BYTES and len(self._expiries) > 1)
+        ):
+            expires_s, job_id, size_bytes = heapq.heappop(self._expiries)
+            self._kept_bytes -= size_bytes
+            job = self._jobs.get(job_id)
+            if job and job.ended_s is not None and job.ended_s + job.kept_s == expires_s:
+                del self._jobs[job_id]  # else it was begun anew
 
     def _process(self, process_id: str) -> dict[str, Any]:
         view = self._processes.get(process_id)

@@ -8,6 +8,7 @@ from typing import get_args
 from loradash.domain.process import Kind, ProcessRecord, Status
 from loradash.registry.cursors import ArtifactPlace, ProcessPlace
 from loradash.registry.registry import (
+    MAX_PLACES,
     ArtifactKind,
     Change,
     LogLine,
@@ -204,7 +205,7 @@ class MemoryRegistry:
             return {
                 record.id: place
                 for kind in kinds
-                for place, record in enumerate(self._queue(kind), start=1)
+                for place, record in enumerate(self._queue(kind)[:MAX_PLACES], start=1)
                 if record.id in process_ids
             }
 

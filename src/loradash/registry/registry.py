@@ -19,6 +19,9 @@ Change = Callable[[ProcessRecord], ProcessRecord]
 ArtifactKind = Literal["lora", "sample", "image", "checkpoint", "config", "log", "metrics", "job"]
 
 
+MAX_PLACES = 1000
+
+
 class _Row(BaseModel):
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
@@ -188,7 +191,10 @@ class ProcessQueue(Protocol):
         ...
 
     def positions(self, process_ids: Sequence[str]) -> dict[str, int]:
-        """Return the place of each waiting process among those of its kind, counted from 1."""
+        """Return the place of each waiting process among those of its kind, counted from 1.
+
+        Those behind the first `MAX_PLACES` are left out: counting them would take ever longer.
+        """
         ...
 
     def paused(self) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import cache
 from itertools import product
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ from loradash.domain.process import Kind, ProcessRecord, Status
 from loradash.registry.cursors import ArtifactPlace, ProcessPlace, microseconds
 from loradash.registry.database import Database
 from loradash.registry.registry import (
+    MAX_PLACES,
     ArtifactKind,
     Change,
     LogLine,
@@ -232,15 +234,13 @@ class SqlRegistry:
 
     def positions(self, process_ids: Sequence[str]) -> dict[str, int]:
         """See `ProcessQueue.positions`."""
-        place = func.row_number().over(partition_by=processes.c.kind, order_by=_QUEUE_ORDER)
-        queue = (
-            select(processes.c.id, place.label("place"))
-            .where(processes.c.status == Status.PENDING)
-            .subquery()
-        )
-        query = select(queue.c.id, queue.c.place).where(queue.c.id.in_(process_ids))
+        wanted = set(process_ids)
+        places: dict[str, int] = {}
         with self._database.reading() as connection:
-            return {row.id: row.place for row in connection.execute(query)}
+            for kind in get_args(Kind):
+                queue = connection.scalars(_waiting(kind)).all()
+                places |= {one: n for n, one in enumerate(queue, start=1) if one in wanted}
+        return places
 
     def paused(self) -> bool:
         """See `ProcessQueue.paused`."""
@@ -278,6 +278,16 @@ class SqlRegistry:
         if not found:
             self.get(process_id)
         return found
+
+
+@cache
+def _waiting(kind: Kind) -> Select[Any]:
+    return (
+        select(processes.c.id)
+        .where(processes.c.status == Status.PENDING, processes.c.kind == kind)
+        .order_by(*_QUEUE_ORDER)
+        .limit(MAX_PLACES)
+    )
 
 
 def _is_paused(connection: Connection) -> bool:
