@@ -136,8 +136,9 @@ def make_server(settings: Settings) -> "Server":
 
     machine = Machine(os.environ.get("CUDA_VISIBLE_DEVICES"))
     slots = machine.slots(settings.device)
-    # Each child sees one GPU only, so it's the first one for it.
-    device = "cuda" if slots[0].gpu_index is not None else slots[0].name
+    # Each child sees one GPU only, so it's the first one for it. Without NVML, torch may still know
+    # a device (Apple's, AMD's), so the setting stays what it is.
+    device = "cuda" if slots[0].gpu_index is not None else settings.device
     core = make_core(settings, device=device)
     executor = _make_executor(core, slots)
     places = Places([core.workspace.root, *_folders(settings.allowed_paths)])
