@@ -174,6 +174,24 @@ class InvalidKey(LoradashError):
     code = "key_invalid"
 
 
+class StoreUnavailable(LoradashError):
+    """The object store doesn't answer, or not as it should; trying later may help."""
+
+    code = "store_unavailable"
+
+
+class StoreRefused(LoradashError):
+    """The object store answers and refuses: credentials, rights, or something it can't do."""
+
+    code = "store_refused"
+
+
+class TransferFailed(LoradashError):
+    """Some files of a batch didn't arrive; each problem names one."""
+
+    code = "transfer_failed"
+
+
 class PreconditionFailed(LoradashError):
     """A conditional write found another version of the object than the one expected."""
 

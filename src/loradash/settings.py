@@ -5,10 +5,10 @@ Settings are read once, when a command starts. Everything else gets its values a
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from platformdirs import user_data_path
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from loradash.errors import InvalidSettings
@@ -42,6 +42,116 @@ class Settings(BaseSettings):
         default_factory=_default_objects,
         validation_alias="LORADASH_OBJECTS_PATH",
         description="Folder of the local object store: finished adapters, samples, images.",
+    )
+    objects_shared: bool = Field(
+        False,
+        validation_alias="LORADASH_OBJECTS_SHARED",
+        description="The folder is a network volume that several machines write: no conditional "
+        "writes, and one writer for each key.",
+    )
+    s3_bucket: str = Field(
+        "",
+        validation_alias="S3_BUCKET",
+        description="Bucket of the object store; default: a local folder is used.",
+    )
+    s3_region: str = Field(
+        "us-east-1", validation_alias="S3_REGION", description="The bucket's region."
+    )
+    s3_endpoint_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/?#\s]+/?)?$",
+        validation_alias="S3_ENDPOINT_URL",
+        description="Address of an S3 provider, without a path; default: Amazon's.",
+    )
+    s3_prefix: str = Field(
+        "",
+        validation_alias="S3_PREFIX",
+        description="What all keys in the bucket begin with, e.g. loradash.",
+    )
+    s3_addressing: Literal["auto", "path", "virtual"] = Field(
+        "auto",
+        validation_alias="S3_ADDRESSING",
+        description="Bucket in the path or in the host name; auto: as the provider wants it.",
+    )
+    s3_access_key_id: str = Field(
+        "", validation_alias="AWS_ACCESS_KEY_ID", description="Key id of the S3 credentials."
+    )
+    s3_secret_access_key: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="AWS_SECRET_ACCESS_KEY",
+        description="Secret of the S3 credentials.",
+    )
+    s3_session_token: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="AWS_SESSION_TOKEN",
+        description="Session token, for temporary S3 credentials.",
+    )
+    s3_capabilities: str = Field(
+        "",
+        validation_alias="S3_CAPABILITIES",
+        description="What the provider can do, where the probe is wrong: names of capabilities "
+        "with =on or =off, separated by commas.",
+    )
+    s3_concurrency: Annotated[int, Field(ge=1, le=128)] = Field(
+        16,
+        validation_alias="S3_CONCURRENCY",
+        description="Files of a batch that are sent or fetched at the same time.",
+    )
+    s3_part_mb: Annotated[int, Field(ge=5, le=512)] = Field(
+        16,
+        validation_alias="S3_PART_MB",
+        description="Files larger than this many MB are sent in parts, and fetched in ranges.",
+    )
+    s3_part_concurrency: Annotated[int, Field(ge=1, le=64)] = Field(
+        8,
+        validation_alias="S3_PART_CONCURRENCY",
+        description="Parts of one large file that are moved at the same time.",
+    )
+    s3_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        60,
+        validation_alias="S3_TIMEOUT",
+        description="Seconds without an answer after which a request to S3 is tried again.",
+    )
+    s3_complete_timeout_s: Annotated[float, Field(gt=0, le=24 * 3600)] = Field(
+        7200,
+        validation_alias="S3_COMPLETE_TIMEOUT",
+        description="Seconds that a provider may take to put a large file's parts together.",
+    )
+    s3_url_expiry_s: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] = Field(
+        3600,
+        validation_alias="S3_URL_EXPIRY",
+        description="Seconds for which signed URLs are good.",
+    )
+    max_retries: Annotated[int, Field(ge=0, le=20)] = Field(
+        3,
+        validation_alias="MAX_RETRIES",
+        description="How often a request to S3 is tried again before it counts as failed.",
+    )
+    store_patience_s: Annotated[float, Field(ge=0)] = Field(
+        3600,
+        validation_alias="LORADASH_STORE_PATIENCE",
+        description="Seconds that a finished process waits for an object store that is away.",
+    )
+    max_file_mb: Annotated[int, Field(ge=1, le=5000)] = Field(
+        100,
+        validation_alias="MAX_FILE_SIZE_MB",
+        description="Largest file of a dataset, in MB.",
+    )
+    max_upload_mb: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        500,
+        validation_alias="MAX_UPLOAD_SIZE_MB",
+        description="Largest upload of files to a dataset, in MB.",
+    )
+    max_upload_files: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        1000,
+        validation_alias="MAX_UPLOAD_FILES",
+        description="Most files of one upload.",
+    )
+    min_free_disk_mb: Annotated[int, Field(ge=0)] = Field(
+        2048,
+        validation_alias="LORADASH_MIN_FREE_DISK_MB",
+        description="Free disk space, in MB, below which nothing is fetched and a training stops "
+        "with a checkpoint; 0 never does.",
     )
     device: str = Field(
         "auto",
@@ -166,7 +276,7 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read the environment and `.env`. Raises `InvalidSettings` that names the variable."""
     try:
-        return Settings()
+        return _with_credentials(Settings())
     except ValidationError as error:
         problems = [
             f"{_variable(problem['loc'])}: {problem['msg']} (got {str(problem['input'])[:80]!r})"
@@ -181,6 +291,21 @@ def load_settings() -> Settings:
         raise InvalidSettings(
             f".env isn't UTF-8 text (byte {error.start})", remedy="Save the file as UTF-8."
         ) from error
+
+
+def _with_credentials(settings: Settings) -> Settings:
+    """Return settings whose bucket can be reached, as far as settings can tell."""
+    given = {
+        "AWS_ACCESS_KEY_ID": settings.s3_access_key_id,
+        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_access_key.get_secret_value(),
+    }
+    missing = [name for name, value in given.items() if settings.s3_bucket and not value]
+    if missing:
+        raise InvalidSettings(
+            f"S3_BUCKET is set, but {' and '.join(missing)} is missing",
+            remedy="Set the bucket's credentials, or unset S3_BUCKET to use a local folder.",
+        )
+    return settings
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

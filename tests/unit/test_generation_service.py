@@ -30,6 +30,7 @@ from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.services.generation import GenerationService
 from loradash.services.places import Places
 from loradash.services.running import generate_here
+from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
 
 from .conftest import PRELUDE
@@ -112,7 +113,7 @@ def make(tmp_path, engine):
     """Return a function that makes all the parts around a generation service."""
     services = []
 
-    def make_here(bucket="", **parts):
+    def make_here(address=keys.NOWHERE, **parts):
         here = Here(tmp_path / "work", **parts)
         here.pipelines = {}
 
@@ -124,7 +125,7 @@ def make(tmp_path, engine):
 
         limits = Limits(timeout_s=20, stall_s=20, grace_s=1)
         here.service = GenerationService(
-            engine, make_pipeline, here.workspace, here.store, here.registry, limits, bucket
+            engine, make_pipeline, here.workspace, here.store, here.registry, limits, address
         )
         here.works["generation"] = here.service
         services.append(here.service)
@@ -276,7 +277,7 @@ def test_an_adapter_is_found_by_its_key_and_by_its_address_in_the_bucket(make, t
     key = trained(b"LORA")
     path = here.service.find_adapter(key)
     assert path.read_text() == "LORA"
-    other = make(bucket="ours", store=here.store, registry=here.registry)
+    other = make(keys.Address("ours"), store=here.store, registry=here.registry)
     assert other.service.find_adapter(f"s3://ours/{key}") == path
     for missing in (f"s3://theirs/{key}", f"s3://ours/results/{ID}/lora/another.safetensors"):
         with pytest.raises(NotFound):

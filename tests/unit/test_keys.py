@@ -52,3 +52,34 @@ def test_a_dataset_is_one_folder(folder):
 )
 def test_a_key_tells_the_dataset_that_it_belongs_to(key, parts):
     assert keys.dataset_of(key) == parts
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        (keys.Address(), "results/a"),
+        (keys.Address("ours"), "s3://ours/results/a"),
+        (keys.Address("ours", "lora/x"), "s3://ours/lora/x/results/a"),
+    ],
+)
+def test_a_key_is_found_again_by_how_it_was_shown(address, shown):
+    assert address.shown("results/a") == shown
+    assert address.key_of(shown) == address.key_of("results/a") == "results/a"
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "s3://theirs/lora/results/a",
+        "s3://ours/results/a",
+        "s3://ours/loraresults/a",
+        "s3://",
+        "a/b",
+    ],
+)
+def test_what_lies_outside_the_prefix_has_no_key(reference):
+    assert keys.Address("ours", "lora").key_of(reference) == ""
+
+
+def test_without_a_bucket_no_address_of_one_has_a_key():
+    assert keys.Address().key_of("s3:///results/a") == ""

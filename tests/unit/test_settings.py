@@ -51,6 +51,28 @@ def test_without_any_variable_the_defaults_are_usable(clean_environment):
 VALUES = {
     "workspace_path": "/somewhere/else",
     "objects_path": "/somewhere/more",
+    "objects_shared": "true",
+    "s3_bucket": "my-bucket",
+    "s3_region": "eu-west-1",
+    "s3_endpoint_url": "https://s3.example.com",
+    "s3_prefix": "loradash",
+    "s3_addressing": "virtual",
+    "s3_access_key_id": "another",
+    "s3_secret_access_key": "another",
+    "s3_session_token": "another",
+    "s3_capabilities": "presign=off",
+    "s3_concurrency": "3",
+    "s3_part_mb": "64",
+    "s3_part_concurrency": "3",
+    "s3_timeout_s": "12.5",
+    "s3_complete_timeout_s": "12.5",
+    "s3_url_expiry_s": "60",
+    "max_retries": "0",
+    "store_patience_s": "0",
+    "max_file_mb": "7",
+    "max_upload_mb": "7",
+    "max_upload_files": "7",
+    "min_free_disk_mb": "0",
     "device": "cuda:1",
     "threads": "3",
     "offline": "true",
@@ -77,6 +99,8 @@ VALUES = {
 
 @pytest.mark.parametrize("field", Settings.model_fields)
 def test_every_name_of_a_variable_sets_its_setting(field, clean_environment):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):  # a bucket needs them
+        clean_environment.setenv(name, "key")
     default = getattr(load_settings(), field)
     for name in environment_names()[field]:
         with clean_environment.context() as environment:
@@ -105,6 +129,25 @@ def test_the_environment_comes_before_the_env_file(clean_environment, tmp_path):
     (tmp_path / ".env").write_text("TRAINING_TIMEOUT=5\n", encoding="utf-8")
     clean_environment.setenv("TRAINING_TIMEOUT", "6")
     assert load_settings().training_timeout_s == 6
+
+
+@pytest.mark.parametrize("missing", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_a_bucket_without_credentials_is_refused_with_the_name_of_what_is_missing(
+    missing, clean_environment
+):
+    for name in ("S3_BUCKET", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        clean_environment.setenv(name, "given")
+    load_settings()
+    clean_environment.delenv(missing)
+    with pytest.raises(InvalidSettings, match=missing) as caught:
+        load_settings()
+    assert "given" not in str(caught.value)
+
+
+def test_the_secret_is_not_shown(clean_environment):
+    clean_environment.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    clean_environment.setenv("AWS_SESSION_TOKEN", "hush")
+    assert "hush" not in f"{load_settings()!r} {load_settings().model_dump()}"
 
 
 def test_an_empty_variable_counts_as_not_set(clean_environment):

@@ -158,7 +158,7 @@ def test_an_upload_becomes_a_dataset_that_can_be_trained_on(store, datasets, tar
 
 def test_the_reply_tells_all_that_clients_read(store):
     a, caption, notes = picture(1), b"x", b"{}"
-    result = DatasetStore(store, bucket="ours", prefix="/lora/").upload(
+    result = DatasetStore(store, keys.Address("ours", "lora")).upload(
         request(
             {"a.png": a, "a.txt": caption, "notes.json": notes},
             training_name="My Cats",
@@ -879,7 +879,7 @@ def test_a_damaged_manifest_is_told_and_can_be_replaced(store, datasets, target,
 
 @pytest.fixture
 def in_bucket(store):
-    return DatasetStore(store, bucket="ours", prefix="lora/")
+    return DatasetStore(store, keys.Address("ours", "lora"))
 
 
 @pytest.mark.parametrize(
@@ -931,7 +931,7 @@ def test_without_a_bucket_no_address_of_one_is_ours(datasets):
 
 
 def test_without_a_prefix_datasets_are_at_the_top_of_the_bucket(store):
-    datasets = DatasetStore(store, bucket="ours")
+    datasets = DatasetStore(store, keys.Address("ours"))
     result = datasets.upload(request(numbered(1)))
     assert datasets.resolve(result.s3_path) == "cats"
     assert result.s3_path == "s3://ours/dataset/cats"

@@ -56,7 +56,7 @@ class GenerationService:
         store: ObjectStore,
         registry: ProcessRegistry,
         limits: Limits,
-        bucket: str = "",
+        address: keys.Address = keys.NOWHERE,
     ) -> None:
         self._engine = engine
         self._make_pipeline = make_pipeline
@@ -65,7 +65,7 @@ class GenerationService:
         self._store = store
         self._registry = registry
         self._limits = limits
-        self._bucket = bucket
+        self._address = address
 
     def check(self, request: GenerationRequest, places: Places = ANYWHERE) -> GenerationRequest:
         """Check base model and adapters; return the request as it will be run.
@@ -230,7 +230,7 @@ class GenerationService:
                     remedy=f"See its state with `loradash processes {reference}`.",
                 )
             return found[0]
-        key = keys.from_reference(reference, self._bucket)
+        key = self._address.key_of(reference)
         process_id = keys.process_of(key)
         if not process_id:
             return None

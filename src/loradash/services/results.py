@@ -44,13 +44,13 @@ class ResultService:
         store: ObjectStore,
         workspace: Workspace,
         max_inline_bytes: int,
-        bucket: str = "",
+        address: keys.Address = keys.NOWHERE,
     ) -> None:
         self._registry = registry
         self._store = store
         self._workspace = workspace
         self._max_inline_bytes = max_inline_bytes
-        self._bucket = bucket
+        self._address = address
 
     def models(self, limit: int, cursor: str) -> dict[str, Any]:
         """Return the finished adapters, the newest first."""
@@ -229,7 +229,7 @@ class ResultService:
         raise NotFound(f"there is no result {key[:200]!r}", remedy="`list_files` shows the keys.")
 
     def _key_of(self, reference: str) -> str:
-        key = keys.from_reference(reference, self._bucket)
+        key = self._address.key_of(reference)
         if reference.startswith("s3://") and not key:
             raise InvalidKey(
                 f"{reference[:200]!r} isn't in this server's store",
@@ -295,7 +295,7 @@ class ResultService:
         }
 
     def _path(self, key: str) -> str:
-        return f"s3://{self._bucket}/{key}" if self._bucket else key
+        return self._address.shown(key)
 
 
 def link_below(base_url: str) -> Url:

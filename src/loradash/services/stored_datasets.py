@@ -94,18 +94,17 @@ class _Stale(Exception):  # never leaves this module
 
 
 class DatasetStore:
-    """Datasets below ``dataset/`` of an object store; ``bucket`` and ``prefix`` are its address."""
+    """Datasets below ``dataset/`` of an object store that lies at ``address``."""
 
-    def __init__(self, store: ObjectStore, *, bucket: str = "", prefix: str = "") -> None:
+    def __init__(self, store: ObjectStore, address: keys.Address = keys.NOWHERE) -> None:
         self._store = store
-        self._bucket = bucket
-        self._prefix = f"{stripped}/" if (stripped := prefix.strip("/")) else ""
+        self._address = address
         self._lock = threading.Lock()
 
     @property
     def prefix(self) -> str:
         """Where all datasets lie: ``s3://bucket/.../dataset``, or the key's beginning alone."""
-        return self._address(keys.datasets())
+        return self._address.shown(keys.datasets())
 
     def upload(self, request: UploadRequest) -> UploadResult:
         """Store all files of an upload as one dataset, or add them to it; all or nothing.
@@ -204,22 +203,21 @@ class DatasetStore:
         return name
 
     def _path_in_bucket(self, reference: str) -> str:
-        bucket, _, path = reference[len("s3://") :].partition("/")
-        if not self._bucket or bucket != self._bucket:
-            ours = f"in {self._bucket!r}" if self._bucket else "on a disk, not in a bucket"
+        bucket = reference[len("s3://") :].partition("/")[0]
+        ours = self._address.bucket
+        if not ours or bucket != ours:
+            ours = f"in {ours!r}" if ours else "on a disk, not in a bucket"
             raise InvalidDataset(
                 f"folder_path {reference[:200]!r} is in another bucket; datasets are {ours}",
                 remedy="Upload the dataset and give its name as folder_path.",
             )
-        if not path.startswith(f"{self._prefix}{keys.datasets()}/"):
+        key = self._address.key_of(reference)
+        if not key.startswith(f"{keys.datasets()}/"):
             raise InvalidDataset(
                 f"folder_path {reference[:200]!r} isn't below {self.prefix}",
                 remedy="Give a dataset's name as folder_path (see list_dataset_folders).",
             )
-        return path.removeprefix(self._prefix)
-
-    def _address(self, key: str) -> str:
-        return f"s3://{self._bucket}/{self._prefix}{key}" if self._bucket else key
+        return key
 
     # Reading
 
@@ -434,12 +432,12 @@ class DatasetStore:
                     content_type=content_type(file.name),
                     file_type=file.file_type,
                     uploaded_at=uploaded_at,
-                    path=self._address(file.key),
+                    path=self._address.shown(file.key),
                     folder=folder,
                 )
                 for file in files
             ),
-            s3_path=self._address(keys.dataset(folder)),
+            s3_path=self._address.shown(keys.dataset(folder)),
             training_folder=folder,
             dataset_folder=folder,
             training_name=manifest.training_name,

@@ -1,6 +1,6 @@
 """Where things live in the object store. Keys are built here and nowhere else."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from loradash.domain.ids import is_process_id
 from loradash.errors import InvalidKey
@@ -9,6 +9,34 @@ from loradash.storage.store import check_key
 DATASET_MANIFEST = "_training_info.json"
 
 ResultKind = Literal["lora", "samples", "images", "checkpoints", "logs"]
+
+
+class Address(NamedTuple):
+    """Where the store's keys lie for others: a bucket, and what every key in it begins with.
+
+    Without a bucket (a folder, memory) a key is shown as it is.
+    """
+
+    bucket: str = ""
+    prefix: str = ""
+
+    def shown(self, key: str) -> str:
+        """Return ``s3://<bucket>/<prefix>/<key>``, or the key alone without a bucket."""
+        path = f"{self.prefix}/{key}" if self.prefix else key
+        return f"s3://{self.bucket}/{path}" if self.bucket else key
+
+    def key_of(self, reference: str) -> str:
+        """Return the key that is meant by a key or by `shown`'s text; '' if neither is."""
+        if reference[:5].lower() == "s3://":
+            bucket, _, path = reference[5:].partition("/")
+            start = f"{self.prefix}/" if self.prefix else ""
+            ours = self.bucket and bucket == self.bucket and path.startswith(start)
+            return path.removeprefix(start) if ours else ""
+        return reference if reference.startswith(("results/", "dataset/")) else ""
+
+
+NOWHERE = Address()
+"""The address of a store that has none for others."""
 
 
 def result(process_id: str, kind: ResultKind, name: str) -> str:
@@ -34,14 +62,6 @@ def manifest(process_id: str) -> str:
 def result_job(process_id: str) -> str:
     """Key of the engine's job file, which fixes all that a training's result depends on."""
     return check_key(f"results/{process_id}/job.json")
-
-
-def from_reference(text: str, bucket: str = "") -> str:
-    """Return the key that is meant by a key, or by ``s3://<our bucket>/<key>``; '' if neither."""
-    if text.startswith("s3://"):
-        named, _, key = text.removeprefix("s3://").partition("/")
-        return key if bucket and named == bucket else ""
-    return text if text.startswith(("results/", "dataset/")) else ""
 
 
 def process_of(key: str) -> str:

@@ -12,21 +12,36 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from loradash.errors import DiskFull, InvalidKey, InvalidSettings, PreconditionFailed
-from loradash.storage.store import ObjectInfo, check_key, check_prefix, no_such_object
+from loradash.storage.store import (
+    Capabilities,
+    ObjectInfo,
+    OnBytes,
+    check_key,
+    check_prefix,
+    no_such_object,
+)
 
 _PARTIAL_PREFIX = "\\partial-"
+_PIECE_BYTES = 1024 * 1024
 
 
 class LocalStore:
-    """Objects as files below ``root``, which nothing can lead out of."""
+    """Objects as files below ``root``, which nothing can lead out of.
 
-    def __init__(self, root: Path) -> None:
+    In a folder that is ``shared`` (a network volume that several machines write) locks can't be
+    relied on, so there are no conditional writes: each key must have one writer.
+    """
+
+    def __init__(self, root: Path, *, shared: bool = False) -> None:
         self._root = root.expanduser().absolute()
+        self.capabilities = Capabilities(
+            conditional_create=not shared, conditional_replace=not shared
+        )
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
         """See `ObjectStore.put`."""
@@ -48,11 +63,14 @@ class LocalStore:
                 file.write(data)
             return self._info(key, path)
 
-    def put_file(self, key: str, path: Path) -> ObjectInfo:
+    def put_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> ObjectInfo:
         """See `ObjectStore.put_file`."""
         target = self._path(key)
         with path.open("rb") as source, self._replacing(target) as file:
-            shutil.copyfileobj(source, file, 1024 * 1024)
+            while piece := source.read(_PIECE_BYTES):
+                file.write(piece)
+                if on_bytes:
+                    on_bytes(len(piece))
         return self._info(key, target)
 
     def get(self, key: str) -> bytes:
@@ -62,7 +80,15 @@ class LocalStore:
         except FileNotFoundError as error:
             raise no_such_object(key) from error
 
-    def get_file(self, key: str, path: Path) -> ObjectInfo:
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """See `ObjectStore.read`."""
+        try:
+            file = self._existing(key).open("rb")
+        except FileNotFoundError as error:
+            raise no_such_object(key) from error
+        return _pieces(file, start, end)
+
+    def get_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> ObjectInfo:
         """See `ObjectStore.get_file`."""
         source = self._existing(key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +97,8 @@ class LocalStore:
             info = self._info(key, source)
             shutil.copyfile(source, partial)
             partial.replace(path)
+            if on_bytes:
+                on_bytes(info.size_bytes)
         except BaseException as error:
             partial.unlink(missing_ok=True)
             if isinstance(error, FileNotFoundError) and not source.exists():  # deleted since
@@ -98,10 +126,19 @@ class LocalStore:
             yield self._info(prefix, start)
             return
         found = (path for path in start.rglob("*") if path.is_file() and not path.is_symlink())
-        for key, path in sorted((path.relative_to(self._root).as_posix(), path) for path in found):
+        for key, path in sorted((self._key(path), path) for path in found):
             if "\\" not in key:  # a partial file, or the lock
                 with contextlib.suppress(FileNotFoundError):  # deleted since
                     yield self._info(key, path)
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """See `ObjectStore.folders`."""
+        start = self._path(check_prefix(prefix)) if prefix else self._root
+        if not start.is_dir():
+            return ()
+        found = (path for path in start.iterdir() if path.is_dir() and not path.is_symlink())
+        names = (path.name for path in found if any(self.list(self._key(path))))
+        return tuple(sorted(names))
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
@@ -113,6 +150,11 @@ class LocalStore:
                     if folder == self._root:
                         break
                     folder.rmdir()
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """See `ObjectStore.delete_many`."""
+        for key in keys:
+            self.delete(key)
 
     def remove_partial_files(self, before_s: float) -> int:
         """Remove what killed programs left half-written before this Unix time; return how many."""
@@ -131,6 +173,9 @@ class LocalStore:
                 f"key {key!r} leads out of the store through a link", remedy="Remove the link."
             )
         return path
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
 
     def _existing(self, key: str) -> Path:
         path = self._path(key)
@@ -188,6 +233,18 @@ class LocalStore:
         with (self._root / "\\lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _pieces(file: IO[bytes], start: int, end: int | None) -> Iterator[bytes]:
+    with file:
+        file.seek(start)
+        left = end - start if end is not None else None
+        while left is None or left > 0:
+            piece = file.read(_PIECE_BYTES if left is None else min(left, _PIECE_BYTES))
+            if not piece:
+                return
+            left = None if left is None else left - len(piece)
+            yield piece
 
 
 def _partial_file(folder: Path) -> tuple[int, str]:

@@ -3,17 +3,27 @@
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from loradash.errors import PreconditionFailed
-from loradash.storage.store import ObjectInfo, check_key, check_prefix, no_such_object
+from loradash.storage.store import (
+    Capabilities,
+    ObjectInfo,
+    OnBytes,
+    check_key,
+    check_prefix,
+    no_such_object,
+)
+
+CAPABILITIES = Capabilities(conditional_create=True, conditional_replace=True, bulk_delete=True)
 
 
 class MemoryStore:
     """Objects in a dictionary; thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, capabilities: Capabilities = CAPABILITIES) -> None:
+        self.capabilities = capabilities
         self._objects: dict[str, tuple[bytes, float]] = {}
         self._lock = threading.Lock()
 
@@ -35,9 +45,12 @@ class MemoryStore:
             self._objects[key] = (bytes(data), time.time())
             return self._info(key)
 
-    def put_file(self, key: str, path: Path) -> ObjectInfo:
+    def put_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> ObjectInfo:
         """See `ObjectStore.put_file`."""
-        return self.put(key, path.read_bytes())
+        info = self.put(key, path.read_bytes())
+        if on_bytes:
+            on_bytes(info.size_bytes)
+        return info
 
     def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""
@@ -46,11 +59,18 @@ class MemoryStore:
                 raise no_such_object(key)
             return self._objects[key][0]
 
-    def get_file(self, key: str, path: Path) -> ObjectInfo:
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """See `ObjectStore.read`."""
+        piece = self.get(key)[start:end]
+        return iter([piece] if piece else [])
+
+    def get_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> ObjectInfo:
         """See `ObjectStore.get_file`."""
         data = self.get(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+        if on_bytes:
+            on_bytes(len(data))
         return self.head(key)
 
     def head(self, key: str) -> ObjectInfo:
@@ -72,10 +92,21 @@ class MemoryStore:
             ]
         yield from found
 
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """See `ObjectStore.folders`."""
+        start = f"{check_prefix(prefix)}/" if prefix else ""
+        below = (info.key.removeprefix(start) for info in self.list(prefix) if info.key != prefix)
+        return tuple(sorted({key.partition("/")[0] for key in below if "/" in key}))
+
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
         with self._lock:
             self._objects.pop(check_key(key), None)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """See `ObjectStore.delete_many`."""
+        for key in keys:
+            self.delete(key)
 
     def _info(self, key: str) -> ObjectInfo:
         data, modified_s = self._objects[key]

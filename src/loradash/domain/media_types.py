@@ -1,0 +1,24 @@
+"""What kind of content a file has, by its name: one table for uploads, links and replies."""
+
+from pathlib import PurePosixPath
+
+UNKNOWN = "application/octet-stream"
+
+_TYPES = {
+    ".bmp": "image/bmp",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+    ".jsonl": "application/jsonl",
+    ".png": "image/png",
+    ".txt": "text/plain",
+    ".webp": "image/webp",
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+    ".zip": "application/zip",
+}
+
+
+def media_type(name: str) -> str:
+    """Return the media type that belongs to a file name or key."""
+    return _TYPES.get(PurePosixPath(name).suffix.lower(), UNKNOWN)
