@@ -55,7 +55,9 @@ class Settings(BaseSettings):
         description="Bucket of the object store; default: a local folder is used.",
     )
     s3_region: str = Field(
-        "us-east-1", validation_alias="S3_REGION", description="The bucket's region."
+        "",
+        validation_alias="S3_REGION",
+        description="The bucket's region; default: as the endpoint's address says, or us-east-1.",
     )
     s3_endpoint_url: str = Field(
         "",

@@ -10,13 +10,13 @@ import fcntl
 import glob
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from loradash.errors import DiskFull, InvalidKey, InvalidSettings, PreconditionFailed
+from loradash.storage.disk import DiskGuard, arriving
 from loradash.storage.store import (
     Capabilities,
     ObjectInfo,
@@ -28,6 +28,7 @@ from loradash.storage.store import (
 
 _PARTIAL_PREFIX = "\\partial-"
 _PIECE_BYTES = 1024 * 1024
+_NO_GUARD = DiskGuard()
 
 
 class LocalStore:
@@ -37,8 +38,9 @@ class LocalStore:
     relied on, so there are no conditional writes: each key must have one writer.
     """
 
-    def __init__(self, root: Path, *, shared: bool = False) -> None:
+    def __init__(self, root: Path, *, shared: bool = False, guard: DiskGuard = _NO_GUARD) -> None:
         self._root = root.expanduser().absolute()
+        self._guard = guard
         self.capabilities = Capabilities(
             conditional_create=not shared, conditional_replace=not shared
         )
@@ -91,19 +93,19 @@ class LocalStore:
     def get_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> ObjectInfo:
         """See `ObjectStore.get_file`."""
         source = self._existing(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            info = self._info(key, source)
-            shutil.copyfile(source, partial)
-            partial.replace(path)
-            if on_bytes:
-                on_bytes(info.size_bytes)
-        except BaseException as error:
-            partial.unlink(missing_ok=True)
-            if isinstance(error, FileNotFoundError) and not source.exists():  # deleted since
-                raise no_such_object(key) from error
-            raise
+            with source.open("rb") as content:
+                info = self._info(key, source)
+                self._guard.require(path.parent, info.size_bytes)
+                with arriving(path) as descriptor:
+                    for piece in _pieces(content, 0, None):
+                        os.write(descriptor, piece)
+                        if on_bytes:
+                            on_bytes(len(piece))
+        except FileNotFoundError as error:
+            if source.exists():
+                raise
+            raise no_such_object(key) from error  # deleted since
         return info
 
     def head(self, key: str) -> ObjectInfo:
@@ -122,9 +124,6 @@ class LocalStore:
         """See `ObjectStore.list`."""
         prefix = check_prefix(prefix)
         start = self._path(prefix) if prefix else self._root
-        if start.is_file():
-            yield self._info(prefix, start)
-            return
         found = (path for path in start.rglob("*") if path.is_file() and not path.is_symlink())
         for key, path in sorted((self._key(path), path) for path in found):
             if "\\" not in key:  # a partial file, or the lock

@@ -85,17 +85,13 @@ class MemoryStore:
         prefix = check_prefix(prefix)
         with self._lock:
             keys = sorted(self._objects)
-            found = [
-                self._info(key)
-                for key in keys
-                if not prefix or key == prefix or key.startswith(f"{prefix}/")
-            ]
+            found = [self._info(key) for key in keys if not prefix or key.startswith(f"{prefix}/")]
         yield from found
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """See `ObjectStore.folders`."""
         start = f"{check_prefix(prefix)}/" if prefix else ""
-        below = (info.key.removeprefix(start) for info in self.list(prefix) if info.key != prefix)
+        below = (info.key.removeprefix(start) for info in self.list(prefix))
         return tuple(sorted({key.partition("/")[0] for key in below if "/" in key}))
 
     def delete(self, key: str) -> None:

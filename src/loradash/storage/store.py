@@ -97,11 +97,17 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Yield all objects below ``prefix`` (whole path parts: ``a/b`` isn't ``a/bc``), by key."""
+        """Yield all objects below ``prefix`` (whole path parts: ``a/b`` isn't ``a/bc``).
+
+        They come by key, unless a provider is a file system at heart and orders by folder.
+        """
         ...
 
     def folders(self, prefix: str) -> Sequence[str]:
-        """Return the names right below ``prefix`` that have objects below them, sorted."""
+        """Return the names right below ``prefix`` that have objects below them, sorted.
+
+        Some providers still name folders whose objects were deleted a moment ago.
+        """
         ...
 
     def delete(self, key: str) -> None:

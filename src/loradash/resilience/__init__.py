@@ -1,0 +1,1 @@
+"""Policies around the libraries that retry and that break circuits."""

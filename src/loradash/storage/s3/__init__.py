@@ -1,0 +1,1 @@
+"""The object store in a bucket of any S3 provider."""

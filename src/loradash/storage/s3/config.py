@@ -1,0 +1,115 @@
+"""How a bucket is reached: address, credentials, sizes and patience; and what providers need."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal, NamedTuple
+from urllib.parse import quote, urlsplit
+
+from loradash.errors import InvalidSettings
+from loradash.resilience.circuit import Policy
+from loradash.storage.store import Capabilities
+
+Addressing = Literal["auto", "path", "virtual"]
+
+CAPABILITIES = tuple(one.name for one in fields(Capabilities))
+
+
+class Profile(NamedTuple):
+    """What is known of a provider beforehand. Whatever isn't is found out by the probe."""
+
+    name: str
+    addressing: Addressing = "path"
+    region: str = "us-east-1"
+    known: Mapping[str, bool] = {}
+
+
+# Hosts, and what their providers document; in `region`, \1 stands for the host's part.
+_PROFILES = (
+    (r"^$|\.amazonaws\.com(\.cn)?$", Profile("AWS S3", "virtual")),
+    (r"\.r2\.cloudflarestorage\.com$", Profile("Cloudflare R2", region="auto",
+                                               known={"post_policy": False})),
+    (r"(?:^|\.)s3\.([a-z0-9-]+)\.backblazeb2\.com$", Profile("Backblaze B2", region=r"\1")),
+    (r"^s3api-([a-z0-9-]+)\.runpod\.io$", Profile(
+        "RunPod network volume", region=r"\1",
+        known=dict.fromkeys(("conditional_create", "conditional_replace", "bulk_delete",
+                             "presign", "post_policy"), False),
+    )),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class S3Config:
+    """One bucket, for one program run. Part sizes and limits in bytes, times in seconds."""
+
+    bucket: str
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)
+    region: str = ""
+    endpoint_url: str = ""
+    prefix: str = ""
+    addressing: Addressing = "auto"
+    part_bytes: int = 16 * 2**20
+    part_concurrency: int = 8
+    concurrency: int = 16
+    timeout_s: float = 60.0
+    complete_timeout_s: float = 7200.0
+    policy: Policy = Policy()  # noqa: RUF009 - a named tuple can't be changed
+    overrides: Mapping[str, bool] = field(default_factory=dict)
+    """Capabilities that are so, whatever the probe finds."""
+
+    @property
+    def profile(self) -> Profile:
+        """What is known of the provider, by its host."""
+        host = (urlsplit(self.endpoint_url).hostname or "").lower()
+        for pattern, profile in _PROFILES:
+            if match := re.search(pattern, host):
+                region = match.expand(profile.region) if "\\" in profile.region else profile.region
+                return profile._replace(region=region)
+        return Profile("S3 compatible")
+
+    @property
+    def region_name(self) -> str:
+        """The region that requests are signed for."""
+        region = self.region or self.profile.region
+        return region.upper() if self.profile.name == "RunPod network volume" else region
+
+    @property
+    def is_virtual_hosted(self) -> bool:
+        """Whether the bucket's name is part of the host's."""
+        if self.addressing == "auto":  # a certificate for *.host doesn't cover names with dots
+            return self.profile.addressing == "virtual" and "." not in self.bucket
+        return self.addressing == "virtual"
+
+    @property
+    def root_url(self) -> str:
+        """Where the bucket's keys begin, without a last slash."""
+        endpoint = self.endpoint_url.rstrip("/") or f"https://s3.{self.region_name}.amazonaws.com"
+        if not self.is_virtual_hosted:
+            return f"{endpoint}/{self.bucket}"
+        scheme, _, host = endpoint.partition("://")
+        return f"{scheme}://{self.bucket}.{host}"
+
+    def full_key(self, key: str) -> str:
+        """Return a key with what every key in the bucket begins with."""
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def url(self, key: str = "") -> str:
+        """Return the address of an object, or of the bucket."""
+        path = quote(self.full_key(key), safe="/-_.~") if key else ""
+        return f"{self.root_url}/{path}"
+
+
+def parse_overrides(text: str) -> dict[str, bool]:
+    """Read ``name=on,name=off``. Raises `InvalidSettings` that names what is wrong."""
+    found: dict[str, bool] = {}
+    for word in filter(None, (word.strip() for word in text.split(","))):
+        name, _, value = word.partition("=")
+        if name not in CAPABILITIES or value not in ("on", "off"):
+            raise InvalidSettings(
+                f"S3_CAPABILITIES: {word[:80]!r} isn't a capability with =on or =off",
+                remedy=f"The capabilities are {', '.join(CAPABILITIES)}.",
+            )
+        found[name] = value == "on"
+    return found

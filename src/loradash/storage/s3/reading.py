@@ -1,0 +1,81 @@
+"""Reading an object in pieces, which goes on where it was when the connection breaks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from loradash.errors import PreconditionFailed, StoreUnavailable
+from loradash.storage.s3.bucket import Bucket
+from loradash.storage.s3.failures import STORE_ERRORS, is_out_of_range
+from loradash.storage.store import ObjectInfo
+
+PIECE_BYTES = 256 * 1024
+
+
+class Reader:
+    """Reads a range of one version of an object."""
+
+    def __init__(
+        self, bucket: Bucket, key: str, start: int = 0, end: int | None = None, etag: str = ""
+    ) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._end = end
+        self._etag = etag
+        self._stream: Any = None
+        self.offset = start
+
+    def open(self) -> ObjectInfo:
+        """Ask for the range; return what the object is. Raises `NotFound`."""
+        if self._end is not None and self._end <= self.offset:  # no range for S3
+            return self._bucket.call("HEAD", self._key, lambda: self._bucket.head_once(self._key))
+        return self._bucket.call("GET", self._key, self._ask)
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._stream = None
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the bytes up to the end of the range.
+
+        Raises `StoreUnavailable`, also if the object was replaced meanwhile.
+        """
+        while self._end is None or self.offset < self._end:
+            try:
+                piece = self._bucket.call("GET", self._key, self._next)
+            except PreconditionFailed as error:
+                raise StoreUnavailable(
+                    f"object {self._key!r} was replaced while it was read", remedy="Read it again."
+                ) from error
+            self.offset += len(piece)
+            yield piece
+
+    def _ask(self) -> ObjectInfo:
+        try:
+            result = self._bucket.open_once(self._key, self.offset, self._end, self._etag)
+        except STORE_ERRORS as error:
+            if not is_out_of_range(error):
+                raise
+            self._end = self.offset  # the object ends before this range begins
+            return self._bucket.head_once(self._key)
+        info = self._bucket.info(result.meta)
+        self._etag = info.etag
+        self._end = info.size_bytes if self._end is None else min(self._end, info.size_bytes)
+        self._stream = iter(result.stream(min_chunk_size=PIECE_BYTES))
+        return info
+
+    def _next(self) -> bytes:
+        """Return the next piece; after a failure, of a new connection that begins there."""
+        if self._stream is None:
+            self._ask()
+        try:
+            piece = next(self._stream, b"")
+        except STORE_ERRORS:
+            self._stream = None
+            raise
+        if not piece:
+            self._stream = None
+            raise StoreUnavailable(
+                f"GET {self._key}: the reply ended at byte {self.offset} of {self._end}",
+                remedy="It may pass; try again.",
+            )
+        return bytes(piece)

@@ -1,0 +1,380 @@
+"""The object store in a bucket.
+
+obstore moves small objects, ranges and lists; uploads in parts are made with requests of our own,
+since each part must be verified, counted and tried again by itself, and since putting the parts
+together may take a provider an hour. Every request goes through one circuit.
+
+What is uploaded is verified before anything may refer to it: the etag is compared with the MD5 of
+what was sent, or, where a provider's etags mean something else, the object is read back.
+
+Memory: at most ``concurrency`` files of up to ``part_bytes`` (those are sent in one piece), and
+``part_concurrency`` parts of larger ones in pieces of 256 KiB.
+"""
+
+import functools
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from loradash.domain.media_types import media_type
+from loradash.errors import LoradashError, NotFound, PreconditionFailed, StoreUnavailable
+from loradash.resilience.circuit import Circuit, CircuitState
+from loradash.storage.disk import DiskGuard, arriving, reserve
+from loradash.storage.s3.bucket import Bucket, translating
+from loradash.storage.s3.config import S3Config
+from loradash.storage.s3.parts import Part, part_size
+from loradash.storage.s3.probe import ProbeReport, probe
+from loradash.storage.s3.reading import Reader
+from loradash.storage.s3.requests import Page, S3Requests, part_query
+from loradash.storage.store import (
+    Capabilities,
+    ObjectInfo,
+    OnBytes,
+    SignedForm,
+    SignedRequest,
+    check_key,
+    check_prefix,
+)
+from loradash.storage.transfer import in_parallel
+
+Result = TypeVar("Result")
+
+_BULK = 1000  # objects in one request for their deletion
+_HIDDEN = ".s3compat_uploads"  # where RunPod's volumes keep parts
+_NO_GUARD = DiskGuard()
+
+
+class S3Store:
+    """Objects in one bucket, below a prefix. Thread-safe."""
+
+    def __init__(self, config: S3Config, guard: DiskGuard = _NO_GUARD) -> None:
+        self._config = config
+        self._guard = guard
+        where = config.endpoint_url or config.profile.name
+        self._circuit = Circuit(f"object store {where}", StoreUnavailable, config.policy)
+        self._bucket = Bucket(config, self._circuit)
+        self._probing = threading.Lock()
+        self._report: ProbeReport | None = None
+
+    def close(self) -> None:
+        """End the threads and connections, if any were needed."""
+        if "_requests" in self.__dict__:
+            self._requests.close()
+        if "_part_threads" in self.__dict__:
+            self._part_threads.shutdown(cancel_futures=True)
+
+    @property
+    def state(self) -> CircuitState:
+        """Whether the endpoint answers, as far as is known without asking."""
+        return self._circuit.state
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """See `ObjectStore.capabilities`; the first look probes the endpoint."""
+        return self.examine().capabilities
+
+    def examine(self) -> ProbeReport:
+        """Return what the endpoint really does, probing it once.
+
+        Raises `StoreUnavailable` or `StoreRefused` if it can't be probed; then the next call does.
+        """
+        with self._probing:
+            if self._report is None:
+                self._report = self._circuit.call(lambda: probe(self._config, self._requests))
+            return self._report
+
+    # Reading
+
+    def get(self, key: str) -> bytes:
+        """See `ObjectStore.get`."""
+        check_key(key)
+        return self._bucket.call("GET", key, lambda: self._bucket.get_once(key))
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """See `ObjectStore.read`."""
+        reader = Reader(self._bucket, check_key(key), start, end)
+        reader.open()
+        return reader.pieces()
+
+    def get_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> ObjectInfo:
+        """See `ObjectStore.get_file`; large ones come in ranges, all of one version."""
+        reader = Reader(self._bucket, check_key(key))
+        info = reader.open()
+        self._guard.require(path.parent, info.size_bytes)
+        with arriving(path) as descriptor:
+            reserve(descriptor, info.size_bytes)
+            if info.size_bytes <= self._config.part_bytes:
+                _write(reader, descriptor, on_bytes)
+            else:
+                reader.close()
+                self._get_ranges(info, descriptor, on_bytes)
+        return info
+
+    def head(self, key: str) -> ObjectInfo:
+        """See `ObjectStore.head`."""
+        check_key(key)
+        return self._bucket.call("HEAD", key, lambda: self._bucket.head_once(key))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `ObjectStore.list`; pages are fetched as they are wanted."""
+        for page in self._pages(check_prefix(prefix), folders=False):
+            yield from (info for info in page.infos if _is_ours(info.key))
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """See `ObjectStore.folders`."""
+        paths = (path for page in self._pages(check_prefix(prefix), folders=True)
+                 for path in page.folders)  # fmt: skip
+        names = (path.rstrip("/").rpartition("/")[2] for path in paths)
+        return tuple(sorted(name for name in names if _is_ours(name)))
+
+    # Writing
+
+    def put(self, key: str, data: bytes) -> ObjectInfo:
+        """See `ObjectStore.put`."""
+        check_key(key)
+        content = bytes(data)
+        return self._circuit.call(lambda: self._put_once(key, content, "overwrite"))
+
+    def put_if(self, key: str, data: bytes, etag: str | None) -> ObjectInfo:
+        """See `ConditionalPut.put_if`.
+
+        An answer that got lost doesn't make a lost race: what is there may be ours.
+        """
+        check_key(key)
+        if etag == "":  # no version of anything, and obstore would take it for no condition
+            raise PreconditionFailed(f"object {key!r} has no such version", remedy="Read it again.")
+        mode = "create" if etag is None else {"e_tag": etag}
+        tries = 0
+
+        def put() -> ObjectInfo:
+            nonlocal tries
+            tries += 1
+            return self._put_once(key, data, mode)
+
+        try:
+            return self._circuit.call(put)
+        except PreconditionFailed:
+            if tries > 1 and self.get(key) == data:
+                return self.head(key)
+            raise
+
+    def put_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> ObjectInfo:
+        """See `ObjectStore.put_file`."""
+        check_key(key)
+        size = path.stat().st_size
+        if size > self._config.part_bytes:
+            return self._put_parts(key, path, size, on_bytes)
+        info = self.put(key, path.read_bytes())
+        if on_bytes:
+            on_bytes(info.size_bytes)
+        return info
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`."""
+        check_key(key)
+        try:
+            self._bucket.call("DELETE", key, lambda: self._bucket.delete_once(key))
+        except NotFound:
+            return
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """See `ObjectStore.delete_many`."""
+        for key in keys:
+            check_key(key)
+        if len(keys) > 1 and self.capabilities.bulk_delete:
+            bulks = [keys[start : start + _BULK] for start in range(0, len(keys), _BULK)]
+            done = in_parallel(bulks, self._delete_bulk, concurrency=self._config.concurrency)
+            done.or_raise("delete", lambda bulk: f"{len(bulk)} objects from {bulk[0]}")
+            return
+        single = in_parallel(keys, self.delete, concurrency=self._config.concurrency)
+        single.or_raise("delete", str)
+
+    # Signing for others
+
+    def get_url(self, key: str, *, filename: str, expires_s: int) -> str:
+        """See `PresignedUrls.get_url`."""
+        disposition = f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
+        query = f"response-content-disposition={quote(disposition, safe='')}"
+        url = f"{self._config.url(check_key(key))}?{query}"
+        return self._requests.signer.presigned_url("GET", url, {}, expires_s)
+
+    def put_url(
+        self, key: str, *, content_type: str, size_bytes: int, expires_s: int
+    ) -> SignedRequest:
+        """See `PresignedUrls.put_url`."""
+        headers = {"Content-Type": content_type, "Content-Length": str(size_bytes)}
+        url = self._config.url(check_key(key))
+        signed = self._requests.signer.presigned_url("PUT", url, headers, expires_s)
+        return SignedRequest("PUT", signed, headers)
+
+    def post_form(
+        self, key: str, *, content_type: str, max_bytes: int, expires_s: int
+    ) -> SignedForm:
+        """See `PresignedUrls.post_form`."""
+        fields = self._requests.signer.post_fields(
+            self._config.bucket, self._config.full_key(check_key(key)), content_type=content_type,
+            max_bytes=max_bytes, expires_s=expires_s,
+        )  # fmt: skip
+        return SignedForm(self._config.url(), fields)
+
+    def begin_upload(self, key: str, *, content_type: str) -> str:
+        """See `MultipartUploads.begin_upload`."""
+        check_key(key)
+        return self._circuit.call(lambda: self._requests.begin_upload(key, content_type))
+
+    def part_url(self, key: str, upload_id: str, number: int, *, expires_s: int) -> SignedRequest:
+        """See `MultipartUploads.part_url`."""
+        url = f"{self._config.url(check_key(key))}?{part_query(upload_id, number)}"
+        signed = self._requests.signer.presigned_url("PUT", url, {}, expires_s)
+        return SignedRequest("PUT", signed, {})
+
+    def finish_upload(self, key: str, upload_id: str, etags: Sequence[str]) -> ObjectInfo:
+        """See `MultipartUploads.finish_upload`."""
+        check_key(key)
+        tries = 0
+
+        def finish() -> None:
+            nonlocal tries
+            tries += 1
+            self._requests.finish_upload(key, upload_id, etags)
+
+        try:
+            self._circuit.call(finish)
+        except NotFound:
+            if tries == 1:  # else our first try has finished it, and only its answer was lost
+                raise
+        return self.head(key)
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """See `MultipartUploads.abort_upload`."""
+        check_key(key)
+        try:
+            self._circuit.call(lambda: self._requests.abort_upload(key, upload_id))
+        except NotFound:
+            return
+
+    # Below the verbs
+
+    @functools.cached_property
+    def _requests(self) -> S3Requests:
+        return S3Requests(self._config)
+
+    @functools.cached_property
+    def _part_threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._config.part_concurrency, "s3-part")
+
+    def _put_once(self, key: str, data: bytes, mode: Any) -> ObjectInfo:
+        """Put, and see that it arrived."""
+        etag = translating("PUT", key, lambda: self._bucket.put_once(key, data, mode))
+        if etag.strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest():
+            return ObjectInfo(key, len(data), float(int(time.time())), etag)
+        info = translating("HEAD", key, lambda: self._bucket.head_once(key))
+        if info.size_bytes == len(data):
+            back = translating("GET", key, lambda: self._bucket.get_once(key))
+            if back == data:
+                return info
+        raise _not_arrived(key, info.size_bytes, len(data))
+
+    def _pages(self, prefix: str, *, folders: bool) -> Iterator[Page]:
+        token = ""
+        while True:
+            page = self._page(prefix, token, folders=folders)
+            yield page
+            if not (token := page.next_token):
+                return
+
+    def _page(self, prefix: str, token: str, *, folders: bool) -> Page:
+        return self._circuit.call(lambda: self._requests.page(prefix, token, folders=folders))
+
+    def _delete_bulk(self, keys: Sequence[str]) -> None:
+        self._circuit.call(lambda: self._requests.delete(keys))
+
+    def _put_parts(self, key: str, path: Path, size: int, on_bytes: OnBytes | None) -> ObjectInfo:
+        part_bytes = part_size(size, self._config.part_bytes)
+        upload_id = self.begin_upload(key, content_type=media_type(key))
+        try:
+            with path.open("rb") as file:
+
+                def send(start: int) -> tuple[str, bytes]:
+                    part = Part(file.fileno(), start, min(part_bytes, size - start), on_bytes)
+                    return self._put_part(key, upload_id, start // part_bytes + 1, part)
+
+                sent = self._all(send, range(0, size, part_bytes))
+            info = self.finish_upload(key, upload_id, [etag for etag, _ in sent])
+        except BaseException:
+            self._abort_quietly(key, upload_id)
+            raise
+        if info.size_bytes != size:
+            raise _not_arrived(key, info.size_bytes, size)
+        for number, (etag, md5) in enumerate(sent):
+            if etag.strip('"') != md5.hex():
+                self._compare(info, number * part_bytes, (number + 1) * part_bytes, md5)
+        return info
+
+    def _put_part(self, key: str, upload_id: str, number: int, part: Part) -> tuple[str, bytes]:
+        md5 = part.md5()
+        etag = self._circuit.call(
+            lambda: self._requests.put_part(key, upload_id, number, part.pieces(), part.size, md5)
+        )
+        return etag, md5
+
+    def _compare(self, info: ObjectInfo, start: int, end: int, md5: bytes) -> None:
+        """Read a part back. Raises `StoreUnavailable` if it isn't what was sent."""
+        digest = hashlib.md5(usedforsecurity=False)
+        for piece in Reader(self._bucket, info.key, start, end, info.etag).pieces():
+            digest.update(piece)
+        if digest.digest() != md5:
+            raise _not_arrived(info.key, info.size_bytes, info.size_bytes)
+
+    def _get_ranges(self, info: ObjectInfo, descriptor: int, on_bytes: OnBytes | None) -> None:
+        part_bytes = part_size(info.size_bytes, self._config.part_bytes)
+
+        def fetch(start: int) -> None:
+            end = min(info.size_bytes, start + part_bytes)
+            _write(Reader(self._bucket, info.key, start, end, info.etag), descriptor, on_bytes)
+
+        self._all(fetch, range(0, info.size_bytes, part_bytes))
+
+    def _all(self, work: Callable[[int], Result], starts: range) -> tuple[Result, ...]:
+        """Work on all parts in this store's threads; the first failure ends them, and is raised."""
+        futures = [self._part_threads.submit(work, start) for start in starts]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            return tuple(future.result() for future in futures if future.done())
+        finally:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+
+    def _abort_quietly(self, key: str, upload_id: str) -> None:
+        try:
+            self.abort_upload(key, upload_id)
+        except LoradashError:
+            return  # the failure that led here is the one to tell
+
+
+def _write(reader: Reader, descriptor: int, on_bytes: OnBytes | None) -> None:
+    offset = reader.offset
+    for piece in reader.pieces():
+        os.pwrite(descriptor, piece, offset)
+        offset += len(piece)
+        if on_bytes:
+            on_bytes(len(piece))
+
+
+def _is_ours(key: str) -> bool:
+    """Whether a listed key is an object of ours: none of a file system's folders and leftovers."""
+    return bool(key) and not key.endswith("/") and "\\" not in key and _HIDDEN not in key.split("/")
+
+
+def _not_arrived(key: str, arrived: int, sent: int) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"PUT {key}: what arrived isn't what was sent ({arrived} of {sent} bytes)",
+        remedy="It may pass; try again.",
+    )

@@ -1,0 +1,22 @@
+"""What all tests share: real S3 servers, started by the first test that asks for one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.juicefs import JuiceServer
+from tests.servers.seaweedfs import SeaweedServer
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[SeaweedServer]:
+    """A complete S3 server; take a `new_bucket` of it in each test."""
+    with SeaweedServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def juicefs() -> Iterator[JuiceServer]:
+    """An S3 server that ignores conditions; take a `new_bucket` of it in each test."""
+    with JuiceServer() as server:
+        yield server
