@@ -5,7 +5,8 @@ bodies. Beside a delay, which all requests have, a request meets at most one fau
 
 - ``500`` ``503``: an S3 error; the server never sees the request.
 - ``500_after`` ``error_in_200``: the server does it, and the client is told that it failed; the
-  second with the status 200, as S3 may answer ``CompleteMultipartUpload`` and copies.
+  second with the status 200, as S3 may answer ``CompleteMultipartUpload`` and copies (chance gives
+  other requests the first).
 - ``reset_before`` ``reset_upload``: the connection is reset (RST) before the server sees the
   request, or in the middle of its body.
 - ``reset_after`` ``reset_middle``: the server does it; reset before the reply, or in its middle.
@@ -42,6 +43,7 @@ FAULTS = (
     "reset_middle", "stall_before", "stall_middle", "truncate",
 )  # fmt: skip
 _NEVER_SENT = ("500", "503", "reset_before", "stall_before")
+_TOLD_LATE = ("CompleteMultipartUpload", "CopyObject")  # S3 says 200 before it has done these
 _HEAD_BYTES = 256 * 1024
 _CHUNK_BYTES = 256 * 1024
 _LINE_BYTES = 16 * 1024 * 1024  # what may be on its way at once: no limit at 30 ms and 500 MB/s
@@ -261,7 +263,9 @@ class FaultProxy:
                     del self._next[number]
                     return fault
             if self._share and self._match(seen) and self._random.random() < self._share:
-                return self._random.choice(self._faults)
+                fault = self._random.choice(self._faults)
+                is_told_late = seen.operation in _TOLD_LATE
+                return "500_after" if fault == "error_in_200" and not is_told_late else fault
             return ""
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

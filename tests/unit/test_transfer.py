@@ -70,7 +70,7 @@ def test_what_fails_again_is_named_and_the_others_arrive(tmp_path):
     outcomes = put_files(store, sent)
     assert [item.key for item, _ in outcomes.failed] == ["a/1.bin", "a/2.bin"]
     assert [info.key for info in store.list()] == ["a/0.bin", "a/3.bin", "a/4.bin"]
-    with pytest.raises(TransferFailed, match="2 of 5 files") as caught:
+    with pytest.raises(StoreUnavailable, match="2 of 5 files") as caught:
         outcomes.or_raise("upload", lambda item: item.path.name)
     assert caught.value.problems == (
         "1.bin: no answer for a/1.bin", "2.bin: no answer for a/2.bin",
@@ -80,7 +80,10 @@ def test_what_fails_again_is_named_and_the_others_arrive(tmp_path):
 def test_a_file_that_vanished_is_named_too(tmp_path):
     store, sent = MemoryStore(), files(tmp_path, 2)
     sent[0].path.unlink()
-    assert [item.key for item, _ in put_files(store, sent).failed] == ["a/0.bin"]
+    outcomes = put_files(store, sent)
+    assert [item.key for item, _ in outcomes.failed] == ["a/0.bin"]
+    with pytest.raises(TransferFailed, match="1 of 2 files"):
+        outcomes.or_raise("upload", lambda item: item.path.name)
 
 
 def test_a_bug_is_raised_and_not_counted_as_a_failed_file():

@@ -56,6 +56,7 @@ class Circuit:
         self._probing = threading.Lock()
         self._counting = threading.Lock()
         self._retries = 0
+        self._is_closing = False
         stamina.instrumentation.set_on_retry_hooks([])  # its log lines would hold every argument
         self._breaker = CircuitBreaker(
             failure_threshold=policy.failures_to_open, recovery_timeout=policy.open_s,
@@ -75,10 +76,16 @@ class Circuit:
             wait_max=self._policy.longest_wait_s,
             wait_jitter=self._policy.first_wait_s,
         ):
-            self._retries += attempt.num > 1
+            if attempt.num > 1:
+                with self._counting:
+                    self._retries += 1
             with attempt:
                 return self.call_once(work)
         raise AssertionError("stamina yields until a try succeeds or raises")
+
+    def give_up(self) -> None:
+        """Try nothing again from now on: the program ends."""
+        self._is_closing = True
 
     def call_once(self, work: Callable[[], Result]) -> Result:
         """As `call`, without another try."""
@@ -89,6 +96,8 @@ class Circuit:
             if not self._probing.acquire(blocking=False):
                 raise self._away()  # somebody is finding out just now
             try:
+                if self._breaker.state == "open":  # somebody has just found out
+                    raise self._away()
                 return self._counted(work)
             finally:
                 self._probing.release()
@@ -130,7 +139,8 @@ class Circuit:
             )  # fmt: skip
 
     def _helps_to_retry(self, error: Exception) -> bool:
-        return isinstance(error, self._fault) and self._breaker.state != "open"
+        is_fault = isinstance(error, self._fault)
+        return is_fault and not self._is_closing and self._breaker.state != "open"
 
     def _away(self) -> LoradashError:
         state = self.state

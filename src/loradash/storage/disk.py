@@ -69,13 +69,3 @@ def arriving(path: Path) -> Iterator[int]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def reserve(descriptor: int, size_bytes: int) -> None:
-    """Take a file's room on the disk before its content, where the file system can do that."""
-    if size_bytes:
-        try:
-            os.posix_fallocate(descriptor, 0, size_bytes)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                raise

@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+from loradash.domain.dataset_manifest import UPLOAD_SESSION
 from loradash.domain.ids import is_process_id
 from loradash.errors import InvalidKey
 from loradash.storage.store import check_key
@@ -92,6 +93,16 @@ def dataset_manifest(folder: str) -> str:
 def dataset_file(folder: str, upload_id: str, name: str) -> str:
     """Key of one file of an upload; uploads never write over each other's files."""
     return check_key(f"{dataset(folder)}/{upload_id}/{name}")
+
+
+def upload(folder: str, upload_id: str) -> str:
+    """Prefix of what one upload has sent."""
+    return check_key(f"{dataset(folder)}/{upload_id}")
+
+
+def upload_session(folder: str, upload_id: str) -> str:
+    """Key of what is known of an upload whose files come one by one."""
+    return f"{upload(folder, upload_id)}/{UPLOAD_SESSION}"
 
 
 def dataset_of(key: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from loradash.errors import InvalidKey, NotFound
+from loradash.resilience.circuit import CircuitState
 
 _PART = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
 MAX_PART_BYTES = 200  # file systems take 255, and partial files have longer names
@@ -127,6 +128,31 @@ class ConditionalPut(Protocol):
         """Store bytes if the object still has this etag, or (None) if there is none.
 
         Raises `PreconditionFailed` otherwise, and has then written nothing.
+        """
+        ...
+
+
+class Examination(NamedTuple):
+    """What a remote store was found to do, and, in a sentence each, what it can't."""
+
+    provider: str
+    capabilities: Capabilities
+    notes: tuple[str, ...]
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """Stores behind a network, which may be away."""
+
+    @property
+    def state(self) -> CircuitState:
+        """Whether it answers, as far as is known without asking."""
+        ...
+
+    def examine(self) -> Examination:
+        """Return what it really does, found out at the first call.
+
+        Raises `StoreUnavailable` or `StoreRefused`.
         """
         ...
 

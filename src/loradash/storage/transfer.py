@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
-from loradash.errors import LoradashError, TransferFailed
+from loradash.errors import LoradashError, StoreUnavailable, TransferFailed
 from loradash.storage.store import ObjectInfo, ObjectStore, OnBytes
 
 CONCURRENCY = 16
@@ -52,20 +52,30 @@ class Outcomes(Generic[Item, Result]):
     failed: tuple[tuple[Item, Exception], ...]
 
     def or_raise(self, what: str, name: Callable[[Item], str]) -> tuple[Result, ...]:
-        """Return all results, or raise `TransferFailed` that names each item that failed."""
+        """Return all results, or raise an error that names each item that failed.
+
+        It is `StoreUnavailable` if the store was away for one of them, their own error if all of
+        them have the same, and else `TransferFailed`.
+        """
         if self.failed:
-            raise TransferFailed(
+            errors = [error for _, error in self.failed]
+            raise _common_kind(errors)(
                 f"{what}: {len(self.failed)} of {len(self.failed) + len(self.done)} files failed",
                 problems=[f"{name(item)}: {_first_line(error)}" for item, error in self.failed],
-                remedy="Repeat it: what has arrived isn't sent again.",
-            ) from self.failed[0][1]
+                remedy=getattr(errors[0], "remedy", "")
+                or "Repeat it: what has arrived isn't sent again.",
+            ) from errors[0]
         return tuple(result for _, result in self.done)
 
 
 def in_parallel(
-    items: Sequence[Item], work: Callable[[Item], Result], *, concurrency: int = CONCURRENCY
+    items: Sequence[Item],
+    work: Callable[[Item], Result],
+    *,
+    concurrency: int = CONCURRENCY,
+    tries: int = 2,
 ) -> Outcomes[Item, Result]:
-    """Do the same with each item, so many at a time; what fails is tried once more at the end.
+    """Do the same with each item, so many at a time; what fails is tried again at the end.
 
     `LoradashError` and `OSError` are an item's failure; anything else is a bug and is raised.
     """
@@ -79,7 +89,7 @@ def in_parallel(
             errors[number] = error
 
     waiting: Sequence[int] = range(len(items))
-    for _ in range(2):
+    for _ in range(tries):
         if not waiting:
             break
         errors.clear()
@@ -174,6 +184,14 @@ class _FileCount:
         with self._lock:  # parts of one file come from several threads
             self._bytes += more_bytes
             self._counter.add(self._file, more_bytes, self._bytes, is_done=False)
+
+
+def _common_kind(errors: Sequence[Exception]) -> type[LoradashError]:
+    if any(isinstance(error, StoreUnavailable) for error in errors):
+        return StoreUnavailable
+    kinds = {type(error) for error in errors}
+    kind = kinds.pop()
+    return kind if not kinds and issubclass(kind, LoradashError) else TransferFailed
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,9 @@
-"""Parts of a large file: hashed, then read again as they are sent, in small pieces."""
+"""Content that is hashed, then read again as it is sent, in small pieces: of a file or a part."""
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from loradash.storage.s3.reading import PIECE_BYTES
 from loradash.storage.store import OnBytes
@@ -10,13 +11,17 @@ from loradash.storage.store import OnBytes
 MAX_PARTS = 10_000
 
 
-class Part:
-    """A range of an open file. What is counted while it is sent is taken back if that failed."""
+ReadAt = Callable[[int, int], bytes]
+"""Returns at most so many bytes from a place on, as `os.pread` does."""
 
-    def __init__(self, descriptor: int, start: int, size: int, on_bytes: OnBytes | None) -> None:
+
+class Part:
+    """A range of something. What is counted while it is sent is taken back if that failed."""
+
+    def __init__(self, read_at: ReadAt, start: int, size: int, on_bytes: OnBytes | None) -> None:
         self.start = start
         self.size = size
-        self._descriptor = descriptor
+        self._read_at = read_at
         self._on_bytes = on_bytes or (lambda _bytes: None)
         self._counted = 0
 
@@ -41,11 +46,21 @@ class Part:
         offset = self.start
         end = self.start + self.size
         while offset < end:
-            piece = os.pread(self._descriptor, min(PIECE_BYTES, end - offset), offset)
+            piece = self._read_at(min(PIECE_BYTES, end - offset), offset)
             if not piece:
                 raise OSError("the file became shorter while it was sent")
             offset += len(piece)
             yield piece
+
+
+def of_file(descriptor: int) -> ReadAt:
+    """Read from an open file."""
+    return partial(os.pread, descriptor)
+
+
+def of_bytes(data: bytes) -> ReadAt:
+    """Read from memory."""
+    return lambda size, start: data[start : start + size]
 
 
 def part_size(size: int, wanted: int) -> int:
@@ -53,3 +68,12 @@ def part_size(size: int, wanted: int) -> int:
     least = -(-size // MAX_PARTS)
     mebibyte = 2**20
     return max(wanted, -(-least // mebibyte) * mebibyte)
+
+
+def etag_of_parts(etags: Sequence[str]) -> str:
+    """Return the etag that an object of these parts has where etags are MD5s, else ''."""
+    try:
+        md5s = b"".join(bytes.fromhex(etag.strip('"')) for etag in etags)
+    except ValueError:
+        return ""
+    return f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(etags)}"

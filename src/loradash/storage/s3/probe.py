@@ -7,28 +7,19 @@ one took effect. About twenty small requests, made once when something first nee
 
 import hashlib
 from collections.abc import Callable
-from typing import NamedTuple
 from urllib.parse import quote
 from uuid import uuid4
 
 from loradash.errors import LoradashError, NotFound, PreconditionFailed, StoreUnavailable
 from loradash.storage.s3.config import CAPABILITIES, S3Config
 from loradash.storage.s3.requests import S3Requests
-from loradash.storage.store import Capabilities
+from loradash.storage.store import Capabilities, Examination
 
 _TYPE = "text/plain"
 _OLD, _NEW = b"old", b"new"
 
 
-class ProbeReport(NamedTuple):
-    """What was found out, and why something can't be done."""
-
-    provider: str
-    capabilities: Capabilities
-    notes: tuple[str, ...]
-
-
-def probe(config: S3Config, requests: S3Requests) -> ProbeReport:
+def probe(config: S3Config, requests: S3Requests) -> Examination:
     """Try everything that isn't known already; nothing stays in the bucket.
 
     Raises `StoreUnavailable` or `StoreRefused` if objects can't even be written, read and deleted.
@@ -49,7 +40,7 @@ def probe(config: S3Config, requests: S3Requests) -> ProbeReport:
     provider = config.profile.name
     if provider == "S3 compatible" and server:
         provider = f"S3 compatible ({server})"
-    return ProbeReport(provider, Capabilities(**found), tuple(look.notes))
+    return Examination(provider, Capabilities(**found), tuple(look.notes))
 
 
 class _Probe:

@@ -10,6 +10,8 @@ from loradash.storage.store import ObjectInfo
 
 PIECE_BYTES = 256 * 1024
 
+Buffer = Any  # bytes in the memory of obstore; has a length, and can be written and hashed
+
 
 class Reader:
     """Reads a range of one version of an object."""
@@ -30,18 +32,14 @@ class Reader:
             return self._bucket.call("HEAD", self._key, lambda: self._bucket.head_once(self._key))
         return self._bucket.call("GET", self._key, self._ask)
 
-    def close(self) -> None:
-        """Drop the connection."""
-        self._stream = None
-
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the bytes up to the end of the range.
+    def pieces(self) -> Iterator[Buffer]:
+        """Yield the bytes up to the end of the range, as obstore's buffers.
 
         Raises `StoreUnavailable`, also if the object was replaced meanwhile.
         """
         while self._end is None or self.offset < self._end:
             try:
-                piece = self._bucket.call("GET", self._key, self._next)
+                piece = self._at_hand() or self._bucket.call("GET", self._key, self._next)
             except PreconditionFailed as error:
                 raise StoreUnavailable(
                     f"object {self._key!r} was replaced while it was read", remedy="Read it again."
@@ -55,20 +53,36 @@ class Reader:
         except STORE_ERRORS as error:
             if not is_out_of_range(error):
                 raise
+            info = self._bucket.head_once(self._key)
+            if info.size_bytes > self.offset:
+                raise StoreUnavailable(
+                    f"object {self._key!r} was replaced while it was asked for",
+                    remedy="Read it again.",
+                ) from error
             self._end = self.offset  # the object ends before this range begins
-            return self._bucket.head_once(self._key)
+            return info
         info = self._bucket.info(result.meta)
         self._etag = info.etag
         self._end = info.size_bytes if self._end is None else min(self._end, info.size_bytes)
         self._stream = iter(result.stream(min_chunk_size=PIECE_BYTES))
         return info
 
-    def _next(self) -> bytes:
-        """Return the next piece; after a failure, of a new connection that begins there."""
+    def _at_hand(self) -> Buffer | None:
+        """Return the next piece if the connection gives it. Most pieces need no more than that."""
+        try:
+            piece: Buffer | None = next(self._stream, None) if self._stream else None
+        except STORE_ERRORS:
+            piece = None
+        if not piece:
+            self._stream = None
+        return piece
+
+    def _next(self) -> Buffer:
+        """Return the next piece of a new connection, which begins there."""
         if self._stream is None:
             self._ask()
         try:
-            piece = next(self._stream, b"")
+            piece = next(self._stream, b"") if self._stream else b""
         except STORE_ERRORS:
             self._stream = None
             raise
@@ -78,4 +92,4 @@ class Reader:
                 f"GET {self._key}: the reply ended at byte {self.offset} of {self._end}",
                 remedy="It may pass; try again.",
             )
-        return bytes(piece)
+        return piece

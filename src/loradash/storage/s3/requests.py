@@ -98,6 +98,8 @@ class S3Requests:
         signed = self.signer.headers(method, url, given, digest)
         options: dict[str, Any] = {"timeout": timeout_s} if timeout_s else {}
         what = f"{method} {key or self._config.bucket}"
+        if self._http.is_closed:
+            raise StoreUnavailable(f"{what}: the store was closed", remedy="Start again.")
         try:
             response = self._http.request(method, url, headers=signed, content=body, **options)
         except httpx2.HTTPError as error:
@@ -112,14 +114,20 @@ class S3Requests:
     def plain(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, **content: Any
     ) -> httpx2.Response:
-        """Send a request that isn't signed by its headers; return any reply."""
+        """Send a request that isn't signed by its headers; return its reply, whatever it is.
+
+        Raises `StoreUnavailable` if another try may get another one.
+        """
         try:
-            return self._http.request(method, url, headers=dict(headers or {}), **content)
+            response = self._http.request(method, url, headers=dict(headers or {}), **content)
         except httpx2.HTTPError as error:
             raise StoreUnavailable(
                 f"{method}: {str(error) or type(error).__name__}",
                 remedy="Check that the object store can be reached.",
             ) from error
+        if response.status_code in _TRY_AGAIN:
+            raise_for(method, response.status_code, response.text)
+        return response
 
     def page(self, prefix: str, token: str, *, folders: bool = False) -> Page:
         """Return one page of what lies below a key's folder, or of the folders right below it.
@@ -181,6 +189,19 @@ class S3Requests:
         if errors:
             code, key = errors[0].findtext("{*}Code") or "", errors[0].findtext("{*}Key")
             raise_for(f"DELETE {key}", 500 if code in _TRY_AGAIN_CODES else 400, response.text)
+
+    def put(self, key: str, body: Iterator[bytes], size: int, md5: bytes, content_type: str) -> str:
+        """Send an object whose MD5 the provider compares; return its etag.
+
+        It may take as long as it takes, as long as something of it is sent.
+        """
+        response = self.send(
+            "PUT", key, body=body, size_bytes=size,
+            headers={
+                "content-md5": base64.b64encode(md5).decode(), "content-type": content_type,
+            },
+        )  # fmt: skip
+        return response.headers.get("etag", "")
 
     def begin_upload(self, key: str, content_type: str) -> str:
         """Begin an upload in parts; return its id."""

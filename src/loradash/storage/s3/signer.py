@@ -51,7 +51,7 @@ class Signer:
         now = self._clock()
         signed = {
             **{name.lower(): value for name, value in headers.items()},
-            "host": urlsplit(url).netloc,
+            "host": _host(url),
             "x-amz-content-sha256": payload_sha256,
             "x-amz-date": _stamp(now),
         }
@@ -76,7 +76,7 @@ class Signer:
             raise ValueError(f"expires_s: {expires_s} isn't between 1 and {MAX_EXPIRY_S}")
         now = self._clock()
         signed = {name.lower(): value for name, value in headers.items()}
-        signed["host"] = urlsplit(url).netloc
+        signed["host"] = _host(url)
         query = [
             ("X-Amz-Algorithm", _ALGORITHM),
             ("X-Amz-Credential", self._credential(now)),
@@ -151,6 +151,12 @@ class Signer:
 
     def _credential(self, now: datetime) -> str:
         return f"{self._credentials.access_key_id}/{self._scope(now)}"
+
+
+def _host(url: str) -> str:
+    """Return the host as browsers send it: in lower case, without the scheme's own port."""
+    parts = urlsplit(url)
+    return parts.netloc.lower().removesuffix({"http": ":80", "https": ":443"}.get(parts.scheme, ""))
 
 
 def _stamp(now: datetime) -> str:

@@ -1,16 +1,18 @@
 """The object store in a bucket.
 
-obstore moves small objects, ranges and lists; uploads in parts are made with requests of our own,
-since each part must be verified, counted and tried again by itself, and since putting the parts
-together may take a provider an hour. Every request goes through one circuit.
+obstore fetches, and moves small objects. What is larger is sent with requests of our own, in one
+piece or in parts: each must be verified, counted and tried again by itself; a slow line isn't a
+silent one, which obstore doesn't tell apart while it sends; and putting the parts together may take
+a provider an hour. Every request goes through one circuit.
 
 What is uploaded is verified before anything may refer to it: the etag is compared with the MD5 of
 what was sent, or, where a provider's etags mean something else, the object is read back.
 
-Memory: at most ``concurrency`` files of up to ``part_bytes`` (those are sent in one piece), and
-``part_concurrency`` parts of larger ones in pieces of 256 KiB.
+Memory: files are read and written in pieces of 256 KiB, at most ``concurrency`` of them, and
+``part_concurrency`` parts of those larger than ``part_bytes``, at the same time.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -25,15 +27,16 @@ from urllib.parse import quote
 from loradash.domain.media_types import media_type
 from loradash.errors import LoradashError, NotFound, PreconditionFailed, StoreUnavailable
 from loradash.resilience.circuit import Circuit, CircuitState
-from loradash.storage.disk import DiskGuard, arriving, reserve
+from loradash.storage.disk import DiskGuard, arriving
 from loradash.storage.s3.bucket import Bucket, translating
 from loradash.storage.s3.config import S3Config
-from loradash.storage.s3.parts import Part, part_size
-from loradash.storage.s3.probe import ProbeReport, probe
+from loradash.storage.s3.parts import Part, etag_of_parts, of_bytes, of_file, part_size
+from loradash.storage.s3.probe import probe
 from loradash.storage.s3.reading import Reader
 from loradash.storage.s3.requests import Page, S3Requests, part_query
 from loradash.storage.store import (
     Capabilities,
+    Examination,
     ObjectInfo,
     OnBytes,
     SignedForm,
@@ -44,6 +47,9 @@ from loradash.storage.store import (
 from loradash.storage.transfer import in_parallel
 
 Result = TypeVar("Result")
+
+SMALL_BYTES = 256 * 1024
+"""What is sent in one go, and held in memory for it."""
 
 _BULK = 1000  # objects in one request for their deletion
 _HIDDEN = ".s3compat_uploads"  # where RunPod's volumes keep parts
@@ -60,14 +66,20 @@ class S3Store:
         self._circuit = Circuit(f"object store {where}", StoreUnavailable, config.policy)
         self._bucket = Bucket(config, self._circuit)
         self._probing = threading.Lock()
-        self._report: ProbeReport | None = None
+        self._examination: Examination | None = None
+        self._is_closed = False
 
     def close(self) -> None:
-        """End the threads and connections, if any were needed."""
+        """End the threads and connections, if any were needed; nothing is tried again.
+
+        What is under way fails with `StoreUnavailable`.
+        """
+        self._is_closed = True
+        self._circuit.give_up()
+        if "_part_threads" in self.__dict__:
+            self._part_threads.shutdown()  # cancelled, parts would be waited for without end
         if "_requests" in self.__dict__:
             self._requests.close()
-        if "_part_threads" in self.__dict__:
-            self._part_threads.shutdown(cancel_futures=True)
 
     @property
     def state(self) -> CircuitState:
@@ -79,15 +91,15 @@ class S3Store:
         """See `ObjectStore.capabilities`; the first look probes the endpoint."""
         return self.examine().capabilities
 
-    def examine(self) -> ProbeReport:
+    def examine(self) -> Examination:
         """Return what the endpoint really does, probing it once.
 
         Raises `StoreUnavailable` or `StoreRefused` if it can't be probed; then the next call does.
         """
         with self._probing:
-            if self._report is None:
-                self._report = self._circuit.call(lambda: probe(self._config, self._requests))
-            return self._report
+            if self._examination is None:
+                self._examination = self._circuit.call(lambda: probe(self._config, self._requests))
+            return self._examination
 
     # Reading
 
@@ -100,20 +112,18 @@ class S3Store:
         """See `ObjectStore.read`."""
         reader = Reader(self._bucket, check_key(key), start, end)
         reader.open()
-        return reader.pieces()
+        return (bytes(piece) for piece in reader.pieces())
 
     def get_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> ObjectInfo:
         """See `ObjectStore.get_file`; large ones come in ranges, all of one version."""
-        reader = Reader(self._bucket, check_key(key))
-        info = reader.open()
+        first = Reader(self._bucket, check_key(key), 0, self._config.part_bytes)
+        info = first.open()
         self._guard.require(path.parent, info.size_bytes)
         with arriving(path) as descriptor:
-            reserve(descriptor, info.size_bytes)
             if info.size_bytes <= self._config.part_bytes:
-                _write(reader, descriptor, on_bytes)
+                _write(first, descriptor, on_bytes)
             else:
-                reader.close()
-                self._get_ranges(info, descriptor, on_bytes)
+                self._get_ranges(first, info, descriptor, on_bytes)
         return info
 
     def head(self, key: str) -> ObjectInfo:
@@ -139,6 +149,8 @@ class S3Store:
         """See `ObjectStore.put`."""
         check_key(key)
         content = bytes(data)
+        if len(content) > SMALL_BYTES:
+            return self._put_whole(key, Part(of_bytes(content), 0, len(content), None))
         return self._circuit.call(lambda: self._put_once(key, content, "overwrite"))
 
     def put_if(self, key: str, data: bytes, etag: str | None) -> ObjectInfo:
@@ -160,8 +172,9 @@ class S3Store:
         try:
             return self._circuit.call(put)
         except PreconditionFailed:
-            if tries > 1 and self.get(key) == data:
-                return self.head(key)
+            with contextlib.suppress(NotFound):
+                if tries > 1 and self.get(key) == data:
+                    return self.head(key)
             raise
 
     def put_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> ObjectInfo:
@@ -170,6 +183,9 @@ class S3Store:
         size = path.stat().st_size
         if size > self._config.part_bytes:
             return self._put_parts(key, path, size, on_bytes)
+        if size > SMALL_BYTES:
+            with path.open("rb") as file:
+                return self._put_whole(key, Part(of_file(file.fileno()), 0, size, on_bytes))
         info = self.put(key, path.read_bytes())
         if on_bytes:
             on_bytes(info.size_bytes)
@@ -247,7 +263,8 @@ class S3Store:
         try:
             self._circuit.call(finish)
         except NotFound:
-            if tries == 1:  # else our first try has finished it, and only its answer was lost
+            # Our first try may have finished it, and only its answer was lost.
+            if tries == 1 or self.head(key).etag.strip('"') != etag_of_parts(etags):
                 raise
         return self.head(key)
 
@@ -295,6 +312,20 @@ class S3Store:
     def _delete_bulk(self, keys: Sequence[str]) -> None:
         self._circuit.call(lambda: self._requests.delete(keys))
 
+    def _put_whole(self, key: str, content: Part) -> ObjectInfo:
+        md5 = content.md5()
+        size = content.size
+        etag = self._circuit.call(
+            lambda: self._requests.put(key, content.pieces(), size, md5, media_type(key))
+        )
+        if etag.strip('"') == md5.hex():
+            return ObjectInfo(key, size, float(int(time.time())), etag)
+        info = self.head(key)
+        if info.size_bytes != size:
+            raise _not_arrived(key, info.size_bytes, size)
+        self._compare(info, 0, size, md5)
+        return info
+
     def _put_parts(self, key: str, path: Path, size: int, on_bytes: OnBytes | None) -> ObjectInfo:
         part_bytes = part_size(size, self._config.part_bytes)
         upload_id = self.begin_upload(key, content_type=media_type(key))
@@ -302,7 +333,9 @@ class S3Store:
             with path.open("rb") as file:
 
                 def send(start: int) -> tuple[str, bytes]:
-                    part = Part(file.fileno(), start, min(part_bytes, size - start), on_bytes)
+                    part = Part(
+                        of_file(file.fileno()), start, min(part_bytes, size - start), on_bytes
+                    )
                     return self._put_part(key, upload_id, start // part_bytes + 1, part)
 
                 sent = self._all(send, range(0, size, part_bytes))
@@ -332,18 +365,31 @@ class S3Store:
         if digest.digest() != md5:
             raise _not_arrived(info.key, info.size_bytes, info.size_bytes)
 
-    def _get_ranges(self, info: ObjectInfo, descriptor: int, on_bytes: OnBytes | None) -> None:
+    def _get_ranges(
+        self, first: Reader, info: ObjectInfo, descriptor: int, on_bytes: OnBytes | None
+    ) -> None:
+        """Fetch the range that was asked for already, and all others."""
         part_bytes = part_size(info.size_bytes, self._config.part_bytes)
+        first_bytes = self._config.part_bytes
 
         def fetch(start: int) -> None:
+            if start < first_bytes:
+                return _write(first, descriptor, on_bytes)
             end = min(info.size_bytes, start + part_bytes)
-            _write(Reader(self._bucket, info.key, start, end, info.etag), descriptor, on_bytes)
+            reader = Reader(self._bucket, info.key, start, end, info.etag)
+            return _write(reader, descriptor, on_bytes)
 
-        self._all(fetch, range(0, info.size_bytes, part_bytes))
+        self._all(fetch, [0, *range(first_bytes, info.size_bytes, part_bytes)])
 
-    def _all(self, work: Callable[[int], Result], starts: range) -> tuple[Result, ...]:
+    def _all(self, work: Callable[[int], Result], starts: Sequence[int]) -> tuple[Result, ...]:
         """Work on all parts in this store's threads; the first failure ends them, and is raised."""
-        futures = [self._part_threads.submit(work, start) for start in starts]
+
+        def unless_closed(start: int) -> Result:
+            if self._is_closed:
+                raise StoreUnavailable("the store was closed", remedy="Start again.")
+            return work(start)
+
+        futures = [self._part_threads.submit(unless_closed, start) for start in starts]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
             return tuple(future.result() for future in futures if future.done())
@@ -362,8 +408,11 @@ class S3Store:
 def _write(reader: Reader, descriptor: int, on_bytes: OnBytes | None) -> None:
     offset = reader.offset
     for piece in reader.pieces():
-        os.pwrite(descriptor, piece, offset)
-        offset += len(piece)
+        left = memoryview(piece)
+        while left:  # a disk that runs full takes a part of it without an error
+            written = os.pwrite(descriptor, left, offset)
+            offset += written
+            left = left[written:]
         if on_bytes:
             on_bytes(len(piece))
 
