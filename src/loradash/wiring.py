@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,16 +17,20 @@ import structlog
 from loradash.domain.process import ProcessRecord, Status
 from loradash.domain.requests import REQUEST_TYPES
 from loradash.engines.diffusers.engine import DiffusersEngine
-from loradash.errors import LoradashError
+from loradash.errors import InvalidKey, InvalidSettings, LoradashError, StoreUnavailable
 from loradash.executors.executor import Executor, NoExecutor
 from loradash.executors.local import LocalExecutor, MemoryNeeds, QueuedRegistry
 from loradash.registry.sql import SqlRegistry
+from loradash.resilience.circuit import Policy
+from loradash.resilience.promptly import Promptly
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Machine, Slot
 from loradash.runtime.orphans import ChildRecords
 from loradash.runtime.supervisor import Limits, StopRequest
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.runtime.workspace import Workspace
+from loradash.services.dataset_editing import DatasetEditor
+from loradash.services.dataset_uploads import UploadLimits
 from loradash.services.dispatch import Dispatcher, Services
 from loradash.services.generation import GenerationService
 from loradash.services.health import HealthService
@@ -35,20 +39,28 @@ from loradash.services.processes import ProcessService
 from loradash.services.results import ResultService
 from loradash.services.retention import Retention
 from loradash.services.running import Runner, take_over
+from loradash.services.scratch import Scratch
 from loradash.services.stored_datasets import DatasetStore
 from loradash.services.training import TrainingService
+from loradash.services.upload_sessions import UploadSessions
 from loradash.settings import Settings
+from loradash.storage.disk import DiskGuard
+from loradash.storage.keys import NOWHERE, Address
 from loradash.storage.local import LocalStore
+from loradash.storage.s3.config import S3Config, parse_overrides
+from loradash.storage.s3.store import S3Store
+from loradash.storage.store import Examination, ObjectStore, Remote, check_prefix
 from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from loradash.api.app import Server
 
-log = structlog.get_logger("loradash.retention")
+log = structlog.get_logger("loradash.wiring")
 
 MAX_INLINE_BYTES = 64 * 2**20  # larger results are links
 _CLEAN_EVERY_S = 3600.0
+_STORE_ANSWERS_S = 10.0
 _PARTIAL_FILES_LIVE_S = 24 * 3600.0
 
 
@@ -58,7 +70,7 @@ class Core:
 
     settings: Settings
     workspace: Workspace
-    store: LocalStore
+    store: ObjectStore
     registry: QueuedRegistry
     datasets: DatasetStore
     training: TrainingService
@@ -70,9 +82,11 @@ class Core:
     metrics: Metrics
 
     def close(self) -> None:
-        """End the warm pipelines and let go of the registry."""
+        """End the warm pipelines and let go of store and registry."""
         self.generation.close()
         self.registry.close()
+        if isinstance(self.store, S3Store):
+            self.store.close()
 
 
 def make_engine(settings: Settings, threads: int = 0, device: str = "") -> DiffusersEngine:
@@ -84,6 +98,45 @@ def make_engine(settings: Settings, threads: int = 0, device: str = "") -> Diffu
     )
 
 
+def make_store(settings: Settings, guard: DiskGuard) -> LocalStore | S3Store:
+    """Return the object store: a bucket if one is named, else a folder. Nothing is asked yet.
+
+    Raises `InvalidSettings`.
+    """
+    if not settings.s3_bucket:
+        return LocalStore(settings.objects_path, shared=settings.objects_shared, guard=guard)
+    config = S3Config(
+        bucket=settings.s3_bucket,
+        access_key_id=settings.s3_access_key_id,
+        secret_access_key=settings.s3_secret_access_key.get_secret_value(),
+        session_token=settings.s3_session_token.get_secret_value(),
+        region=settings.s3_region,
+        endpoint_url=settings.s3_endpoint_url,
+        prefix=_address(settings).prefix,
+        addressing=settings.s3_addressing,
+        part_bytes=settings.s3_part_mb * 2**20,
+        part_concurrency=settings.s3_part_concurrency,
+        concurrency=settings.s3_concurrency,
+        timeout_s=settings.s3_timeout_s,
+        complete_timeout_s=settings.s3_complete_timeout_s,
+        policy=Policy(retries=settings.max_retries),
+        overrides=parse_overrides(settings.s3_capabilities),
+    )
+    return S3Store(config, guard)
+
+
+def _address(settings: Settings) -> Address:
+    if not settings.s3_bucket:
+        return NOWHERE
+    try:
+        prefix = check_prefix(settings.s3_prefix.strip("/"))
+    except InvalidKey as error:
+        raise InvalidSettings(
+            f"S3_PREFIX: {error.message}", remedy="Give folder names joined by '/'."
+        ) from error
+    return Address(settings.s3_bucket, prefix)
+
+
 def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core:
     """Return the parts that run processes; close it when done.
 
@@ -92,9 +145,14 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
     engine = make_engine(settings, threads, device)
     workspace = Workspace(settings.workspace_path)
     workspace.ensure()
-    store = LocalStore(settings.objects_path)
+    guard = DiskGuard(settings.min_free_disk_mb * 2**20)
+    store = make_store(settings, guard)
+    address = _address(settings)
     registry = SqlRegistry(settings.registry_url)
-    datasets = DatasetStore(store)
+    datasets = DatasetStore(
+        store, address, limits=_upload_limits(settings), scratch=_scratch(workspace),
+        concurrency=settings.s3_concurrency,
+    )  # fmt: skip
     children = ChildRecords(workspace.run)
     metrics = Metrics(REQUEST_TYPES)
     training = TrainingService(
@@ -110,12 +168,14 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
 
     generation = GenerationService(
         engine, make_pipeline, workspace, store, registry,
-        _limits(settings, settings.generation_timeout_s),
+        _limits(settings, settings.generation_timeout_s), address,
     )  # fmt: skip
-    timing = Timing(settings.lease_s, settings.cancel_grace_s, settings.max_attempts)
+    timing = Timing(
+        settings.lease_s, settings.cancel_grace_s, settings.max_attempts, settings.store_patience_s
+    )
     runner = Runner(
         registry, store, {"training": training, "generation": generation}, timing,
-        on_end=partial(_count_end, metrics),
+        on_end=partial(_count_end, metrics), disk_is_low=partial(guard.is_low, workspace.root),
     )  # fmt: skip
     machine = Machine(os.environ.get("CUDA_VISIBLE_DEVICES"))
     return Core(
@@ -150,7 +210,9 @@ def make_server(settings: Settings) -> "Server":
 
     def clean() -> None:
         retention.clean()
-        core.store.remove_partial_files(time.time() - _PARTIAL_FILES_LIVE_S)
+        if isinstance(core.store, LocalStore):
+            core.store.remove_partial_files(time.time() - _PARTIAL_FILES_LIVE_S)
+        _scratch(core.workspace).remove_left_over(time.time() - _PARTIAL_FILES_LIVE_S)
 
     cleaner = threading.Thread(
         target=_repeat, args=(clean, stopping), name="retention", daemon=True
@@ -161,6 +223,7 @@ def make_server(settings: Settings) -> "Server":
     )
 
     def start() -> None:
+        _look_at_store(core.store)
         executor.start()
         cleaner.start()
 
@@ -182,6 +245,24 @@ def make_server(settings: Settings) -> "Server":
     )
 
 
+def _look_at_store(store: ObjectStore) -> None:
+    """Find out what a remote store does before work depends on it.
+
+    Raises `StoreRefused`: that needs a user. One that is away now may come back by itself.
+    """
+    if not isinstance(store, Remote):
+        return
+    look: Promptly[Examination] = Promptly(store.examine, "look-at-store")
+    try:
+        found = look.result(_STORE_ANSWERS_S)
+    except (StoreUnavailable, TimeoutError) as error:
+        log.warning("store_is_away", error=str(error).partition("\n")[0])
+        return
+    log.info(
+        "store_examined", provider=found.provider, notes=found.notes, **asdict(found.capabilities)
+    )
+
+
 def server_lock(settings: Settings) -> Path:
     """The file that a server holds as long as it works in the workspace."""
     return Workspace(settings.workspace_path).run / "server.lock"
@@ -193,8 +274,17 @@ def _make_services(core: Core, executor: Executor, places: Places, environment: 
         training=core.training,
         generation=core.generation,
         processes=processes,
-        results=ResultService(core.registry, core.store, core.workspace, MAX_INLINE_BYTES),
+        results=ResultService(
+            core.registry, core.store, core.workspace, MAX_INLINE_BYTES, _address(core.settings),
+            core.settings.s3_url_expiry_s
+        ),
         datasets=core.datasets,
+        uploads=UploadSessions(
+            core.store, core.datasets, url_expiry_s=core.settings.s3_url_expiry_s
+        ),
+        dataset_editor=DatasetEditor(
+            core.store, core.datasets, core.workspace.root / "cache"
+        ),
         health=HealthService(
             core.registry, core.store, core.machine, core.workspace, processes, core.metrics,
             environment,
@@ -229,6 +319,16 @@ def _make_executor(core: Core, slots: tuple[Slot, ...]) -> LocalExecutor:
         lock_path=server_lock(settings),
         orphan_grace_s=settings.stop_grace_s,
     )
+
+
+def _upload_limits(settings: Settings) -> UploadLimits:
+    return UploadLimits(
+        settings.max_file_mb * 2**20, settings.max_upload_mb * 2**20, settings.max_upload_files
+    )
+
+
+def _scratch(workspace: Workspace) -> Scratch:
+    return Scratch(workspace.root / "tmp")
 
 
 def _limits(settings: Settings, timeout_s: float) -> Limits:

@@ -25,7 +25,13 @@ from loradash.domain.events import (
 )
 from loradash.domain.ids import new_process_id
 from loradash.domain.process import ProcessRecord, Progress, Status
-from loradash.errors import DiskFull, InvalidConfig, LeaseLost, RegistryUnavailable
+from loradash.errors import (
+    DiskFull,
+    InvalidConfig,
+    LeaseLost,
+    RegistryUnavailable,
+    StoreUnavailable,
+)
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.registry import Metric
 from loradash.registry.sql import SqlRegistry
@@ -922,3 +928,122 @@ def test_a_keeper_without_the_lease_says_so(registry, store, tmp_path):
         with pytest.raises(LeaseLost):
             keeper.now([NewArtifact("image", tmp_path / "0.png", "0.png")])
         assert list(store.list()) == []
+
+
+AWAY = StoreUnavailable("object store doesn't answer")
+
+
+def test_what_came_while_the_store_was_away_arrives_once_it_is_back(
+    begin, registry, store, tmp_path, monkeypatch
+):
+    """While the work goes on, and without anybody asking for it."""
+    monkeypatch.setattr("loradash.runtime.results._TRY_AGAIN_S", 0.05)
+    with begin() as attempt:
+        store.breaks(AWAY)
+        attempt.event(image(tmp_path, "0.png"))
+        attempt.event(image(tmp_path, "1.png"))
+        attempt.event(checkpoint(tmp_path, 5))
+        attempt.event(step(6))
+        until(lambda: steps_of(registry, attempt.id) == [6])
+        until(lambda: store.failures > 3)
+        assert names(registry, attempt.id) == []
+        store.heals()
+        until(lambda: len(names(registry, attempt.id)) == 5)
+        assert sorted(manifest(store, attempt.id)) == sorted(
+            entry.key for entry in registry.artifacts(attempt.id)
+        )
+        assert attempt.finish(Done()) == Done()
+    assert registry.get(attempt.id).status is Status.COMPLETED
+
+
+def test_the_end_waits_for_a_store_that_is_away_and_says_so(
+    begin, registry, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("loradash.runtime.attempt._STORE_TRIES_S", 0.3)
+    with begin(timing=TIMING._replace(store_patience_s=30)) as attempt:
+        store.breaks(AWAY, "put_file")
+        attempt.event(image(tmp_path))
+        ending = []
+        thread = threading.Thread(target=lambda: ending.append(attempt.finish(Done())))
+        thread.start()
+        until(lambda: "object store" in registry.get(attempt.id).progress.detail)
+        assert registry.get(attempt.id).status is Status.RUNNING
+        store.heals()
+        thread.join()
+    assert ending == [Done()]
+    assert names(registry, attempt.id) == ["0.png"]
+    assert registry.get(attempt.id).status is Status.COMPLETED
+
+
+def test_patience_with_a_store_ends_and_the_failure_can_be_resumed(
+    begin, registry, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("loradash.runtime.attempt._STORE_TRIES_S", 0.05)
+    with begin(timing=TIMING._replace(store_patience_s=0.2)) as attempt:
+        store.breaks(AWAY, "put_file")
+        attempt.event(image(tmp_path))
+        ending = attempt.finish(Done())
+    assert (ending.code, ending.resumable) == ("store_unavailable", True)
+    assert registry.get(attempt.id).status is Status.FAILED
+
+
+def test_who_was_asked_to_stop_does_not_wait_for_the_store(begin, registry, store, tmp_path):
+    with begin(timing=TIMING._replace(store_patience_s=600)) as attempt:
+        store.breaks(AWAY, "put_file")
+        attempt.event(image(tmp_path))
+        attempt.stop("cancel")
+        began = time.monotonic()
+        attempt.finish(Stopped())
+        assert time.monotonic() - began < 20
+    assert registry.get(attempt.id).status is Status.CANCELLED
+
+
+def test_what_is_stored_already_is_not_sent_again(begin, registry, store, tmp_path):
+    with begin() as attempt:
+        attempt.event(image(tmp_path, "0.png"))
+        attempt.keeper.flush()
+        store.calls.clear()
+        path = tmp_path / "0.png"
+        attempt.keeper.now([NewArtifact("image", path, path.name, None, 0)])
+        assert "put_file" not in [call[0] for call in store.calls]
+        path.write_bytes(b"another content")
+        attempt.keeper.now([NewArtifact("image", path, path.name, None, 0)])
+        assert "put_file" in [call[0] for call in store.calls]
+        attempt.finish(Done())
+    (entry,) = registry.artifacts(attempt.id)
+    assert store.get(entry.key) == b"another content"
+
+
+def test_what_vanished_from_the_store_is_sent_again(begin, registry, store, tmp_path):
+    record = new_record(registry)
+    with begin(record) as attempt:
+        attempt.event(image(tmp_path, "0.png"))
+        attempt.keeper.flush()
+        attempt.stop("shutdown")
+        attempt.finish(Stopped())
+    (entry,) = registry.artifacts(record.id)
+    store.delete(entry.key)
+    path = tmp_path / "0.png"
+    with begin(take(registry, record.id, "second")) as attempt:
+        attempt.keeper.now([NewArtifact("image", path, path.name, None, 0)])
+        attempt.finish(Done())
+    assert store.get(entry.key) == path.read_bytes()
+
+
+def test_a_disk_that_is_nearly_full_stops_the_work_and_it_can_be_resumed(begin, registry):
+    is_low = threading.Event()
+    with begin(disk_is_low=is_low.is_set) as attempt:
+        attempt.event(step(3))
+        until(lambda: steps_of(registry, attempt.id) == [3])
+        assert not attempt.stop.count
+        attempt._looked_at_disk_s = 0.0
+        is_low.set()
+        until(lambda: attempt.stop.count)
+        assert attempt.stop.grace_s is None  # time for a checkpoint, as usual
+        ending = attempt.finish(Stopped(step=3))
+    assert (ending.code, ending.resumable) == ("disk_full", True)
+    record = registry.get(attempt.id)
+    assert (record.status, record.error.code, record.error.resumable) == (
+        Status.FAILED, "disk_full", True,
+    )  # fmt: skip
+    assert any("disk is nearly full" in text for text in texts(registry, attempt.id))

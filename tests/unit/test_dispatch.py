@@ -51,6 +51,13 @@ def files():
     ]
 
 
+def announced_files():
+    return [
+        {"filename": one["filename"], "size": len(base64.b64decode(one["content"]))}
+        for one in files()
+    ]
+
+
 def events(log, name):
     lines = [json.loads(line) for line in log.getvalue().splitlines()]
     return [line for line in lines if line["event"] == name]
@@ -241,7 +248,9 @@ def test_a_bulk_download_has_a_link_to_each_file(world):
     trained, drawn = world.trained().id, world.drawn(2).id
     reply = world.ask("bulk_download", process_ids=[trained, drawn])
     assert set(reply) == {"download_items", "zip_url", "total_files", "total_size", "request_id"}
-    assert (reply["total_files"], reply["zip_url"]) == (3, None)
+    assert reply["total_files"] == 3
+    wanted = f"process_id={trained}&process_id={drawn}&images=true&loras=true"
+    assert reply["zip_url"] == f"{URL}/download/zip?{wanted}"
     for item in reply["download_items"]:
         assert set(item) == {
             "filename", "process_id", "key", "url", "size", "sha256", "type", "content_type",
@@ -266,10 +275,10 @@ def test_an_upload_says_what_is_stored_and_how_to_use_it(world):
         "upload_training_data", training_name="My cats", trigger_word="sks", files=files()
     )
     assert set(reply) == {
-        "uploaded_files", "s3_path", "training_folder", "dataset_folder", "training_name",
-        "trigger_word", "total_images", "total_captions", "total_size", "total_size_formatted",
-        "file_types_summary", "message", "detailed_message", "warnings", "statistics",
-        "request_id",
+        "uploaded_files", "unchanged_files", "s3_path", "training_folder", "dataset_folder",
+        "training_name", "trigger_word", "total_images", "total_captions", "total_size",
+        "total_size_formatted", "file_types_summary", "message", "detailed_message", "warnings",
+        "statistics", "request_id",
     }  # fmt: skip
     assert set(reply["uploaded_files"][0]) == {
         "filename", "size", "size_formatted", "content_type", "file_type", "uploaded_at", "path",
@@ -281,6 +290,30 @@ def test_an_upload_says_what_is_stored_and_how_to_use_it(world):
     assert reply["file_types_summary"] == {"images": 1, "captions": 1, "other": 0}
     started = world.ask("train", config=CONFIG.replace("cats", reply["training_folder"]))
     assert "process_id" in started
+
+
+def test_an_upload_can_be_announced_and_completed_or_aborted(world):
+    plan = world.ask("create_upload", training_name="My cats", files=announced_files())
+    assert set(plan) == {
+        "upload_id", "dataset_folder", "expires_at", "files", "s3_path", "request_id",
+    }  # fmt: skip
+    assert all(
+        set(one) == {"filename", "key", "state", "method", "url", "headers"}
+        for one in plan["files"]
+    )
+    for one, sent in zip(plan["files"], files(), strict=True):
+        world.store.put(one["key"], base64.b64decode(sent["content"]))
+    of_upload = {name: plan[name] for name in ("dataset_folder", "upload_id")}
+    whole = world.ask("upload_training_data", dataset_folder="whole", files=files())
+    reply = world.ask("complete_upload", **of_upload)
+    assert set(reply) == set(whole)
+    started = world.ask("train", config=CONFIG.replace("cats", reply["training_folder"]))
+    assert "process_id" in started
+    again = world.ask("create_upload", training_name="other", files=announced_files())
+    of_upload = {name: again[name] for name in ("dataset_folder", "upload_id")}
+    assert set(world.ask("abort_upload", **of_upload)) == {
+        "message", "upload_id", "dataset_folder", "deleted", "request_id",
+    }  # fmt: skip
 
 
 def test_datasets_are_listed(world):
@@ -310,7 +343,8 @@ FAILING = {
     "download_by_key": {"s3_key": "results/x"}, "download_file": {"file_path": "/etc/passwd"},
     "bulk_download": {"process_ids": [MISSING]}, "list_models": {"cursor": "x"},
     "lora": {"cursor": "x"}, "list_files": {"path": "../x"}, "delete_results": {},
-    "upload_training_data": {"files": []}, "clear_logs": {"log_type": "x"},
+    "upload_training_data": {"files": []}, "create_upload": {"files": []}, "complete_upload": {},
+    "abort_upload": {"dataset_folder": "cats", "upload_id": "x"}, "clear_logs": {"log_type": "x"},
 }  # fmt: skip
 
 
@@ -334,7 +368,7 @@ def test_a_bug_is_an_error_with_the_requests_id_and_its_traceback_in_the_log(
     world = World(tmp_path, registry=registry, debug=debug)
     requests = everything_works_up_to_the_registry(world)
     registry.broken = True
-    if kind in ("list_dataset_folders", "upload_training_data", "clear_logs"):
+    if kind in OF_OTHER_PARTS:
         break_what_it_asks(world)
     request_id = new_request_id()
     reply = world.dispatcher.answer({"type": kind, **requests[kind]}, request_id=request_id)
@@ -351,10 +385,19 @@ def test_a_bug_is_an_error_with_the_requests_id_and_its_traceback_in_the_log(
     assert (figures.count, figures.errors, figures.invalid) == (1, 1, 0)
 
 
+OF_OTHER_PARTS = {
+    "list_dataset_folders", "upload_training_data", "create_upload", "complete_upload",
+    "abort_upload", "clear_logs",
+}  # fmt: skip
+
+
 def everything_works_up_to_the_registry(world):
     world.datasets.upload(_parsed_upload())
     trained = world.trained().id
     of_process = {"process_id": trained}
+    announced = {"dataset_folder": "x", "files": announced_files()}
+    plan = world.services.uploads.create(parse_request({"type": "create_upload", **announced}))
+    of_upload = {"dataset_folder": "x", "upload_id": plan.upload_id}
     return {
         "health": {}, "train": {"config": CONFIG}, "train_with_yaml": {"config": CONFIG},
         "generate": {"prompt": "x", "base_model": "emoji-base"}, "processes": {},
@@ -364,6 +407,7 @@ def everything_works_up_to_the_registry(world):
         "bulk_download": {"process_ids": [trained]}, "list_models": {}, "lora": {},
         "list_files": {}, "delete_results": of_process, "list_dataset_folders": {},
         "upload_training_data": {"dataset_folder": "x", "files": files()},
+        "create_upload": announced, "complete_upload": of_upload, "abort_upload": of_upload,
         "clear_logs": {"log_type": "all"},
     }  # fmt: skip
 
@@ -372,7 +416,7 @@ def break_what_it_asks(world):
     def broken(*_arguments):
         raise RuntimeError("the bug of another part")
 
-    world.store.list = world.store.put = broken
+    world.store.folders = world.store.put_file = world.store.list = broken
     world.services.log_files.clear = broken
 
 

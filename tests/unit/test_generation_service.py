@@ -25,10 +25,11 @@ from loradash.errors import (
 )
 from loradash.registry.registry import StoredArtifact
 from loradash.registry.sql import SqlRegistry
+from loradash.runtime.results import write_manifest
 from loradash.runtime.supervisor import Limits, StopRequest
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.services.generation import GenerationService
-from loradash.services.places import Places
+from loradash.services.places import ANYWHERE, Places
 from loradash.services.running import generate_here
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
@@ -277,11 +278,37 @@ def test_an_adapter_is_found_by_its_key_and_by_its_address_in_the_bucket(make, t
     key = trained(b"LORA")
     path = here.service.find_adapter(key)
     assert path.read_text() == "LORA"
-    other = make(keys.Address("ours"), store=here.store, registry=here.registry)
-    assert other.service.find_adapter(f"s3://ours/{key}") == path
-    for missing in (f"s3://theirs/{key}", f"s3://ours/results/{ID}/lora/another.safetensors"):
-        with pytest.raises(NotFound):
-            other.service.find_adapter(missing)
+    other = make(keys.Address("ours", "some/where"), store=here.store, registry=here.registry)
+    for address in (f"s3://ours/some/where/{key}", f"S3://ours/some/where/{key}"):
+        assert other.service.find_adapter(address) == path
+        assert other.service.check_adapter(address, Places([])) == address
+    with pytest.raises(NotFound, match="there is no adapter"):
+        other.service.find_adapter(f"s3://ours/some/where/results/{ID}/lora/another.safetensors")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://theirs/some/where/KEY", "s3://ours/KEY", "s3://ours/some/where-else/KEY",
+     "S3://theirs/KEY", "s3://ours/some/where/dataset/cats/a.safetensors", "s3://", "s3://ours"],
+)  # fmt: skip
+def test_an_adapter_outside_of_our_bucket_and_prefix_is_refused(
+    make, trained, here, tmp_path, monkeypatch, address
+):
+    key = trained(b"LORA")
+    other = make(keys.Address("ours", "some/where"), store=here.store, registry=here.registry)
+    monkeypatch.chdir(tmp_path)
+    address = address.replace("KEY", key)
+    local = tmp_path / address  # 's3:/theirs/...' is a path as well
+    local.parent.mkdir(parents=True, exist_ok=True)
+    if local.suffix:
+        local.write_text("LORA")
+    for call in (
+        lambda: other.service.find_adapter(address),
+        lambda: other.service.check_adapter(address, ANYWHERE),
+    ):
+        with pytest.raises(NotFound, match="isn't a result in this server's store") as caught:
+            call()
+        assert "list_models" in caught.value.remedy
 
 
 def test_a_checkpoint_of_a_training_can_be_used_as_an_adapter_by_its_key(service, trained):
@@ -291,6 +318,27 @@ def test_a_checkpoint_of_a_training_can_be_used_as_an_adapter_by_its_key(service
     assert service.find_adapter(key).read_text() == "LORA"
     with pytest.raises(NotFound):
         service.find_adapter(ID)
+
+
+def test_adapters_of_a_training_that_only_the_store_knows_are_found(make, here, trained):
+    """Another machine with a registry of its own, and the same store."""
+    lora = trained(b"LORA{}")
+    checkpoint = f"results/{ID}/checkpoints/step-000000003/adapter.safetensors"
+    here.store.put(checkpoint, b"LORA[]")
+    listed = [
+        *here.registry.artifacts(ID),
+        StoredArtifact(
+            process_id=ID, key=checkpoint, kind="checkpoint", name="step-000000003/x",
+            size_bytes=6, sha256=hashlib.sha256(b"LORA[]").hexdigest(),
+            created_at=datetime.now(UTC),
+        ),
+    ]  # fmt: skip
+    write_manifest(here.store, ID, listed)
+    other = make(store=here.store)
+    for reference, content in ((ID, "LORA{}"), (lora, "LORA{}"), (checkpoint, "LORA[]")):
+        assert other.service.find_adapter(reference).read_text() == content
+    with pytest.raises(NotFound):
+        other.service.find_adapter(f"results/{ID}/lora/another.safetensors")
 
 
 def test_an_adapter_of_a_training_that_nobody_knows_is_not_found(service):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from loradash.api.gateway import json_response
 from loradash.domain.requests import REQUEST_TYPES, parse_request
+from loradash.storage import keys
 
 from .world import MISSING, World, adapter, logged, picture
 
@@ -23,6 +24,7 @@ READ_ONLY = {
 }  # fmt: skip
 SECRET = b"a secret of this machine"
 HUGE = 10**400
+UPLOAD_ID = "upload_01k9x3q4zt8m2v7c0hde"
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +45,9 @@ def world(tmp_path):
         "drawn": world.drawn(2).id,
         "failed": world.failed(world.running().id).id,
     }
+    world.uploads = {"begun": begin_upload(world, "begun"), "whole": begin_upload(world, "whole")}
+    key = keys.dataset_file("whole", world.uploads["whole"]["upload_id"], "a.png")
+    world.store.put(key, picture())
     root, workspace = tmp_path, world.workspace.root
     for folder in (workspace / "mine", root / "ws2", root / "outside"):
         place_usable_things(folder)
@@ -76,6 +81,18 @@ def upload(folder="cats", **fields):
     }  # fmt: skip
 
 
+def announcement(folder, **fields):
+    return {
+        "dataset_folder": folder, "files": [{"filename": "a.png", "size": len(picture())}],
+        **fields,
+    }  # fmt: skip
+
+
+def begin_upload(world, folder):
+    plan = world.ask("create_upload", **announcement(folder))
+    return {"dataset_folder": folder, "upload_id": plan["upload_id"]}
+
+
 def train(**fields):
     return {"dataset": "cats", "base_model": "emoji-base", **fields}
 
@@ -101,6 +118,9 @@ def valid(world):
         "bulk_download": {"process_ids": [trained, drawn], "include_images": False},
         "delete_results": {"process_id": world.ids["failed"], "result_type": "samples"},
         "upload_training_data": upload("dogs", training_name="dogs", trigger_word="sks"),
+        "create_upload": announcement("dogs", training_name="dogs", trigger_word="sks"),
+        "complete_upload": world.uploads["whole"],
+        "abort_upload": world.uploads["begun"],
         "clear_logs": {"log_type": "all"},
         "list_dataset_folders": {},
     }
@@ -131,6 +151,10 @@ def deep(depth):
 DEEP = deep(10_000)
 NO_TEXT = [3, True, 1.5, [], {}, ["x"], "a\0b", "\ud800", DEEP, HUGE]
 NO_ID = [*NO_TEXT, "", "..", "../x", "a/b", "/etc/passwd", "a b", "x" * 10**6, "é"]
+NO_UPLOAD = [
+    *NO_ID, "x", "upload_", "upload_01k9x3q4zt8m2v7c0hd", "upload_01k9x3q4zt8m2v7c0hde",
+    "upload_01K9X3Q4ZT8M2V7C0HDE", "upload_01k9x3q4zt8m2v7c0hde/..", "train_01k9x3q4zt8m2v7c0hde",
+]  # fmt: skip
 NO_IDS = [3, True, {}, "", [], [3], [[]], ["../x"], [""], ["a"] * 51, ["a\0"], DEEP, HUGE]
 NO_COUNT = [-1, True, "1", 1.5, [], {}, math.nan, math.inf, HUGE, 10**5000, DEEP]
 NO_FLAG = [0, 1, "true", [], {}, math.nan, DEEP]
@@ -192,12 +216,25 @@ WRONG = {
         "files": [3, True, {}, "", [], [3], ["x"], [[]], [{}], DEEP, HUGE, [{"filename": "a.png"}],
                   [{"content": "QQ=="}], [{}] * 1001],
     },
+    "create_upload": {
+        "training_name": [*NO_TEXT, "x" * 101], "trigger_word": [*NO_TEXT, "x" * 101],
+        "cleanup_existing": NO_FLAG,
+        "dataset_folder": [*[one for one in NO_ID if one != ""], ".x", "_x", "x" * 151],
+        "files": [3, True, {}, "", [], [3], ["x"], [[]], [{}], DEEP, HUGE,
+                  [{"filename": "a.png"}], [{"size": 3}], [{}] * 100_001],
+    },
+    "complete_upload": {
+        "dataset_folder": [*NO_ID, ".x", "no-such-dataset"], "upload_id": NO_UPLOAD,
+    },
+    "abort_upload": {
+        "dataset_folder": [*NO_ID, ".x", "no-such-dataset"], "upload_id": NO_UPLOAD,
+    },
     "clear_logs": {"log_type": NO_CHOICE},
 }  # fmt: skip
 
 NAMED_OTHERWISE = {
     "cursor": "cursor", "lora": "adapter", "process_id": "process", "process_ids": "process",
-    "num_images": "images",
+    "num_images": "images", "dataset_folder": "dataset", "upload_id": "upload",
 }  # fmt: skip
 
 
@@ -303,6 +340,13 @@ NAMING_PATHS = {
     "download_by_key": lambda path: {"type": "download_by_key", "s3_key": path},
     "download_file": lambda path: {"type": "download_file", "file_path": path},
     "upload": lambda path: upload(path),
+    "create_upload": lambda path: {"type": "create_upload", **announcement(path)},
+    "complete_upload": lambda path: {
+        "type": "complete_upload", "dataset_folder": path, "upload_id": UPLOAD_ID,
+    },
+    "abort_upload": lambda path: {
+        "type": "abort_upload", "dataset_folder": path, "upload_id": UPLOAD_ID,
+    },
     "delete_results": lambda path: {"type": "delete_results", "process_id": path},
     "process_status": lambda path: {"type": "process_status", "process_id": path},
 }  # fmt: skip
@@ -317,7 +361,7 @@ def test_a_path_out_of_the_workspace_is_refused_wherever_it_is_named(
     for path in [*hostile_paths(world), *names]:
         if way in OF_DATASETS and path in ("cats", f"{world.workspace.root}/output"):
             continue  # one is stored, the other lies in the workspace
-        if way == "upload" and path in names:
+        if way in ("upload", "create_upload") and path in names:
             continue  # names for a new dataset
         if way == "train: extras" and (path in UNREAD_EXTRAS or is_in_workspace(world, path)):
             continue
@@ -499,6 +543,36 @@ def test_folders_in_a_files_name_are_left_out(world):
         "a.png", "b.png", "c.png", "d.png", "_training_info.json",
     }  # fmt: skip
     assert all(key.startswith("dataset/dogs/") for key in keys)
+
+
+ANNOUNCED = {
+    "no size": {"filename": "a.png"},
+    "a negative size": {"filename": "a.png", "size": -1},
+    "a size that is no number": {"filename": "a.png", "size": "3"},
+    "a huge size": {"filename": "a.png", "size": 2**62},
+    "an endless size": {"filename": "a.png", "size": HUGE},
+    "a large file": {"filename": "a.png", "size": 100 * 2**20 + 1},
+    "no hash": {"filename": "a.png", "size": 3, "sha256": "x" * 64},
+    "half a hash": {"filename": "a.png", "size": 3, "sha256": "0f" * 16},
+    "a nested hash": {"filename": "a.png", "size": 3, "sha256": DEEP},
+    "our own name": {"filename": "_upload.json", "size": 3},
+    "our own name in another case": {"filename": "x/_Upload.JSON", "size": 3},
+    **{
+        name: {"filename": BAD_FILES[name]["filename"], "size": 3}
+        for name in ("a program", "no ending", "a hidden file", "only a folder", "dots", "NUL",
+                     "a line break", "a surrogate", "a long name", "a name of many bytes",
+                     "a name that is no text")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ANNOUNCED)
+def test_one_bad_file_and_nothing_of_the_announcement_is_stored(world, name):
+    bad = ANNOUNCED[name]
+    files = [{"filename": "good.png", "size": 3}, bad]
+    for folder in ("dogs", "cats"):
+        reply = refused(world, {"type": "create_upload", **announcement(folder, files=files)})
+        assert "files[1]" in reply or f"{bad['filename']}: " in reply
 
 
 def test_nothing_is_deleted_that_was_not_named(world):

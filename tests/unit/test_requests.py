@@ -23,6 +23,7 @@ from loradash.errors import InvalidConfig, InvalidRequest
 YAML = "job: extension\r\nconfig:\r\n  name: cat\r\n"
 PNG = {"filename": "a.png", "content": "aGVsbG8="}
 ID = "train_01k9x3q4zt8m2v7c0hde"
+UPLOAD_ID = "upload_01k9x3q4zt8m2v7c0hde"
 
 VALID = {
     "health": {},
@@ -50,6 +51,14 @@ VALID = {
         "training_name": "my cats", "trigger_word": "sks", "cleanup_existing": False,
         "dataset_folder": "cats", "files": [PNG, {**PNG, "filename": "a.txt", "size": 5}],
     },
+    "create_upload": {
+        "training_name": "my cats", "trigger_word": "sks", "cleanup_existing": False,
+        "dataset_folder": "cats",
+        "files": [{"filename": "a.png", "size": 5, "sha256": "0f" * 32},
+                  {"filename": "a.txt", "size": 0}],
+    },
+    "complete_upload": {"dataset_folder": "cats", "upload_id": UPLOAD_ID},
+    "abort_upload": {"dataset_folder": "cats", "upload_id": UPLOAD_ID},
     "clear_logs": {"log_type": "app"},
     "list_dataset_folders": {},
 }  # fmt: skip
@@ -78,10 +87,10 @@ def stored_names(*names, **fields):
 # The union
 
 
-def test_there_are_eighteen_types_and_each_has_an_example_here():
-    assert len(REQUEST_TYPES) == len(set(REQUEST_TYPES)) == 18
+def test_each_type_has_an_example_here():
+    assert len(REQUEST_TYPES) == len(set(REQUEST_TYPES)) == 21
     assert set(VALID) == set(REQUEST_TYPES)
-    assert len(get_args(AnyRequest)) == 16
+    assert len(get_args(AnyRequest)) == 19
 
 
 @pytest.mark.parametrize("kind", REQUEST_TYPES)

@@ -1,8 +1,11 @@
 """Results are what the registry lists: listing, fetching and deleting them."""
 
 import base64
+import contextlib
 import io
+import itertools
 import json
+import threading
 import zipfile
 
 import pytest
@@ -13,28 +16,36 @@ from loradash.errors import (
     DiskFull,
     InvalidKey,
     InvalidRequest,
-    LoradashError,
     NotFound,
+    ResultsNotStored,
+    StoreUnavailable,
 )
 from loradash.registry.sql import SqlRegistry
-from loradash.services.results import link_below
+from loradash.services.results import ResultService
 from loradash.storage import keys
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 
 from .world import MISSING, URL, World, adapter, picture
 
-LINK = link_below(URL)
-NO_LINK = link_below("")
+
+def make_store(kind, tmp_path):
+    return MemoryStore() if kind == "memory" else LocalStore(tmp_path / "objects")
 
 
-@pytest.fixture(params=["memory", "disk"])
-def world(request, tmp_path):
-    if request.param == "memory":
-        yield World(tmp_path)
+@pytest.fixture(params=["memory", "local"])
+def store(request, tmp_path):
+    """Each kind of object store; what these tests show holds for all of them."""
+    return make_store(request.param, tmp_path)
+
+
+@pytest.fixture
+def world(store, tmp_path):
+    if isinstance(store, MemoryStore):
+        yield World(tmp_path, store=store)
         return
     registry = SqlRegistry(f"sqlite:///{tmp_path}/registry.sqlite3")
-    yield World(tmp_path, registry=registry, store=LocalStore(tmp_path / "objects"))
+    yield World(tmp_path, registry=registry, store=store)
     registry.close()
 
 
@@ -154,6 +165,49 @@ def test_a_path_that_no_result_can_have_is_refused(world, results, path):
         results.files(path, 10, "")
 
 
+def at(world, address, **settings):
+    """The same results, of a store that others know by this address."""
+    return ResultService(
+        world.registry, world.store, world.workspace, 2**20, address=address, **settings
+    )
+
+
+def test_results_in_a_bucket_can_be_had_by_the_address_that_lists_show(world):
+    results = at(world, keys.Address("ours", "some/where"))
+    process_id = world.trained().id
+    (entry,) = results.files("", 10, "")["lora_files"]
+    key = f"results/{process_id}/lora/cat.safetensors"
+    assert (entry["path"], entry["s3_key"]) == (f"s3://ours/some/where/{key}", key)
+    assert results.models(10, "")["models"][0]["path"] == entry["path"]
+    for path in (entry["path"], entry["path"].replace("s3:", "S3:")):
+        assert results.by_path(path, URL)["s3_key"] == key
+        assert results.by_key(path, URL)["s3_key"] == key
+        assert results.download(process_id, path, URL)["s3_key"] == key
+        assert names(results.files(path, 10, "")["lora_files"]) == ["cat.safetensors"]
+    below = f"s3://ours/some/where/results/{process_id}/"
+    assert names(results.files(below, 10, "")["lora_files"]) == ["cat.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "start",
+    ["s3://theirs/some/where/", "s3://ours/", "s3://ours/some/where-else/", "S3://theirs/",
+     "s3://ours/some/", "s3:///some/where/", "s3://"],
+)  # fmt: skip
+def test_what_lies_outside_of_our_bucket_and_prefix_is_refused(world, start):
+    results = at(world, keys.Address("ours", "some/where"))
+    process_id = world.trained().id
+    path = f"{start}results/{process_id}/lora/cat.safetensors"
+    for call in (
+        lambda: results.files(path, 10, ""),
+        lambda: results.by_key(path, URL),
+        lambda: results.by_path(path, URL),
+        lambda: results.download(process_id, path, URL),
+    ):
+        with pytest.raises(InvalidKey, match="isn't in this server's store") as caught:
+            call()
+        assert "list_files" in caught.value.remedy
+
+
 def test_the_files_of_a_process_that_never_was_are_not_found(results):
     with pytest.raises(NotFound):
         results.files(f"results/{MISSING}", 10, "")
@@ -164,7 +218,7 @@ def test_the_files_of_a_process_that_never_was_are_not_found(results):
 
 def test_the_result_of_a_training_is_its_adapter(world, results):
     process_id = world.trained().id
-    reply = results.download(process_id, None, LINK)
+    reply = results.download(process_id, None, URL)
     assert (reply["filename"], reply["content_type"]) == (
         "cat.safetensors", "application/octet-stream",
     )  # fmt: skip
@@ -172,12 +226,12 @@ def test_the_result_of_a_training_is_its_adapter(world, results):
 
 
 def test_one_image_is_a_file_and_several_are_a_zip(world, results):
-    reply = results.download(world.drawn(1).id, None, LINK)
+    reply = results.download(world.drawn(1).id, None, URL)
     assert (reply["filename"], reply["content_type"]) == ("image_0000.png", "image/png")
     assert base64.b64decode(reply["data"]) == picture(0)
 
     process_id = world.drawn(3).id
-    reply = results.download(process_id, None, LINK)
+    reply = results.download(process_id, None, URL)
     assert (reply["filename"], reply["content_type"]) == (f"{process_id}.zip", "application/zip")
     data = base64.b64decode(reply["data"])
     assert reply["size"] == len(data)
@@ -193,28 +247,28 @@ def test_what_is_not_completed_has_no_main_result_yet(world, results):
     failed, cancelled = world.failed(world.running().id).id, world.cancelled(world.running().id).id
     for process_id in (waiting, running, failed, cancelled):
         with pytest.raises(ConflictingState, match="no results to download yet"):
-            results.download(process_id, None, LINK)
+            results.download(process_id, None, URL)
     world.keep(running, "sample", "step-1.png", picture())
     key = f"results/{running}/samples/step-1.png"
-    assert results.download(running, key, LINK)["filename"] == "step-1.png"
+    assert results.download(running, key, URL)["filename"] == "step-1.png"
 
 
 def test_an_unknown_process_is_not_found(results):
     with pytest.raises(NotFound, match="no process"):
-        results.download(MISSING, None, LINK)
+        results.download(MISSING, None, URL)
 
 
 def test_a_deleted_result_is_told_as_such(world, results):
     process_id = world.trained().id
     results.delete([process_id], "lora")
     with pytest.raises(NotFound, match="were deleted"):
-        results.download(process_id, None, LINK)
+        results.download(process_id, None, URL)
 
 
 def test_a_file_of_another_process_can_not_be_had_by_its_key(world, results):
     mine, other = world.trained().id, world.drawn().id
     with pytest.raises(NotFound, match="no result"):
-        results.download(mine, f"results/{other}/images/image_0000.png", LINK)
+        results.download(mine, f"results/{other}/images/image_0000.png", URL)
 
 
 @pytest.mark.parametrize("way", ["download", "by_key", "by_path"])
@@ -224,24 +278,75 @@ def test_what_is_too_large_for_a_reply_is_a_link(tmp_path, way):
     process_id = world.trained().id
     key = f"results/{process_id}/lora/cat.safetensors"
     ask = {
-        "download": lambda url: results.download(process_id, None, url),
-        "by_key": lambda url: results.by_key(key, url),
-        "by_path": lambda url: results.by_path(key, url),
+        "download": lambda base_url: results.download(process_id, None, base_url),
+        "by_key": lambda base_url: results.by_key(key, base_url),
+        "by_path": lambda base_url: results.by_path(key, base_url),
     }[way]
-    assert ask(LINK) == {
+    assert ask(URL) == {
         "type": "url", "url": f"{URL}/files/{key}", "filename": "cat.safetensors",
         "size": len(adapter()), "s3_key": key,
     }  # fmt: skip
     with pytest.raises(InvalidRequest, match="too many for one reply"):
-        ask(NO_LINK)
+        ask("")
 
 
-def test_images_that_are_too_large_for_one_zip_are_told(tmp_path):
+def test_images_that_are_too_large_for_one_reply_are_a_link_to_one_zip(tmp_path):
     world = World(tmp_path, max_inline_bytes=2 * len(picture(0)) - 1)
+    results = world.services.results
     process_id = world.drawn(2).id
+    reply = results.download(process_id, None, URL)
+    data = b"".join(results.archive([process_id], images=True, loras=False))
+    assert reply == {
+        "type": "url", "filename": f"{process_id}.zip", "size": len(data),
+        "url": f"{URL}/download/zip?process_id={process_id}&images=true&loras=false",
+    }  # fmt: skip
     with pytest.raises(InvalidRequest, match="too large for one reply") as caught:
-        world.services.results.download(process_id, None, LINK)
+        results.download(process_id, None, "")
     assert "bulk_download" in caught.value.remedy
+
+
+class SilentStore(MemoryStore):
+    """A store that doesn't say what it can do."""
+
+    def __init__(self):
+        self._objects, self._lock = {}, threading.Lock()
+
+    @property
+    def capabilities(self):
+        raise StoreUnavailable("it isn't there", remedy="Wait.")
+
+    def get_url(self, key, *, filename, expires_s):
+        raise AssertionError("nobody can know that it signs")
+
+    put_url = post_form = get_url
+
+
+def test_what_fits_into_a_reply_needs_no_answer_of_what_the_store_can_do(tmp_path):
+    world = World(tmp_path, store=SilentStore())
+    results = world.services.results
+    trained, drawn = world.trained().id, world.drawn(2).id
+    key = f"results/{trained}/lora/cat.safetensors"
+    for base_url in (URL, ""):
+        assert results.download(trained, None, base_url)["type"] == "file_data"
+        assert results.download(drawn, None, base_url)["type"] == "file_data"
+        assert results.by_key(key, base_url)["type"] == "file_data"
+    with pytest.raises(StoreUnavailable):
+        results.bulk([trained], images=True, loras=True, base_url="")
+
+
+def test_an_object_that_is_not_what_was_stored_is_not_delivered(world, results):
+    trained, drawn = world.trained().id, world.drawn(2).id
+    key = f"results/{trained}/lora/cat.safetensors"
+    data = world.store.get(key)
+    world.store.put(key, data[:-1] + b"x")
+    world.store.put(f"results/{drawn}/images/image_0001.png", picture(7))
+    for call in (
+        lambda: results.by_key(key, URL),
+        lambda: results.download(trained, None, URL),
+        lambda: results.download(drawn, None, URL),
+    ):
+        with pytest.raises(ResultsNotStored, match="isn't what was stored"):
+            call()
 
 
 def test_a_result_whose_object_is_gone_is_not_found(world, results):
@@ -249,9 +354,9 @@ def test_a_result_whose_object_is_gone_is_not_found(world, results):
     key = f"results/{process_id}/lora/cat.safetensors"
     world.store.delete(key)
     for call in (
-        lambda: results.download(process_id, None, LINK),
-        lambda: results.by_key(key, LINK),
-        lambda: results.by_path(key, LINK),
+        lambda: results.download(process_id, None, URL),
+        lambda: results.by_key(key, URL),
+        lambda: results.by_path(key, URL),
     ):
         with pytest.raises(NotFound):
             call()
@@ -262,20 +367,20 @@ def test_what_is_listed_by_key_are_all_kinds_of_results_and_nothing_else(world, 
     kept = [entry.key for entry in world.registry.artifacts(process_id)]
     assert len(kept) == 9
     for key in kept:
-        assert results.by_key(key, LINK)["s3_key"] == key
+        assert results.by_key(key, URL)["s3_key"] == key
     for key in (f"results/{process_id}/manifest.json", f"results/{process_id}", "dataset/cats/x"):
         with pytest.raises(NotFound):
-            results.by_key(key, LINK)
+            results.by_key(key, URL)
     for key in ("../x", "/etc/passwd", f"results/{process_id}/../x", "s3://x/y", "a\0"):
         with pytest.raises(InvalidKey):
-            results.by_key(key, LINK)
+            results.by_key(key, URL)
 
 
 def test_bulk_links_lead_to_what_was_asked_for(world, results):
     trained, drawn, failed = world.trained().id, world.drawn(2).id, world.failed(world.running().id)
 
     def kinds(**wanted):
-        reply = results.bulk([trained, drawn, failed.id], url=LINK, **wanted)
+        reply = results.bulk([trained, drawn, failed.id], base_url=URL, **wanted)
         return sorted(item["type"] for item in reply["download_items"])
 
     assert kinds(images=True, loras=True) == ["image", "image", "lora"]
@@ -283,7 +388,121 @@ def test_bulk_links_lead_to_what_was_asked_for(world, results):
     assert kinds(images=False, loras=True) == ["lora"]
     assert kinds(images=False, loras=False) == []
     with pytest.raises(NotFound):
-        results.bulk([trained, MISSING], images=True, loras=True, url=LINK)
+        results.bulk([trained, MISSING], images=True, loras=True, base_url=URL)
+
+
+def test_a_bulk_download_has_one_link_for_all_if_there_are_several_files(world, results):
+    trained, drawn = world.trained().id, world.drawn(2).id
+
+    def zip_url(*process_ids, base_url=URL, **wanted):
+        wanted = {"images": True, "loras": True, **wanted}
+        return results.bulk(process_ids, base_url=base_url, **wanted)["zip_url"]
+
+    ids = f"process_id={trained}&process_id={drawn}"
+    assert zip_url(trained, drawn) == f"{URL}/download/zip?{ids}&images=true&loras=true"
+    assert zip_url(trained, drawn, loras=False) == (
+        f"{URL}/download/zip?{ids}&images=true&loras=false"
+    )
+    assert zip_url(trained, drawn, base_url="") is None
+    assert zip_url(trained) is None
+    assert zip_url(trained, drawn, images=False) is None
+
+
+# One zip file of many results
+
+
+def unzipped(archive):
+    pieces = list(archive)
+    with zipfile.ZipFile(io.BytesIO(b"".join(pieces))) as file:
+        assert file.testzip() is None
+        names = file.namelist()
+        assert len(set(names)) == len(names)
+        return {name: file.read(name) for name in names}
+
+
+def test_an_archive_has_the_results_of_all_processes_and_the_size_that_it_says(world, results):
+    trained, other, drawn = world.trained().id, world.trained().id, world.drawn(2).id
+    ids = [trained, other, drawn]
+
+    def names(**wanted):
+        archive = results.archive(ids, **wanted)
+        size = archive.size_bytes
+        data = b"".join(archive)
+        assert len(data) == size
+        return set(unzipped([data]))
+
+    loras = {f"{one}/cat.safetensors" for one in (trained, other)}
+    images = {f"{drawn}/image_{n:04d}.png" for n in range(2)}
+    assert names(images=True, loras=True) == loras | images
+    assert names(images=True, loras=False) == images
+    assert names(images=False, loras=True) == loras
+    content = unzipped(results.archive(ids, images=True, loras=True))
+    assert content[f"{trained}/cat.safetensors"] == adapter()
+    assert content[f"{drawn}/image_0001.png"] == picture(1)
+
+
+def test_a_process_that_is_named_twice_is_once_in_an_archive(world, results):
+    drawn = world.drawn(2).id
+    content = unzipped(results.archive([drawn, drawn], images=True, loras=True))
+    assert set(content) == {f"{drawn}/image_{n:04d}.png" for n in range(2)}
+
+
+def test_files_of_one_name_have_different_names_in_an_archive(world, results):
+    process_id = world.running("generation", "image").id
+    for folder, number in (("a", 1), ("b", 2), ("C", 3)):
+        name = "IMAGE.png" if folder == "C" else "image.png"
+        world.keep(process_id, "image", f"{folder}/{name}", picture(number))
+    world.completed(process_id)
+    content = unzipped(results.archive([process_id], images=True, loras=True))
+    assert sorted(content.values()) == sorted(picture(n) for n in (1, 2, 3))
+    assert len({name.lower() for name in content}) == 3
+    assert all(name.startswith(f"{process_id}/") and name.endswith(".png") for name in content)
+
+
+def test_an_archive_of_nothing_is_not_found(world, results):
+    waiting, trained = world.waiting().id, world.trained().id
+    for ids, wanted in (
+        ([waiting], {"images": True, "loras": True}),
+        ([trained], {"images": True, "loras": False}),
+        ([trained], {"images": False, "loras": False}),
+        ([trained, MISSING], {"images": True, "loras": True}),
+    ):
+        with pytest.raises(NotFound):
+            results.archive(ids, **wanted)
+
+
+def test_what_an_archive_could_not_contain_is_told_before_it_begins(world, results):
+    drawn = world.drawn(3).id
+    gone, other = (f"results/{drawn}/images/image_000{n}.png" for n in (0, 2))
+    world.store.delete(gone)
+    world.store.put(other, b"shorter")
+    with pytest.raises(NotFound, match="2 of 3 files") as caught:
+        results.archive([drawn], images=True, loras=True)
+    assert caught.value.problems == (gone, other)
+
+
+def test_an_object_that_goes_on_too_long_breaks_an_archive_at_its_size(tmp_path):
+    class LongStore(MemoryStore):
+        def read(self, key, start=0, end=None):
+            return itertools.repeat(picture(0), 1000)
+
+    world = World(tmp_path, store=LongStore())
+    archive = world.services.results.archive([world.drawn(1).id], images=True, loras=True)
+    sent = 0
+    with pytest.raises(ResultsNotStored):
+        for piece in archive:
+            sent += len(piece)
+    assert sent < archive.size_bytes
+
+
+def test_an_object_that_changes_while_an_archive_is_made_breaks_it(world, results):
+    drawn = world.drawn(2).id
+    for data in (picture(1)[:-1], picture(1) + b"more"):
+        archive = results.archive([drawn], images=True, loras=True)
+        world.store.put(f"results/{drawn}/images/image_0001.png", data)
+        with pytest.raises(ResultsNotStored, match="isn't what was stored"):
+            list(archive)
+        world.store.put(f"results/{drawn}/images/image_0001.png", picture(1))
 
 
 # Files of the workspace
@@ -299,7 +518,7 @@ def test_files_that_processes_made_or_use_can_be_read_by_their_path(world, resul
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"content")
-        reply = results.by_path(str(file), LINK)
+        reply = results.by_path(str(file), URL)
         assert (reply["filename"], base64.b64decode(reply["data"])) == (file.name, b"content")
 
 
@@ -307,7 +526,7 @@ def test_a_workspace_below_a_hidden_folder_can_be_read_too(tmp_path):
     world = World(tmp_path / ".local" / "share")
     process_id = world.trained().id
     file = world.workspace.training(process_id) / "lora/cat.safetensors"
-    assert world.services.results.by_path(str(file), LINK)["filename"] == "cat.safetensors"
+    assert world.services.results.by_path(str(file), URL)["filename"] == "cat.safetensors"
 
 
 def test_a_workspace_behind_a_link_can_be_read_by_both_names(tmp_path):
@@ -317,7 +536,7 @@ def test_a_workspace_behind_a_link_can_be_read_by_both_names(tmp_path):
     process_id = world.trained().id
     file = world.workspace.training(process_id) / "lora/cat.safetensors"
     for path in (file, file.resolve()):
-        assert world.services.results.by_path(str(path), LINK)["filename"] == "cat.safetensors"
+        assert world.services.results.by_path(str(path), URL)["filename"] == "cat.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -346,7 +565,7 @@ def test_other_files_of_the_machine_can_not_be_read(tmp_path, path):
     (root / "output/link-folder").symlink_to(tmp_path / "secrets")
     (root / "output/circle").symlink_to(root / "output/circle")
     with pytest.raises(NotFound, match="there is no result"):
-        world.services.results.by_path(f"{root}/{path}", LINK)
+        world.services.results.by_path(f"{root}/{path}", URL)
 
 
 def test_a_file_that_is_too_large_for_a_reply_is_told(tmp_path):
@@ -354,7 +573,7 @@ def test_a_file_that_is_too_large_for_a_reply_is_told(tmp_path):
     file = world.workspace.root / "output/file"
     file.write_bytes(b"x" * 11)
     with pytest.raises(InvalidRequest, match="larger than 10 bytes"):
-        world.services.results.by_path(str(file), LINK)
+        world.services.results.by_path(str(file), URL)
 
 
 # Deleting
@@ -420,22 +639,151 @@ def test_nothing_is_deleted_if_one_of_the_processes_has_not_ended(world, results
     assert world.everything() == before
 
 
-class UndeletingStore(MemoryStore):
-    """A store whose disk fails in the middle of a deletion."""
+@contextlib.contextmanager
+def undeletable(store, monkeypatch, *kept):
+    """Let deletions of these objects fail, as a disk or a network would; of all if none is named"""
+    delete = store.delete
 
-    def delete(self, key):
-        raise DiskFull(f"{key} can't be deleted", remedy="Repair the disk.")
+    def failing(key):
+        if not kept or key in kept:
+            raise DiskFull(f"{key} can't be deleted", remedy="Repair the disk.")
+        delete(key)
+
+    def failing_many(names):
+        errors = []
+        for key in names:
+            try:
+                failing(key)
+            except DiskFull as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "delete", failing)
+        patch.setattr(store, "delete_many", failing_many)
+        yield
 
 
-def test_what_is_being_deleted_is_not_listed_any_more_whatever_happens(tmp_path):
+def test_what_is_being_deleted_is_not_listed_any_more_whatever_happens(world, results, monkeypatch):
     """Registry and manifest forget a file first, so no list ever names an object that is gone."""
-    world = World(tmp_path, store=UndeletingStore())
     process_id = world.trained().id
-    with pytest.raises(LoradashError):
-        world.services.results.delete([process_id], "lora")
-    assert world.services.results.models(10, "")["models"] == []
+    with undeletable(world.store, monkeypatch), pytest.raises(DiskFull):
+        results.delete([process_id], "lora")
+    assert results.models(10, "")["models"] == []
     assert "lora/cat.safetensors" not in manifest(world, process_id)
     assert "lora/cat.safetensors" in stored(world, process_id)
+
+
+@pytest.mark.parametrize(
+    ("result_type", "kept"),
+    [
+        *((name, sorted(files)[-1]) for name, files in KINDS.items() if files),
+        *(("all", name) for name in ("lora/cat.safetensors", "config.yaml", "job.json")),
+    ],
+)
+def test_the_same_deletion_again_deletes_what_a_failing_store_has_kept(
+    world, results, monkeypatch, result_type, kept
+):
+    process_id, other = world.trained().id, world.trained().id
+    others = stored(world, other)
+    before = stored(world, process_id)
+    gone = before if result_type == "all" else KINDS[result_type]
+    key = f"results/{process_id}/{kept}"
+    with undeletable(world.store, monkeypatch, key), pytest.raises(DiskFull):
+        results.delete([process_id], result_type)
+    assert stored(world, process_id) == before - gone | {kept}
+    size = world.store.head(key).size_bytes
+    reply = results.delete([process_id], result_type)
+    assert (reply["deleted"], reply["freed_bytes"]) == (1, size)
+    assert stored(world, process_id) == before - gone
+    assert results.delete([process_id], result_type)["deleted"] == 0
+    assert stored(world, other) == others
+
+
+def test_a_deletion_whose_manifest_could_not_be_written_is_finished_by_the_next(
+    world, results, monkeypatch
+):
+    process_id = world.trained().id
+    before = stored(world, process_id)
+
+    def failing(key, data):
+        raise DiskFull(f"{key} can't be written", remedy="Repair the disk.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "put", failing)
+        with pytest.raises(DiskFull):
+            results.delete([process_id], "lora")
+    assert stored(world, process_id) == before
+    assert "lora/cat.safetensors" in manifest(world, process_id)
+    assert results.delete([process_id], "lora")["deleted"] == 1
+    assert stored(world, process_id) == before - {"lora/cat.safetensors"}
+    assert manifest(world, process_id) == stored(world, process_id) - {"manifest.json"}
+
+
+def test_deleting_takes_what_no_list_names_of_the_type_that_was_named(world, results):
+    process_id = world.trained().id
+    for name in ("lora/old.safetensors", "samples/old.png", "lora2/x", "other.json"):
+        world.store.put(f"results/{process_id}/{name}", b"left over")
+    before = stored(world, process_id)
+    assert results.delete([process_id], "lora")["deleted"] == 2
+    gone = {"lora/cat.safetensors", "lora/old.safetensors"}
+    assert stored(world, process_id) == before - gone
+    results.delete([process_id], "all")
+    assert stored(world, process_id) == set()
+
+
+def test_a_deletion_of_what_is_gone_already_makes_the_lists_right(world, results):
+    process_id = world.trained().id
+    world.store.delete(f"results/{process_id}/lora/cat.safetensors")
+    assert results.delete([process_id], "lora")["deleted"] == 0
+    assert results.models(10, "")["models"] == []
+    assert manifest(world, process_id) == stored(world, process_id) - {"manifest.json"}
+
+
+def test_a_process_that_is_resumed_meanwhile_keeps_its_objects(world, results, monkeypatch):
+    """Its next attempt stores objects before it lists them."""
+    process_id = world.running().id
+    world.keep(process_id, "lora", "cat.safetensors", adapter())
+    world.keep(process_id, "sample", "step-1.png", picture())
+    world.failed(process_id)
+    before = stored(world, process_id)
+    put = world.store.put
+
+    def resuming(key, data):
+        world.services.processes.resume(process_id)
+        return put(key, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "put", resuming)
+        with pytest.raises(ConflictingState, match="pending"):
+            results.delete([process_id], "lora")
+    assert stored(world, process_id) == before
+
+
+def test_looking_deletes_nothing(world, results):
+    process_id = world.trained().id
+    world.store.put(f"results/{process_id}/lora/old.safetensors", b"left over")
+    before = stored(world, process_id)
+    results.files("", 10, "")
+    results.download(process_id, None, URL)
+    list(results.archive([process_id], images=True, loras=True))
+    results.bulk([process_id], images=True, loras=True, base_url=URL)
+    assert stored(world, process_id) == before
+
+
+def test_objects_go_by_one_call_for_many(world, results, monkeypatch):
+    process_id = world.drawn(5).id
+    calls = []
+    delete_many = world.store.delete_many
+    monkeypatch.setattr(
+        world.store, "delete_many", lambda names: (calls.append(list(names)), delete_many(names))
+    )
+    results.delete([process_id], "images")
+    (keys_of_call,) = calls
+    assert sorted(keys_of_call) == [
+        f"results/{process_id}/images/image_{n:04d}.png" for n in range(5)
+    ]
 
 
 def test_a_deleted_adapter_can_not_be_used_any_more(world, results):

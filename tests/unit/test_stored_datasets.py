@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import os
 import re
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from loradash.datasets.folder import MAX_CAPTION_BYTES, scan
+from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest
 from loradash.domain.ids import new_upload_id
 from loradash.domain.requests import parse_request
 from loradash.domain.sizes import size_text
@@ -20,15 +22,21 @@ from loradash.errors import (
     ConflictingState,
     DiskFull,
     InvalidDataset,
+    InvalidKey,
     InvalidRequest,
     NotFound,
     PreconditionFailed,
+    TransferFailed,
 )
-from loradash.services import dataset_uploads, stored_datasets
+from loradash.services import dataset_manifests, dataset_uploads, stored_datasets
+from loradash.services.dataset_uploads import SourceFile, UploadLimits
+from loradash.services.scratch import Scratch
 from loradash.services.stored_datasets import DatasetStore
+from loradash.settings import Settings
 from loradash.storage import keys
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
+from loradash.storage.store import Capabilities
 
 
 @pytest.fixture(params=["memory", "local"])
@@ -89,22 +97,30 @@ class FailingStore:
     """Passes everything on until ``allowed`` calls of ``method`` were made; then that fails.
 
     If ``is_dead``, nothing works any more from then on, as if the machine were gone. ``after``
-    makes the failing call take effect, as when only its answer is lost.
+    makes the failing call take effect, as when only its answer is lost. ``any put`` is every way of
+    writing. Calls are counted under a lock, since files are moved by several threads.
     """
 
     def __init__(self, store, method, allowed, *, is_dead=False, after=False, error=OSError):
         self.store, self.method, self.allowed = store, method, allowed
         self.is_dead, self.after, self.error = is_dead, after, error
         self.has_failed = False
+        self.lock = threading.Lock()
+        self.calls = []
+
+    @property
+    def capabilities(self):
+        return self.store.capabilities
 
     def _call(self, name, *arguments):
+        self.calls.append((name, arguments[0]))
         if self.has_failed and self.is_dead:
             raise self.error("the network is gone")
-        method = name if self.method != "any put" else name.replace("put_if", "any put")
-        method = "any put" if self.method == "any put" and name == "put" else method
-        if method == self.method:
-            self.allowed -= 1
-            if self.allowed < 0:
+        if name == self.method or (self.method == "any put" and name.startswith("put")):
+            with self.lock:
+                self.allowed -= 1
+                fails = self.allowed < 0
+            if fails:
                 self.has_failed = True
                 if self.after:
                     getattr(self.store, name)(*arguments)
@@ -117,14 +133,17 @@ class FailingStore:
     def put_if(self, key, data, etag):
         return self._call("put_if", key, data, etag)
 
-    def put_file(self, key, path):
-        return self._call("put_file", key, path)
+    def put_file(self, key, path, on_bytes=None):
+        return self._call("put_file", key, path, on_bytes)
 
     def get(self, key):
         return self._call("get", key)
 
-    def get_file(self, key, path):
-        return self._call("get_file", key, path)
+    def read(self, key, start=0, end=None):
+        return self._call("read", key, start, end)
+
+    def get_file(self, key, path, on_bytes=None):
+        return self._call("get_file", key, path, on_bytes)
 
     def head(self, key):
         return self._call("head", key)
@@ -132,16 +151,25 @@ class FailingStore:
     def list(self, prefix=""):
         return iter(list(self._call("list", prefix)))
 
+    def folders(self, prefix):
+        return self._call("folders", prefix)
+
     def delete(self, key):
         return self._call("delete", key)
 
+    def delete_many(self, keys):
+        return self._call("delete_many", keys)
 
-class PlainStore:
-    """A store without conditional writes."""
+    def named(self, name):
+        """The first argument of each call of a method."""
+        return [argument for method, argument in self.calls if method == name]
 
-    def __init__(self, store):
-        for name in ("put", "put_file", "get", "get_file", "head", "list", "delete"):
-            setattr(self, name, getattr(store, name))
+
+def plain(store):
+    """A store like the given one, but without conditional writes."""
+    if isinstance(store, MemoryStore):
+        return MemoryStore(Capabilities())
+    return LocalStore(store._root, shared=True)
 
 
 # Uploading
@@ -204,7 +232,11 @@ def test_the_manifest_is_what_makes_the_files_a_dataset(store, datasets):
     image = manifest["files"][0]
     assert image["key"] == f"dataset/cats/{manifest['version']}/a.png"
     assert image["key"] == result.uploaded_files[0].path
-    assert set(image) == {"name", "key", "size_bytes", "sha256", "file_type"}
+    assert (image["width"], image["height"]) == (8, 8)
+    assert (manifest["files"][1]["width"], manifest["files"][1]["height"]) == (None, None)
+    assert set(image) == {
+        "name", "key", "size_bytes", "sha256", "file_type", "width", "height",
+    }  # fmt: skip
     assert len(names_in(store)) == 3
 
 
@@ -387,31 +419,43 @@ def test_captions_may_be_empty_long_or_begin_with_a_mark(datasets, text):
     datasets.upload(request({"a.png": picture(), "a.txt": text}))
 
 
-def test_the_size_of_a_file_is_bounded(store, datasets, monkeypatch):
+def test_the_size_of_a_file_is_bounded(store):
     data = picture(1, "bmp", (20, 20))
-    monkeypatch.setattr(dataset_uploads, "MAX_FILE_BYTES", len(data))
-    datasets.upload(request({"a.bmp": data}))
-    monkeypatch.setattr(dataset_uploads, "MAX_FILE_BYTES", len(data) - 1)
-    with pytest.raises(InvalidRequest, match="scale it down"):
-        datasets.upload(request({"a.bmp": data}, folder="dogs"))
+    for limit, folder in ((len(data), "cats"), (len(data) - 1, "dogs")):
+        datasets = DatasetStore(store, limits=UploadLimits(max_file_bytes=limit))
+        if folder == "cats":
+            datasets.upload(request({"a.bmp": data}))
+            continue
+        with pytest.raises(InvalidRequest, match="scale it down"):
+            datasets.upload(request({"a.bmp": data}, folder="dogs"))
     assert datasets.folders() == ("cats",)
 
 
-def test_the_size_of_an_upload_is_bounded(store, datasets, monkeypatch):
+def test_the_size_of_an_upload_is_bounded(store):
     files = numbered(1, 2, 3)
     total = sum(map(len, files.values()))
-    monkeypatch.setattr(dataset_uploads, "MAX_TOTAL_BYTES", total)
-    datasets.upload(request(files))
-    monkeypatch.setattr(dataset_uploads, "MAX_TOTAL_BYTES", total - 1)
+    DatasetStore(store, limits=UploadLimits(max_upload_bytes=total)).upload(request(files))
+    datasets = DatasetStore(store, limits=UploadLimits(max_upload_bytes=total - 1))
     with pytest.raises(InvalidRequest, match="send it in parts") as caught:
         datasets.upload(request(files, folder="dogs"))
     assert caught.value.problems[0].startswith("3.png: ")
     assert datasets.folders() == ("cats",)
 
 
+def test_the_number_of_files_is_bounded(store):
+    datasets = DatasetStore(store, limits=UploadLimits(max_files=2))
+    datasets.upload(request(numbered(1, 2)))
+    with pytest.raises(InvalidRequest, match="3 files; one upload may have 2"):
+        datasets.upload(request(numbered(1, 2, 3), folder="dogs"))
+    assert datasets.folders() == ("cats",)
+
+
 def test_the_documented_limits():
-    assert dataset_uploads.MAX_FILE_BYTES == 100 * 2**20
-    assert dataset_uploads.MAX_TOTAL_BYTES == 500 * 2**20
+    assert UploadLimits() == UploadLimits(100 * 2**20, 500 * 2**20, 1000)
+    settings = Settings(_env_file=None)
+    assert (settings.max_file_mb, settings.max_upload_mb, settings.max_upload_files) == (
+        100, 500, 1000,
+    )  # fmt: skip
 
 
 def test_only_one_file_is_decoded_at_a_time(datasets, monkeypatch):
@@ -428,17 +472,333 @@ def test_only_one_file_is_decoded_at_a_time(datasets, monkeypatch):
 
     most = []
 
-    def watched(file):
-        data = Watched(original(file))
+    def watched(file, max_bytes):
+        data = Watched(original(file, max_bytes))
         most.append(len(alive))
         return data
 
     monkeypatch.setattr(dataset_uploads, "decoded", watched)
-    monkeypatch.setattr(stored_datasets, "decoded", watched)
     files = {f"{n}.txt": b"x" for n in range(8)}
     datasets.upload(request({"a.png": picture(), **files}))
-    assert len(most) == 18
+    assert len(most) == 9
     assert max(most) <= 2  # the last one lives until the next has been decoded
+
+
+def test_few_files_are_read_at_a_time(datasets, tmp_path, monkeypatch):
+    reading, most, lock = [], [], threading.Lock()
+    original = dataset_uploads.check_file
+
+    def watched(name, data):
+        with lock:
+            reading.append(name)
+            most.append(len(reading))
+        time.sleep(0.005)
+        try:
+            return original(name, data)
+        finally:
+            with lock:
+                reading.remove(name)
+
+    monkeypatch.setattr(dataset_uploads, "check_file", watched)
+    datasets.upload(request(numbered(*range(40))))
+    assert 1 < max(most) <= 4
+
+
+def test_nothing_of_a_request_stays_on_the_disk(store, tmp_path):
+    root = tmp_path / "scratch"
+    datasets = DatasetStore(store, scratch=Scratch(root))
+    datasets.upload(request(numbered(1, 2)))
+    with pytest.raises(InvalidDataset):
+        datasets.upload(request({"a.png": b"x"}))
+    assert list(root.iterdir()) == []
+
+
+def test_what_a_killed_program_left_on_the_disk_is_removed_later(tmp_path):
+    root = tmp_path / "scratch"
+    scratch = Scratch(root)
+    now = time.time()
+    with scratch.folder() as held:
+        (root / "loradash-old").mkdir()
+        (root / "loradash-old" / "0").write_bytes(b"x")
+        os.utime(root / "loradash-old", (now - 100, now - 100))
+        (root / "mine").mkdir()
+        os.utime(root / "mine", (now - 100, now - 100))
+        assert scratch.remove_left_over(now - 50) == 1
+        assert sorted(path.name for path in root.iterdir()) == sorted([held.name, "mine"])
+    assert Scratch(tmp_path / "none").remove_left_over(now) == 0
+
+
+# Files of this machine
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, data in {"A.PNG": picture(1), "A.txt": b"one", "b.png": picture(2)}.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def sources_in(folder):
+    return [SourceFile(path.name, path) for path in sorted(folder.iterdir())]
+
+
+def test_local_files_become_a_dataset(store, folder, target):
+    datasets = DatasetStore(store)
+    result = datasets.store_paths(
+        "cats", sources_in(folder), replace=True, training_name="Cats", trigger_word="sks"
+    )
+    assert set(files_of(datasets, "cats", target)) == {"A.png", "A.txt", "b.png"}
+    assert (result.total_images, result.training_name, result.trigger_word) == (2, "Cats", "sks")
+    assert result.unchanged_files == 0
+    (folder / "c.png").write_bytes(picture(3))
+    more = [SourceFile("c.png", folder / "c.png")]
+    assert datasets.store_paths("cats", more, replace=False).total_images == 1
+    assert len(files_of(datasets, "cats", target)) == 4
+
+
+def test_progress_counts_the_files_and_bytes_that_are_sent(store, folder):
+    seen = []
+    DatasetStore(store).store_paths(
+        "cats", sources_in(folder), replace=True, on_progress=seen.append
+    )
+    last = seen[-1]
+    total = sum(path.stat().st_size for path in folder.iterdir())
+    assert (last.done_files, last.total_files) == (3, 3)
+    assert (last.done_bytes, last.total_bytes) == (total, total)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.png", b"x", "not a jpg"),
+        ("a.txt", b"\xff", "not UTF-8"),
+        ("a.txt", None, "there is no such file"),
+        ("a.gif", picture(1, "gif"), "can't read gif"),
+        ("a.exe", b"x", "must end in"),
+        (".a.png", picture(), "begins with a dot"),
+        ("..", picture(), "begins with a dot"),
+        ("a\n.png", picture(), "control character"),
+        ("_upload.json", b"{}", "uploads need themselves"),
+        ("_UPLOAD.JSON", b"{}", "uploads need themselves"),
+        ("x" * 300 + ".png", picture(), "1 to 255 characters"),
+    ],
+)
+def test_a_bad_local_file_is_named_and_nothing_is_stored(store, tmp_path, name, data, words):
+    good, bad = tmp_path / "good.png", tmp_path / "bad"
+    good.write_bytes(picture())
+    if data is not None:
+        bad.write_bytes(data)
+    sources = [SourceFile("good.png", good), SourceFile(name, bad)]
+    with pytest.raises((InvalidRequest, InvalidDataset)) as caught:
+        DatasetStore(store).store_paths("cats", sources, replace=True)
+    (problem,) = caught.value.problems
+    assert words in problem
+    assert len(problem) < 400
+    assert names_in(store, "") == []
+
+
+@pytest.mark.parametrize(
+    ("names", "replace", "words"),
+    [
+        (["a.png", "x/A.png"], False, "the same name"),
+        (["a.txt"], True, "no image"),
+        ([], True, "no files"),
+    ],
+)
+def test_local_files_that_make_no_upload_are_refused(store, folder, names, replace, words):
+    sources = [SourceFile(name, folder / "b.png") for name in names]
+    with pytest.raises(InvalidRequest, match=words):
+        DatasetStore(store).store_paths("cats", sources, replace=replace)
+    assert names_in(store, "") == []
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "../a"])
+def test_local_files_can_not_be_stored_elsewhere(store, folder, name):
+    with pytest.raises(InvalidKey):
+        DatasetStore(store).store_paths(name, sources_in(folder), replace=True)
+    assert names_in(store, "") == []
+
+
+def test_limits_hold_for_local_files(store, folder):
+    sources = sources_in(folder)
+    size = (folder / "b.png").stat().st_size
+    for limits, words in [
+        (UploadLimits(max_files=2), "3 files; one upload may have 2"),
+        (UploadLimits(max_file_bytes=size - 1), "scale it down"),
+        (UploadLimits(max_upload_bytes=size), "send it in parts"),
+    ]:
+        with pytest.raises(InvalidRequest, match=words):
+            DatasetStore(store, limits=limits).store_paths("cats", sources, replace=True)
+    assert names_in(store, "") == []
+
+
+def test_a_local_file_that_is_written_meanwhile_is_not_stored_as_something_else(store, folder):
+    class Busy(FailingStore):
+        def put_file(self, key, path, on_bytes=None):
+            if path.name == "b.png":
+                path.write_bytes(picture(77) + b"more")
+            return self.store.put_file(key, path, on_bytes)
+
+    with pytest.raises(InvalidDataset, match=r"b\.png changed while being read"):
+        DatasetStore(Busy(store, "", 0)).store_paths("cats", sources_in(folder), replace=True)
+    assert names_in(store, "") == []
+
+
+# What the dataset holds already
+
+
+def keys_by_name(datasets, folder="cats"):
+    return {file.name: file.key for file in datasets.manifest(folder).files}
+
+
+def puts_of(store, work):
+    """Do something with a dataset store; return the names of the files that were sent by it."""
+    watched = FailingStore(store, "", 0)
+    result = work(DatasetStore(watched))
+    return result, sorted(key.rpartition("/")[2] for key in watched.named("put_file"))
+
+
+def test_an_unchanged_file_is_not_sent_again(store, datasets, target):
+    files = {**numbered(1, 2), "1.txt": b"one"}
+    datasets.upload(request(files))
+    before = keys_by_name(datasets)
+    new = {**files, "1.txt": b"another", **numbered(3)}
+    result, sent = puts_of(store, lambda other: other.upload(request(new)))
+    assert sent == ["1.txt", "3.png"]
+    assert (result.unchanged_files, result.total_images) == (2, 3)
+    assert len(result.uploaded_files) == 4
+    after = keys_by_name(datasets)
+    assert {name: key for name, key in after.items() if before.get(name) == key} == {
+        name: before[name] for name in ("1.png", "2.png")
+    }
+    assert files_of(datasets, "cats", target) == new
+    assert names_in(store) == sorted([*after.values(), "dataset/cats/_training_info.json"])
+
+
+def test_an_upload_of_nothing_new_sends_only_the_manifest(store, datasets, target):
+    files = {**numbered(1), "1.txt": b"one"}
+    datasets.upload(request(files, trigger_word="old"))
+    result, sent = puts_of(store, lambda other: other.upload(request(files, trigger_word="new")))
+    assert (sent, result.unchanged_files, result.warnings) == ([], 2, ())
+    assert datasets.require("cats").trigger_word == "new"
+    assert files_of(datasets, "cats", target) == files
+
+
+def test_a_renamed_file_is_not_sent_again(store, datasets, target):
+    datasets.upload(request({"old.png": picture(1), "old.txt": b"one"}))
+    new = {"new.png": picture(1), "copy.png": picture(1), "new.txt": b"one"}
+    result, sent = puts_of(store, lambda other: other.upload(request(new)))
+    assert (sent, result.unchanged_files) == ([], 3)
+    assert files_of(datasets, "cats", target) == new
+    assert "replaced the dataset's 2 earlier files" in result.warnings[0]
+    datasets.upload(request({"copy.png": picture(9)}, cleanup_existing=False))
+    assert files_of(datasets, "cats", target) == {**new, "copy.png": picture(9)}
+
+
+def test_a_file_that_becomes_one_of_another_type_is_sent_again(store, datasets):
+    datasets.upload(request({"a.png": picture(1), "notes.json": b"{}"}))
+    new = {"a.png": picture(1), "a.txt": b"{}"}
+    result, sent = puts_of(store, lambda other: other.upload(request(new)))
+    assert (sent, result.unchanged_files) == (["a.txt"], 1)
+
+
+def test_local_files_that_are_unchanged_are_not_sent_again(store, folder, target):
+    datasets = DatasetStore(store)
+    datasets.store_paths("cats", sources_in(folder), replace=True)
+    (folder / "b.png").write_bytes(picture(5))
+    result, sent = puts_of(
+        store, lambda other: other.store_paths("cats", sources_in(folder), replace=True)
+    )
+    assert (sent, result.unchanged_files) == (["b.png"], 2)
+    assert files_of(datasets, "cats", target)["b.png"] == picture(5)
+
+
+def test_files_of_another_dataset_are_sent(store, datasets):
+    datasets.upload(request(numbered(1), folder="dogs"))
+    result, sent = puts_of(store, lambda other: other.upload(request(numbered(1))))
+    assert (sent, result.unchanged_files) == (["1.png"], 0)
+
+
+def test_without_conditional_writes_every_file_is_sent(store, target):
+    store = plain(store)
+    datasets = DatasetStore(store)
+    datasets.upload(request(numbered(1)))
+    result, sent = puts_of(store, lambda other: other.upload(request(numbered(1))))
+    assert (sent, result.unchanged_files) == (["1.png"], 0)
+    assert files_of(datasets, "cats", target) == numbered(1)
+    assert len(names_in(store)) == 2
+
+
+def test_files_of_a_placed_dataset_are_sent(store, datasets, target):
+    store.put("dataset/cats/1.png", picture(1))
+    result, sent = puts_of(store, lambda other: other.upload(request(numbered(1))))
+    assert (sent, result.unchanged_files) == (["1.png"], 0)
+    assert files_of(datasets, "cats", target) == numbered(1)
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_what_the_dataset_loses_in_the_last_moment_is_sent_after_all(
+    store, datasets, target, additive
+):
+    datasets.upload(request(numbered(1, 2)))
+    rival = iter([request(numbered(3))])
+
+    class Interrupted(FailingStore):
+        def put_if(self, key, data, etag):
+            for upload in rival:
+                DatasetStore(store).upload(upload)
+            return super().put_if(key, data, etag)
+
+    slow = Interrupted(store, "", 0)
+    result = DatasetStore(slow).upload(request(numbered(1, 4), cleanup_existing=not additive))
+    sent = [key.rpartition("/")[2] for key in slow.named("put_file")]
+    assert sent == ["4.png", "1.png"]
+    assert result.unchanged_files == 0
+    wanted = numbered(1, 3, 4) if additive else numbered(1, 4)
+    assert files_of(datasets, "cats", target) == wanted
+    assert names_in(store) == sorted(
+        [*keys_by_name(datasets).values(), "dataset/cats/_training_info.json"]
+    )
+
+
+def test_uploads_that_race_on_one_dataset_always_leave_a_whole_one(store, tmp_path):
+    """Each refers to what the others are deleting; the last one's files must all be there."""
+    datasets = DatasetStore(store)
+    start = threading.Barrier(4)
+
+    def writer(number):
+        for n in range(6):
+            start.wait()
+            datasets.upload(request({**numbered(1, 2), f"{number}.txt": b"%d" % n}))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(writer, range(4)))
+    files = files_of(datasets, "cats", tmp_path / "copy")
+    (name,) = set(files) - {"1.png", "2.png"}
+    assert files == {**numbered(1, 2), name: b"5"}
+    assert names_in(store) == sorted(
+        [*keys_by_name(datasets).values(), "dataset/cats/_training_info.json"]
+    )
+
+
+# Sizes of images
+
+
+def turned(orientation, size=(12, 8)):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.new("RGB", size).save(buffer, "jpeg", exif=exif)
+    return buffer.getvalue()
+
+
+def test_the_manifest_knows_how_large_an_image_is_upright(datasets):
+    files = {"flat.png": picture(1, size=(12, 8)), "turned.jpg": turned(6), "over.jpg": turned(3)}
+    datasets.upload(request(files))
+    sizes = {file.name: (file.width, file.height) for file in datasets.manifest("cats").files}
+    assert sizes == {"flat.png": (12, 8), "turned.jpg": (8, 12), "over.jpg": (12, 8)}
 
 
 # When storing fails
@@ -451,14 +811,14 @@ def test_only_one_file_is_decoded_at_a_time(datasets, monkeypatch):
 def test_a_failure_at_any_write_leaves_the_old_dataset(
     store, target, allowed, additive, is_dead, error, monkeypatch
 ):
-    monkeypatch.setattr(stored_datasets, "_SWITCH_ATTEMPTS", 3)
+    monkeypatch.setattr(dataset_manifests, "_SWAP_ATTEMPTS", 3)
     healthy = DatasetStore(store)
     healthy.upload(request({**numbered(1, 2), "1.txt": b"old"}))
     before = {key: store.get(key) for key in names_in(store)}
     failing = FailingStore(store, "any put", allowed, is_dead=is_dead, error=error)
-    new = request({**numbered(1), "3.png": picture(3), "1.txt": b"new"},
+    new = request({"1.png": picture(11), "3.png": picture(3), "1.txt": b"new"},
                   cleanup_existing=not additive)  # fmt: skip
-    with pytest.raises((error, ConflictingState)):
+    with pytest.raises((error, ConflictingState, TransferFailed)):
         DatasetStore(failing).upload(new)
     after = {key: store.get(key) for key in names_in(store)}
     assert before.items() <= after.items()
@@ -472,8 +832,9 @@ def test_a_failure_at_any_write_leaves_the_old_dataset(
 
 def test_a_first_upload_that_failed_is_no_dataset(store, datasets):
     failing = FailingStore(store, "any put", 1, is_dead=True)
-    with pytest.raises(OSError, match="failed"):
+    with pytest.raises(TransferFailed, match="1 of 2 files") as caught:
         DatasetStore(failing).upload(request(numbered(1, 2)))
+    assert re.match(r"[12]\.png: ", caught.value.problems[0])
     assert names_in(store) != []
     assert datasets.folders() == ()
     assert datasets.list() == ()
@@ -490,7 +851,7 @@ def test_a_switch_whose_answer_was_lost_keeps_its_files(store, target):
 
 def test_files_that_cannot_be_deleted_are_a_warning(store, datasets, target):
     datasets.upload(request(numbered(1)))
-    failing = FailingStore(store, "delete", 0)
+    failing = FailingStore(store, "delete_many", 0)
     result = DatasetStore(failing).upload(request(numbered(2)))
     assert "couldn't be deleted" in result.warnings[-1]
     assert set(files_of(datasets, "cats", target)) == {"2.png"}
@@ -521,12 +882,159 @@ def test_files_of_an_old_version_that_are_still_in_use_are_no_waste(
     assert set(files_of(datasets, "cats", target)) == {"1.png", "2.png"}
 
 
+# Changing the manifest alone
+
+
+def without(name):
+    return lambda old: old.model_copy(
+        update={"files": tuple(file for file in old.files if file.name != name)}
+    )
+
+
+def test_a_change_is_one_write_and_deletes_what_is_no_longer_named(store, datasets, target):
+    datasets.upload(request({**numbered(1, 2), "1.txt": b"x"}))
+    gone = next(file.key for file in datasets.manifest("cats").files if file.name == "2.png")
+    after = datasets.change("cats", without("2.png"))
+    assert (after.total_images, after.total_captions) == (1, 1)
+    assert datasets.manifest("cats") == after
+    assert gone not in names_in(store)
+    assert set(files_of(datasets, "cats", target)) == {"1.png", "1.txt"}
+
+
+def test_an_object_that_another_file_shares_stays(store, datasets, target):
+    datasets.upload(request({"1.png": picture(1)}))
+
+    def doubled(old):
+        (one,) = old.files
+        return old.model_copy(update={"files": (one, one.model_copy(update={"name": "2.png"}))})
+
+    assert datasets.change("cats", doubled).total_images == 2
+    datasets.change("cats", without("1.png"))
+    assert files_of(datasets, "cats", target) == {"2.png": picture(1)}
+    datasets.change("cats", without("2.png"))
+    assert names_in(store) == ["dataset/cats/_training_info.json"]
+
+
+def test_a_change_starts_over_if_somebody_was_faster(store, datasets):
+    datasets.upload(request(numbered(1, 2)))
+    seen = []
+
+    def change(old):
+        seen.append([file.name for file in old.files])
+        if len(seen) == 1:
+            datasets.upload(request(numbered(3), cleanup_existing=False))
+        return without("1.png")(old)
+
+    after = datasets.change("cats", change)
+    assert seen == [["1.png", "2.png"], ["1.png", "2.png", "3.png"]]
+    assert [file.name for file in after.files] == ["2.png", "3.png"]
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_parallel_changes_lose_nothing(store, is_plain):
+    datasets = DatasetStore(plain(store) if is_plain else store)
+    datasets.upload(request(numbered(*range(24))))
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda n: datasets.change("cats", without(f"{n}.png")), range(0, 24, 2)))
+    assert {file.name for file in datasets.manifest("cats").files} == {
+        f"{n}.png" for n in range(1, 24, 2)
+    }
+
+
+def test_a_change_that_changes_nothing_writes_nothing(store, datasets):
+    datasets.upload(request(numbered(1)))
+    watched = FailingStore(store, "any put", 0)
+    before = datasets.manifest("cats")
+    assert DatasetStore(watched).change("cats", lambda old: old) == before
+
+
+def test_what_a_change_raises_leaves_the_dataset_as_it_was(store, datasets):
+    datasets.upload(request(numbered(1)))
+    before = {key: store.get(key) for key in names_in(store)}
+
+    def refuse(old):
+        raise InvalidDataset("no")
+
+    with pytest.raises(InvalidDataset, match="no"):
+        datasets.change("cats", refuse)
+    assert {key: store.get(key) for key in names_in(store)} == before
+
+
+@pytest.mark.parametrize("key", ["dataset/dogs/v/a.png", "results/x", "dataset/cats/../dogs/a"])
+def test_a_change_can_not_name_objects_of_others(store, datasets, key):
+    datasets.upload(request(numbered(1)))
+    before = {key: store.get(key) for key in names_in(store)}
+
+    def steal(old):
+        (one,) = old.files
+        return old.model_copy(update={"files": (one.model_copy(update={"key": key}),)})
+
+    with pytest.raises((ValueError, InvalidKey)):
+        datasets.change("cats", steal)
+    assert {key: store.get(key) for key in names_in(store)} == before
+
+
+def test_there_is_nothing_to_change_in_a_missing_dataset(store, datasets):
+    datasets.upload(request(numbered(1), folder="cats"))
+    for call in (
+        lambda: datasets.change("cat", lambda old: old),
+        lambda: datasets.manifest("cat"),
+        lambda: datasets.read_file("cat", "a.png"),
+    ):
+        with pytest.raises(NotFound, match="did you mean 'cats'"):
+            call()
+    assert datasets.folders() == ("cats",)
+
+
+def test_a_change_is_done_even_if_what_it_dropped_cannot_be_deleted(store, datasets):
+    datasets.upload(request(numbered(1, 2)))
+    failing = DatasetStore(FailingStore(store, "delete_many", 0))
+    failing.change("cats", without("1.png"))
+    assert datasets.require("cats").total_images == 1
+
+
+def test_a_dataset_whose_files_were_all_taken_out_is_still_there(datasets):
+    datasets.upload(request(numbered(1)))
+    datasets.change("cats", without("1.png"))
+    assert datasets.manifest("cats").files == ()
+    assert datasets.folders() == ("cats",)
+    with pytest.raises(InvalidDataset, match="holds no image"):
+        datasets.require("cats")
+
+
+def test_a_file_is_read_by_its_name(store, datasets):
+    datasets.upload(request({**numbered(1), "1.txt": b"one"}))
+    assert datasets.read_file("cats", "1.txt") == b"one"
+    with pytest.raises(NotFound, match=r"did you mean '1\.txt'"):
+        datasets.read_file("cats", "2.txt")
+    (caption,) = datasets.manifest("cats").of_type("caption")
+    store.put(caption.key, b"two")
+    with pytest.raises(InvalidDataset, match="gone or damaged"):
+        datasets.read_file("cats", "1.txt")
+    store.delete(caption.key)
+    with pytest.raises(InvalidDataset, match="gone or damaged"):
+        datasets.read_file("cats", "1.txt")
+
+
+def test_a_manifest_of_an_older_version_knows_no_sizes_of_images(store, datasets, target):
+    datasets.upload(request(numbered(1)))
+    key = "dataset/cats/_training_info.json"
+    document = json.loads(store.get(key))
+    for name in ("width", "height"):
+        del document["files"][0][name]
+    store.put(key, json.dumps(document).encode())
+    (file,) = datasets.manifest("cats").files
+    assert (file.width, file.height) == (None, None)
+    assert files_of(datasets, "cats", target) == numbered(1)
+
+
 # Several at once
 
 
 @pytest.mark.parametrize("is_plain", [False, True])
 def test_parallel_parts_of_an_upload_lose_nothing(store, is_plain, target):
-    datasets = DatasetStore(PlainStore(store) if is_plain else store)
+    store = plain(store) if is_plain else store
+    datasets = DatasetStore(store)
     start = threading.Barrier(6)
 
     def part(number):
@@ -578,8 +1086,8 @@ def test_a_replacement_spares_an_upload_that_is_under_way(store, datasets, targe
     rival = iter([request(numbered(2))])
 
     class Interrupted(FailingStore):
-        def put(self, key, data):
-            info = self.store.put(key, data)
+        def put_file(self, key, path, on_bytes=None):
+            info = self.store.put_file(key, path, on_bytes)
             for upload in rival:
                 DatasetStore(store).upload(upload)
             return info
@@ -590,7 +1098,7 @@ def test_a_replacement_spares_an_upload_that_is_under_way(store, datasets, targe
 
 
 def test_endless_rivalry_ends_with_an_error(store, monkeypatch):
-    monkeypatch.setattr(stored_datasets, "_SWITCH_ATTEMPTS", 3)
+    monkeypatch.setattr(dataset_manifests, "_SWAP_ATTEMPTS", 3)
     failing = FailingStore(store, "put_if", 0, error=PreconditionFailed)
     with pytest.raises(ConflictingState):
         DatasetStore(failing).upload(request(numbered(1)))
@@ -634,10 +1142,10 @@ def test_a_dataset_that_is_replaced_while_it_is_read_is_read_again(store, datase
     rival = iter([request(numbered(3, 4))])
 
     class Interrupted(FailingStore):
-        def get_file(self, key, path):
+        def get_file(self, key, path, on_bytes=None):
             for upload in rival:
                 DatasetStore(store).upload(upload)
-            return self.store.get_file(key, path)
+            return self.store.get_file(key, path, on_bytes)
 
     slow = DatasetStore(Interrupted(store, "", 0))
     assert set(files_of(slow, "cats", target)) == {"3.png", "4.png"}
@@ -775,6 +1283,70 @@ def test_the_list_tells_what_is_there(datasets):
     assert abs(b.upload_date - datetime.now(UTC)) < timedelta(minutes=1)
     assert datasets.folders() == ("a", "b")
     assert datasets.require("b") == b
+
+
+def test_a_list_lists_no_files_of_datasets(store, datasets):
+    for name in ("a", "b", "c"):
+        datasets.upload(request(numbered(1, 2), folder=name))
+    store.put("dataset/placed/a.png", picture())
+    watched = FailingStore(store, "", 0)
+    assert [entry.name for entry in DatasetStore(watched).list()] == ["a", "b", "c", "placed"]
+    assert watched.named("list") == ["dataset/placed"]
+
+
+def test_a_list_is_complete_however_large_its_datasets_are():
+    store = MemoryStore()
+    files = [
+        DatasetFile(
+            name=f"{n:04d}.png", key=f"dataset/big/upload_x/{n:04d}.png", size_bytes=1,
+            sha256=f"{n:064x}", file_type="image",
+        )
+        for n in range(5000)
+    ]  # fmt: skip
+    for file in files:
+        store.put(file.key, b"x")
+        store.put(file.key.replace("big", "placed").replace("upload_x/", ""), b"x")
+    manifest = DatasetManifest(files=tuple(files), total_images=5000)
+    store.put("dataset/big/_training_info.json", manifest.model_dump_json().encode())
+    for n in range(300):
+        store.put(f"dataset/small-{n}/a.png", b"x")
+    listed = {entry.name: entry for entry in DatasetStore(store).list()}
+    assert len(listed) == 302
+    assert listed["big"].total_images == listed["placed"].total_images == 5000
+    assert DatasetStore(store).folders() == tuple(sorted(listed))
+
+
+def test_a_list_that_the_store_can_not_give_is_an_error_and_not_a_shorter_list(store, datasets):
+    for name in ("a", "b"):
+        datasets.upload(request(numbered(1), folder=name))
+    with pytest.raises(OSError, match="get failed"):
+        DatasetStore(FailingStore(store, "get", 1)).list()
+
+
+def test_folders_with_names_that_no_dataset_has_are_left_out(datasets, monkeypatch):
+    store = MemoryStore()
+    store.put("dataset/cats/a.png", picture())
+    monkeypatch.setattr(store, "folders", lambda prefix: ["", "a\\b", "cats", ".."])
+    assert DatasetStore(store).folders() == ("cats",)
+
+
+def test_many_files_are_fetched_at_the_same_time(store, datasets, target):
+    datasets.upload(request(numbered(*range(40))))
+    at_once, most, lock = [], [], threading.Lock()
+
+    class Slow(FailingStore):
+        def get_file(self, key, path, on_bytes=None):
+            with lock:
+                at_once.append(key)
+                most.append(len(at_once))
+            time.sleep(0.01)
+            info = self.store.get_file(key, path, on_bytes)
+            with lock:
+                at_once.remove(key)
+            return info
+
+    assert files_of(DatasetStore(Slow(store, "", 0)), "cats", target) == numbered(*range(40))
+    assert 4 < max(most) <= 16
 
 
 # Datasets that somebody else put there

@@ -28,6 +28,7 @@ from loradash.runtime.gpu import Machine
 from loradash.runtime.results import NewArtifact, ResultKeeper
 from loradash.runtime.supervisor import Limits
 from loradash.runtime.workspace import Workspace
+from loradash.services.dataset_editing import DatasetEditor
 from loradash.services.dispatch import Dispatcher, Services
 from loradash.services.generation import GenerationService
 from loradash.services.health import HealthService
@@ -36,6 +37,7 @@ from loradash.services.processes import ProcessService
 from loradash.services.results import ResultService
 from loradash.services.stored_datasets import DatasetStore
 from loradash.services.training import TrainingService
+from loradash.services.upload_sessions import UploadSessions
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
 from loradash.telemetry import logging
@@ -78,6 +80,8 @@ class World:
             processes=processes,
             results=ResultService(self.registry, self.store, self.workspace, max_inline_bytes),
             datasets=self.datasets,
+            uploads=UploadSessions(self.store, self.datasets),
+            dataset_editor=DatasetEditor(self.store, self.datasets, self.workspace.root / "cache"),
             health=HealthService(
                 self.registry, self.store, Machine(None), self.workspace, processes, self.metrics,
                 "local",

@@ -6,33 +6,51 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Annotated, Any
-from urllib.parse import quote
+from typing import Any
 
 import structlog
-from fastapi import FastAPI, HTTPException, Path, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import HTMLResponse
 from jinja2 import Environment, Template, select_autoescape
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 import loradash
+from loradash.api.datasets import make_router as make_datasets_router
 from loradash.api.examples import EXAMPLES
+from loradash.api.files import make_router as make_files_router
 from loradash.api.gateway import json_response, make_router
 from loradash.api.guard import Guard
 from loradash.api.jobs import JobService
+from loradash.api.uploads import make_router as make_uploads_router
 from loradash.domain import requests
 from loradash.domain.process import MAX_PRIORITY, MIN_PRIORITY
-from loradash.errors import ConflictingState, InvalidRequest, LoradashError, NotFound
+from loradash.errors import (
+    ConflictingState,
+    InvalidRequest,
+    LoradashError,
+    NotFound,
+    RegistryUnavailable,
+    ResultsNotStored,
+    StoreRefused,
+    StoreUnavailable,
+)
 from loradash.services.dispatch import Dispatcher, Services
-from loradash.storage.store import LocalFiles, ObjectStore
+from loradash.storage.store import ObjectStore
 from loradash.telemetry.metrics import Metrics
 
 log = structlog.get_logger("loradash.api")
 
-_STATUS_OF: dict[type[LoradashError], int] = {NotFound: 404, ConflictingState: 409}
+_STATUS_OF: dict[type[LoradashError], int] = {
+    NotFound: 404,
+    ConflictingState: 409,
+    ResultsNotStored: 500,
+    StoreRefused: 502,
+    StoreUnavailable: 503,
+    RegistryUnavailable: 503,
+}
 
 
 @dataclass(frozen=True)
@@ -81,12 +99,15 @@ def create_app(server: Server) -> FastAPI:
     app.include_router(router, prefix="/v2")
     # The published dashboard takes any address that holds this name for RunPod's.
     app.include_router(router, prefix="/api.runpod.ai/v2", include_in_schema=False)
+    app.include_router(make_files_router(server.store, server.services.results))
+    app.include_router(make_uploads_router(server.services))
+    app.include_router(make_datasets_router(server.store, server.services))
     _add_routes(app, server)
     _add_error_handlers(app)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(server.cors_origins),
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["authorization", "content-type", "x-runpod-token"],
         expose_headers=["X-Request-ID"],
     )
@@ -116,19 +137,6 @@ def _add_routes(app: FastAPI, server: Server) -> None:
         content, content_type = server.metrics.render()
         return Response(content, media_type=content_type)
 
-    @app.get("/files/{key:path}", tags=["results"], summary="A result file, whole or by range")
-    def file(key: Annotated[str, Path(max_length=1000)]) -> Response:
-        entry = services.results.stored(key)
-        name = quote(entry.name.rpartition("/")[2])
-        headers = {
-            "X-Content-Type-Options": "nosniff",
-            "ETag": f'"{entry.sha256}"',
-            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-        }
-        if isinstance(server.store, LocalFiles):
-            return FileResponse(server.store.path_of(key), headers=headers)
-        return Response(server.store.get(key), headers=headers)
-
     @app.get("/queue", tags=["queue"], summary="What waits, in order, and what runs where")
     def queue() -> Response:
         return json_response(services.processes.queue())
@@ -152,10 +160,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(LoradashError)
     async def known(_request: Request, error: LoradashError) -> Response:
-        status = next(
-            (code for kind, code in _STATUS_OF.items() if isinstance(error, kind)),
-            503 if error.code == "registry_unavailable" else 400,
-        )
+        status = next((code for kind, code in _STATUS_OF.items() if isinstance(error, kind)), 400)
         return json_response({"error": str(error)}, status)
 
     @app.exception_handler(RequestValidationError)

@@ -18,6 +18,9 @@ _PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQMAAACQp+OdAAAAA1BMVEX/gAAiYZF8AAAAD0lEQVR42mNgGAWjgHwAAAJA"
     "AAHgTR1EAAAAAElFTkSuQmCC"
 )
+_PIXEL_SHA256 = "2510265fdc88fdf71bd72abae4ecd75f7d52cd06dada3156afebf7a8a624808d"
+
+_UPLOAD_ID = "upload_01k9x3q4zt8m2v7c0hde"
 
 
 def _example(summary: str, **fields: Any) -> dict[str, Any]:
@@ -35,6 +38,24 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             {"filename": "1.png", "content": _PIXEL, "content_type": "image/png"},
             {"filename": "1.txt", "content": "YSBwaG90byBvZiBza3M=", "content_type": "text/plain"},
         ],
+    ),
+    "create_upload": _example(
+        "Announce a dataset's files, and learn where to send each",
+        type="create_upload",
+        training_name="my_photos",
+        trigger_word="sks",
+        files=[
+            {"filename": "1.png", "size": 87, "sha256": _PIXEL_SHA256},
+            {"filename": "1.txt", "size": 14},
+        ],
+    ),
+    "complete_upload": _example(
+        "Make the files that were sent a dataset",
+        type="complete_upload", dataset_folder="my_photos", upload_id=_UPLOAD_ID,
+    ),
+    "abort_upload": _example(
+        "Give an upload up",
+        type="abort_upload", dataset_folder="my_photos", upload_id=_UPLOAD_ID,
     ),
     "list_dataset_folders": _example("List the datasets", type="list_dataset_folders"),
     "train": _example("Start a training", type="train", config=_TRAINING),

@@ -6,6 +6,7 @@ import typer
 
 from loradash import __version__
 from loradash.cli import (
+    dataset_edit_commands,
     datasets_command,
     demo_command,
     doctor_command,
@@ -54,4 +55,9 @@ datasets = typer.Typer(
 datasets.command("check")(datasets_command.check)
 datasets.command("upload")(datasets_command.upload)
 datasets.command("list")(datasets_command.list_)
+datasets.command("show")(dataset_edit_commands.show)
+datasets.command("caption")(dataset_edit_commands.caption)
+datasets.command("rm")(dataset_edit_commands.rm)
+datasets.command("zip")(dataset_edit_commands.zip_)
+datasets.command("import")(dataset_edit_commands.import_)
 app.add_typer(datasets, name="datasets")

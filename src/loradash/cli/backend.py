@@ -3,16 +3,22 @@
 Commands send the same requests as any client, so what they show is what every client sees.
 """
 
-from typing import TYPE_CHECKING, Any, Protocol, Self
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
-from loradash.errors import LoradashError, ServerUnreachable
+from loradash.errors import LoradashError, ServerUnreachable, TransferFailed
 from loradash.settings import Settings
 
 if TYPE_CHECKING:
+    import httpx2
+
     from loradash.services.dispatch import Dispatcher
     from loradash.wiring import Core
 
 _TIMEOUT_S = 300.0
+_PIECE_BYTES = 64 * 1024
 
 
 class Backend(Protocol):
@@ -22,6 +28,10 @@ class Backend(Protocol):
     def __exit__(self, *_: object) -> None: ...
     def ask(self, **request: Any) -> dict[str, Any]:
         """Return the reply to a request."""
+        ...
+
+    def send(self, entry: dict[str, Any], path: Path, on_bytes: Callable[[int], None]) -> None:
+        """Send one file of an upload, for which ``create_upload`` has returned this entry."""
         ...
 
     def resume(self, process_id: str) -> None:
@@ -75,6 +85,11 @@ class LocalBackend:
         assert self._dispatcher
         return _unless_error(self._dispatcher.answer(request))
 
+    def send(self, entry: dict[str, Any], path: Path, on_bytes: Callable[[int], None]) -> None:
+        """See `Backend.send`; straight into the store."""
+        assert self._core
+        self._core.store.put_file(entry["key"], path, on_bytes)
+
     def resume(self, process_id: str) -> None:
         """See `Backend.resume`."""
         self._processes.resume(process_id)
@@ -118,6 +133,23 @@ class HttpBackend:
         output: dict[str, Any] = job["output"]
         return output
 
+    def send(self, entry: dict[str, Any], path: Path, on_bytes: Callable[[int], None]) -> None:
+        """See `Backend.send`; to where the server has said, which may be the object store."""
+        import httpx2
+
+        headers = {name.lower(): value for name, value in entry["headers"].items()}
+        headers["content-length"] = str(path.stat().st_size)  # stores take no other bodies
+        try:
+            with path.open("rb") as file:
+                pieces = _pieces(file, on_bytes)
+                response = self._http.put(entry["url"], content=pieces, headers=headers)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise ServerUnreachable(
+                f"not sent: {error or type(error).__name__}", remedy="Try again."
+            ) from error
+        if not response.is_success:
+            raise TransferFailed(f"refused with {response.status_code}: {_reason(response)}")
+
     def resume(self, process_id: str) -> None:
         """See `Backend.resume`."""
         self._send("POST", f"/v2/local/retry/{process_id}")
@@ -144,6 +176,21 @@ class HttpBackend:
                 f"{self._url} isn't a loradash server", remedy="Correct LORADASH_URL."
             )
         return _unless_error(reply)
+
+
+def _pieces(file: IO[bytes], on_bytes: Callable[[int], None]) -> Iterator[bytes]:
+    while piece := file.read(_PIECE_BYTES):
+        yield piece
+        on_bytes(len(piece))
+
+
+def _reason(response: "httpx2.Response") -> str:
+    """What a server or an object store says in a reply that refuses a file."""
+    try:
+        return str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        found = re.search(r"<Message>([^<]*)</Message>", response.text[:10_000])
+        return found[1] if found else response.reason_phrase
 
 
 def _unless_error(reply: dict[str, Any]) -> dict[str, Any]:

@@ -71,39 +71,19 @@ def upload(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The reply as JSON.")] = False,
 ) -> None:
-    """Store a folder's images and captions as a dataset that trainings can name."""
-    import base64
+    """Store a folder's images and captions as a dataset that trainings can name.
 
+    Repeated after a failure, it sends only what hasn't arrived.
+    """
     from loradash.cli.backend import backend
+    from loradash.cli.dataset_upload import files_to_upload, upload_files
     from loradash.cli.output import print_result, to_stderr
-    from loradash.domain.dataset import IMAGE_SUFFIXES
-    from loradash.domain.dataset_manifest import CAPTION_SUFFIX
-    from loradash.errors import InvalidDataset
     from loradash.settings import load_settings
 
-    wanted = IMAGE_SUFFIXES | {CAPTION_SUFFIX}
-    if not folder.is_dir():
-        raise InvalidDataset(f"there is no folder {folder}", remedy="Check the path.")
-    paths = sorted(
-        path for path in folder.iterdir()
-        if path.is_file() and path.suffix.lower() in wanted and not path.name.startswith(".")
-    )  # fmt: skip
-    if not paths:
-        raise InvalidDataset(
-            f"folder {folder} holds no images", remedy="Put jpg, png, webp or bmp files there."
-        )
+    paths = files_to_upload(folder)
     title = name or folder.resolve().name
     with backend(load_settings()) as target:
-        reply = target.ask(
-            type="upload_training_data",
-            training_name=title,
-            trigger_word=trigger_word,
-            cleanup_existing=not add,
-            files=[
-                {"filename": path.name, "content": base64.b64encode(path.read_bytes()).decode()}
-                for path in paths
-            ],
-        )
+        reply = upload_files(target, paths, name=title, trigger_word=trigger_word, add=add)
     for warning in reply["warnings"]:
         to_stderr(f"warning: {warning}")
     if as_json:

@@ -12,8 +12,11 @@ def doctor(
     from loradash.cli.output import print_result
     from loradash.services.doctor import examine
     from loradash.settings import load_settings
+    from loradash.storage.disk import DiskGuard
+    from loradash.wiring import make_store
 
-    findings = examine(load_settings())
+    settings = load_settings()
+    findings = examine(settings, make_store(settings, DiskGuard()))
     bad = any(finding.verdict == "bad" for finding in findings)
     if as_json:
         print_result({"ok": not bad, "findings": [finding._asdict() for finding in findings]})

@@ -3,9 +3,10 @@
 A dataset is what its manifest names and nothing else, so a half-written upload is never seen.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +14,7 @@ from loradash.domain.dataset import IMAGE_SUFFIXES
 
 CAPTION_SUFFIX = ".txt"
 OTHER_SUFFIXES = frozenset({".json", ".yaml", ".yml"})
+UPLOAD_SESSION = "_upload.json"  # an object beside an upload's files, so none may be called that
 
 FileType = Literal["image", "caption", "other"]
 
@@ -26,7 +28,10 @@ def file_type(name: str) -> FileType:
 
 
 class DatasetFile(BaseModel):
-    """One file: its name in the dataset, and the object that holds it."""
+    """One file: its name in the dataset, and the object that holds it.
+
+    Several files may share an object, if their content is the same.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,6 +40,8 @@ class DatasetFile(BaseModel):
     size_bytes: int = Field(ge=0)
     sha256: str = Field("", description="'' for a file that was put there by other means")
     file_type: FileType
+    width: int | None = Field(None, description="pixels, upright; None where it isn't known")
+    height: int | None = None
 
 
 class DatasetManifest(BaseModel):
@@ -58,3 +65,62 @@ class DatasetManifest(BaseModel):
     def of_type(self, kind: FileType) -> list[DatasetFile]:
         """Return the files of one type."""
         return [file for file in self.files if file.file_type == kind]
+
+
+class Content(NamedTuple):
+    """What is in a file, whatever its name: files of equal content may share one object."""
+
+    sha256: str
+    size_bytes: int
+    file_type: FileType
+
+
+class Upload(NamedTuple):
+    """What an upload says of the dataset that it becomes or is added to."""
+
+    folder: str
+    upload_id: str
+    replace: bool
+    training_name: str = ""
+    trigger_word: str = ""
+
+
+def with_totals(manifest: DatasetManifest) -> DatasetManifest:
+    """Return the manifest with its files in order and counted."""
+    return manifest.model_copy(
+        update={
+            "files": tuple(sorted(manifest.files, key=lambda file: file.name)),
+            "total_images": len(manifest.of_type("image")),
+            "total_captions": len(manifest.of_type("caption")),
+        }
+    )
+
+
+def after_upload(
+    old: DatasetManifest, upload: Upload, files: Sequence[DatasetFile], now: datetime
+) -> DatasetManifest:
+    """Return the dataset that an upload makes of the one before it."""
+    kept: Sequence[DatasetFile] = ()
+    name, word = upload.training_name, upload.trigger_word
+    if not upload.replace:
+        new = {file.name.casefold() for file in files}
+        kept = [file for file in old.files if file.name.casefold() not in new]
+        name, word = name or old.training_name, word or old.trigger_word
+    return with_totals(
+        DatasetManifest(
+            training_name=name or upload.folder,
+            trigger_word=word,
+            upload_date=now,
+            files=(*kept, *files),
+            version=upload.upload_id,
+        )
+    )
+
+
+def by_content(manifest: DatasetManifest) -> dict[Content, DatasetFile]:
+    """Return the files by what is in them; those without a hash are left out."""
+    return {
+        Content(file.sha256, file.size_bytes, file.file_type): file
+        for file in manifest.files
+        if file.sha256
+    }

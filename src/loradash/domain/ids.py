@@ -15,6 +15,8 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower cas
 _TIME_DIGITS = 10
 _RANDOM_DIGITS = 10
 
+UPLOAD_ID = re.compile(rf"upload_([{_ALPHABET}]{{10}})[{_ALPHABET}]{{10}}")
+
 
 def new_process_id(kind: Literal["train", "gen"], now_s: float | None = None) -> str:
     """Return a fresh id such as ``train_01k9x3q4zt8m2v7c0hde``.
@@ -37,7 +39,7 @@ def new_upload_id(now_s: float | None = None) -> str:
 
 def upload_time_s(text: str) -> float | None:
     """Return the Unix time at which an upload's id was made, or None for any other text."""
-    match = re.fullmatch(rf"upload_([{_ALPHABET}]{{10}})[{_ALPHABET}]{{10}}", text)
+    match = UPLOAD_ID.fullmatch(text)
     if match is None:
         return None
     milliseconds = 0

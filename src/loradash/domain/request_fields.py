@@ -7,7 +7,7 @@ it does anything whose cost depends on it.
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -15,7 +15,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from loradash.domain import yaml_text
 from loradash.domain.dataset import IMAGE_SUFFIXES
-from loradash.domain.dataset_manifest import CAPTION_SUFFIX, OTHER_SUFFIXES
+from loradash.domain.dataset_manifest import (
+    CAPTION_SUFFIX,
+    OTHER_SUFFIXES,
+    UPLOAD_SESSION,
+    file_type,
+)
+from loradash.domain.ids import UPLOAD_ID
 from loradash.domain.process import MAX_PRIORITY, MIN_PRIORITY
 
 MAX_YAML_CHARACTERS = 10 * 1024 * 1024
@@ -106,6 +112,15 @@ DatasetFolder = Annotated[
             _FOLDER, "1 to 150 letters, digits, '.', '_' and '-', and not begin with '.' or '_'"
         )
     ),
+]
+UploadId = Annotated[
+    str,
+    PlainValidator(_matching(UPLOAD_ID, "an upload's id, as create_upload returns it")),
+]
+Sha256 = Annotated[
+    str,
+    PlainValidator(_matching(re.compile(r"[0-9a-fA-F]{64}"), "64 hexadecimal digits")),
+    AfterValidator(str.lower),
 ]
 Priority = Annotated[int, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY)]
 
@@ -199,7 +214,11 @@ JsonValue = Annotated[Any, BeforeValidator(json_value)]
 JsonNumber = Annotated[Any, BeforeValidator(_json_number)]
 
 
-def _file_name(value: Any) -> str:
+def file_name(value: Any) -> str:
+    """Return the name that a file gets in a dataset: without folders, composed, a known ending.
+
+    Raises `ValueError` for what can't be a file's name.
+    """
     if not isinstance(value, str):
         raise ValueError("must be text")
     if not 1 <= len(value) <= MAX_FILE_NAME_CHARACTERS:
@@ -209,6 +228,8 @@ def _file_name(value: Any) -> str:
     name = unicodedata.normalize("NFC", re.split(r"[/\\]", value)[-1])
     if name.startswith(".") or not name:
         raise ValueError("begins with a dot or has no name; rename the file")
+    if name.casefold() == UPLOAD_SESSION:
+        raise ValueError("is a name that uploads need themselves; rename the file")
     return _with_known_suffix(name)
 
 
@@ -225,8 +246,25 @@ def _with_known_suffix(name: str) -> str:
     return name
 
 
-FileName = Annotated[str, PlainValidator(_file_name)]
+FileName = Annotated[str, PlainValidator(file_name)]
 """A file's own name, without folders."""
+
+
+def check_file_names(names: Sequence[str], *, is_replacement: bool) -> None:
+    """Raise `ValueError` if files of these names can't be one upload."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other is not name:
+            raise ValueError(
+                f"files: {shown(other)} and {shown(name)} are the same name once folders and "
+                "letter case are left out; rename one"
+            )
+    if is_replacement and not any(file_type(name) == "image" for name in names):
+        raise ValueError(
+            "files: no image (jpg, jpeg, png, webp or bmp) among them; add one, or send "
+            "cleanup_existing: false if these belong to images that are already there"
+        )
 
 
 def _content(value: Any) -> str:

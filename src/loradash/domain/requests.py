@@ -22,7 +22,6 @@ from pydantic import (
 )
 
 from loradash.domain import yaml_text
-from loradash.domain.dataset_manifest import file_type
 from loradash.domain.process import Kind, Status
 from loradash.domain.request_fields import (
     MAX_SHOWN,
@@ -35,7 +34,10 @@ from loradash.domain.request_fields import (
     JsonNumber,
     JsonValue,
     Priority,
+    Sha256,
     Text,
+    UploadId,
+    check_file_names,
     folder_from,
     list_of,
     one_line,
@@ -46,6 +48,7 @@ from loradash.errors import InvalidRequest
 
 MAX_PROBLEMS = 20
 MAX_FILES = 1000
+MAX_ANNOUNCED_FILES = 100_000
 MAX_IDS = 50
 
 LogType = Literal["app", "requests", "errors", "system", "all"]
@@ -318,15 +321,13 @@ class UploadedFile(BaseModel):
 Name = Annotated[Text, Field(max_length=100), AfterValidator(one_line)]
 
 
-class UploadRequest(_Request):
-    """Store a dataset. ``dataset_folder`` is None only where nothing of the name can be used."""
+class _Upload(_Request):
+    """What is to become a dataset; its folder is None only where its name gives none."""
 
-    type: Literal["upload_training_data"]
     training_name: Name = ""
     trigger_word: Name = ""
     cleanup_existing: bool = Field(True, description="replace the dataset, instead of adding to it")
     dataset_folder: DatasetFolder | None = None
-    files: Annotated[tuple[UploadedFile, ...], list_of(1, MAX_FILES)]
 
     @model_validator(mode="before")
     @classmethod
@@ -339,23 +340,61 @@ class UploadRequest(_Request):
             return {**rest, "dataset_folder": folder} if folder else rest
         return data
 
+
+class UploadRequest(_Upload):
+    """Store a dataset, whose files come with the request."""
+
+    type: Literal["upload_training_data"]
+    files: Annotated[tuple[UploadedFile, ...], list_of(1, MAX_FILES)]
+
     @model_validator(mode="after")
     def _usable_together(self) -> Self:
-        seen: dict[str, str] = {}
-        for file in self.files:
-            other = seen.setdefault(file.filename.casefold(), file.filename)
-            if other is not file.filename:
-                raise ValueError(
-                    f"files: {shown(other)} and {shown(file.filename)} are the same name once "
-                    "folders and letter case are left out; rename one"
-                )
-        images = sum(file_type(file.filename) == "image" for file in self.files)
-        if self.cleanup_existing and not images:
-            raise ValueError(
-                "files: no image (jpg, jpeg, png, webp or bmp) among them; add one, or send "
-                "cleanup_existing: false if these belong to images that are already there"
-            )
+        names = [file.filename for file in self.files]
+        check_file_names(names, is_replacement=self.cleanup_existing)
         return self
+
+
+class AnnouncedFile(BaseModel):
+    """One file that is going to be sent; its hash is compared with what arrives, if given."""
+
+    model_config = _Request.model_config
+
+    filename: FileName
+    size: Count
+    sha256: Sha256 | None = None
+
+
+class CreateUploadRequest(_Upload):
+    """Announce a dataset's files, which are then sent one by one; continues what was interrupted.
+
+    An upload with the same files and settings that is still open is continued.
+    """
+
+    type: Literal["create_upload"]
+    files: Annotated[tuple[AnnouncedFile, ...], list_of(1, MAX_ANNOUNCED_FILES)]
+
+    @model_validator(mode="after")
+    def _usable_together(self) -> Self:
+        names = [file.filename for file in self.files]
+        check_file_names(names, is_replacement=self.cleanup_existing)
+        return self
+
+
+class _OfUpload(_Request):
+    dataset_folder: DatasetFolder
+    upload_id: UploadId
+
+
+class CompleteUploadRequest(_OfUpload):
+    """Check what has arrived of an upload, and make it the dataset; all or nothing."""
+
+    type: Literal["complete_upload"]
+
+
+class AbortUploadRequest(_OfUpload):
+    """Give an upload up and delete what has arrived of it."""
+
+    type: Literal["abort_upload"]
 
 
 class ClearLogsRequest(_Request):
@@ -386,6 +425,9 @@ AnyRequest = (
     | BulkDownloadRequest
     | DeleteResultsRequest
     | UploadRequest
+    | CreateUploadRequest
+    | CompleteUploadRequest
+    | AbortUploadRequest
     | ClearLogsRequest
     | ListDatasetFoldersRequest
 )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import structlog
 
@@ -26,11 +26,19 @@ from loradash.domain.events import (
     Resumed,
     SampleWritten,
     StepDone,
+    Stopped,
     Terminal,
     Warned,
 )
 from loradash.domain.process import Problem, ProcessRecord, Progress
-from loradash.errors import LeaseLost, LoradashError, RegistryUnavailable, ResultsNotStored
+from loradash.errors import (
+    DiskFull,
+    LeaseLost,
+    LoradashError,
+    RegistryUnavailable,
+    ResultsNotStored,
+    StoreUnavailable,
+)
 from loradash.registry.registry import Metric, NewLine, ProcessRegistry
 from loradash.runtime.log_pump import LogPump
 from loradash.runtime.results import NewArtifact, ResultKeeper
@@ -40,18 +48,26 @@ from loradash.storage.store import ObjectStore
 
 log = structlog.get_logger("loradash.attempt")
 
+Result = TypeVar("Result")
+
 TICK_S = 0.5
 """How often steps and log lines are written, and how soon a cancel is heard."""
 
 _PATIENCE_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+_STORE_TRIES_S = 5.0
+_LOOK_AT_DISK_S = 5.0
 
 
 class Timing(NamedTuple):
-    """Seconds: how long a lease holds, what a cancelled engine gets; tries until given up."""
+    """Seconds: how long a lease holds, what a cancelled engine gets; tries until given up.
+
+    ``store_patience_s`` is how long an object store that is away is waited for.
+    """
 
     lease_s: float
     cancel_grace_s: float
     max_attempts: int
+    store_patience_s: float = 0.0
 
 
 class Attempt:
@@ -67,6 +83,7 @@ class Attempt:
         *,
         environment: dict[str, str] | None = None,
         on_event: Callable[[Event], None] | None = None,
+        disk_is_low: Callable[[], bool] = lambda: False,
     ) -> None:
         assert record.lease is not None
         self.record = record
@@ -78,6 +95,8 @@ class Attempt:
         self._registry = registry
         self._timing = timing
         self._on_event = on_event
+        self._disk_is_low = disk_is_low
+        self._looked_at_disk_s = 0.0
         self._progress = record.progress
         self._rewind_to: tuple[int, tuple[StepDone, ...]] | None = None
         self._began_training = False
@@ -159,11 +178,13 @@ class Attempt:
 
         A lost lease isn't an error here: the record is somebody else's, and stays as it is.
         """
+        if isinstance(ending, Stopped) and self.stop.wish == "disk_full":
+            ending = failure(_no_room(), resumable=True)
         try:
             self.patiently(self.keeper.finish)
         except LeaseLost:
             self._superseded()
-        except (ResultsNotStored, RegistryUnavailable) as error:
+        except (ResultsNotStored, RegistryUnavailable, StoreUnavailable) as error:
             if isinstance(ending, Done):
                 ending = failure(error, resumable=True)
             else:
@@ -176,19 +197,37 @@ class Attempt:
             self._superseded()
         return ending
 
-    def patiently(self, work: Callable[[], None]) -> None:
-        """Work, and wait if the registry can't be reached; at last raise `RegistryUnavailable`.
+    def patiently(self, work: Callable[[], Result]) -> Result:
+        """Work, and wait while the registry or the object store can't be reached.
 
-        In the end the lease runs out, and the next attempt finds all results in place.
+        At last raises `RegistryUnavailable` (in the end the lease runs out, and the next attempt
+        finds all results in place) or `StoreUnavailable`, for which nobody waits who was asked to
+        stop.
         """
-        for delay_s in _PATIENCE_S:
+        delays_s = iter(_PATIENCE_S)
+        give_up_s = time.monotonic() + self._timing.store_patience_s
+        while True:
             try:
-                work()
-                return
+                return work()
             except RegistryUnavailable as error:
-                log.warning("end_not_recorded", process_id=self.id, error=str(error))
+                if (delay_s := next(delays_s, None)) is None:
+                    raise
+                log.warning("registry_awaited", process_id=self.id, error=str(error))
                 time.sleep(delay_s)
-        work()
+            except StoreUnavailable as error:
+                if not self._wait_for_store(give_up_s, error):
+                    raise
+
+    def _wait_for_store(self, give_up_s: float, error: StoreUnavailable) -> bool:
+        """Wait a moment; return whether to try again."""
+        log.warning("store_awaited", process_id=self.id, error=error.message)
+        before = self._progress
+        self.show(before.phase or "uploading", "waiting for the object store")
+        until_s = min(give_up_s, time.monotonic() + _STORE_TRIES_S)
+        while time.monotonic() < until_s and not self.stop.count:
+            time.sleep(0.1)
+        self.show(before.phase, before.detail)
+        return not self.stop.count and time.monotonic() < give_up_s
 
     def _write_end(self, ending: Terminal) -> None:
         self._write()
@@ -262,6 +301,7 @@ class Attempt:
             self._due.wait(TICK_S)
             self._due.clear()
             try:
+                self._look_at_disk()
                 self._write()
                 self._hear()
                 reachable = True
@@ -337,6 +377,17 @@ class Attempt:
         )  # fmt: skip
         self._shown, self._renewed_s = progress, began_s
 
+    def _look_at_disk(self) -> None:
+        """Stop the work, with a checkpoint, while there is still room for one."""
+        now_s = time.monotonic()
+        if now_s - self._looked_at_disk_s < _LOOK_AT_DISK_S or self.stop.count:
+            return
+        self._looked_at_disk_s = now_s
+        if self._disk_is_low():
+            log.warning("disk_is_low", process_id=self.id)
+            self.say("the disk is nearly full: stopping with a checkpoint")
+            self.stop("disk_full")
+
     def _hear(self) -> None:
         record = self._registry.get(self.id).owned_by(self.token)
         if record.cancel_requested_at and not self.stop.count:
@@ -364,6 +415,13 @@ def _metric(event: StepDone, attempt: int, done_at: datetime) -> Metric:
         learning_rate=event.learning_rate, grad_norm=event.grad_norm,
         steps_per_s=event.steps_per_s,
     )  # fmt: skip
+
+
+def _no_room() -> DiskFull:
+    return DiskFull(
+        "stopped because the disk of the workspace is nearly full",
+        remedy="Free space, or lower LORADASH_MIN_FREE_DISK_MB, and resume it.",
+    )
 
 
 def failure(error: Exception, *, resumable: bool = False) -> Failed:

@@ -23,12 +23,18 @@ from loradash.errors import (
     NotFound,
     RegistryUnavailable,
     ResultsNotStored,
+    StoreUnavailable,
+    TransferFailed,
 )
 from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
 from loradash.storage import keys
+from loradash.storage.existence import ExistenceCache
 from loradash.storage.store import ObjectStore
+from loradash.storage.transfer import in_parallel
 
 log = structlog.get_logger("loradash.results")
+
+_TRY_AGAIN_S = 5.0
 
 _FOLDERS: dict[ArtifactKind, keys.ResultKind] = {
     "lora": "lora", "sample": "samples", "image": "images", "checkpoint": "checkpoints",
@@ -48,13 +54,18 @@ class NewArtifact:
 
 
 class ResultKeeper:
-    """Stores one process's artifacts, in order, on behalf of the owner of its lease."""
+    """Stores one process's artifacts on behalf of the owner of its lease.
+
+    If the object store is away, what came meanwhile waits here, and arrives once it is back.
+    """
 
     def __init__(
         self, registry: ProcessRegistry, store: ObjectStore, process_id: str, token: str
     ) -> None:
         self._registry = registry
         self._store = store
+        self._known = ExistenceCache(store)
+        self._sent: dict[str, StoredArtifact] = {}  # perhaps not listed yet
         self._process_id = process_id
         self._token = token
         self._inbox: queue.Queue[Callable[[], None] | None] = queue.Queue()
@@ -86,16 +97,17 @@ class ResultKeeper:
             self._registry.get(self._process_id).owned_by(self._token)
             stored = [one.key for one in self._store.list(keys.results(self._process_id))]
             listed = {entry.key for entry in self._registry.artifacts(self._process_id)}
-            for key in stored:
-                if key not in listed | expected:
-                    self._store.delete(key)
+            self._delete([key for key in stored if key not in listed | expected])
             if listed:
                 self.write_manifest()
         except (LoradashError, OSError) as error:
             log.warning("not_tidied_up", process_id=self._process_id, error=str(error))
 
     def flush(self) -> None:
-        """Wait until everything that was handed in so far has been tried, what failed once more."""
+        """Wait until everything that was handed in so far has been tried, what failed once more.
+
+        Raises `StoreUnavailable` if something still waits for the store.
+        """
         tried = threading.Event()
 
         def try_again() -> None:
@@ -108,18 +120,21 @@ class ResultKeeper:
         while not tried.wait(0.1):
             if not self._thread.is_alive():
                 return
+        for _, error in list(self._failed):
+            if isinstance(error, StoreUnavailable):
+                raise error
 
     def finish(self) -> None:
         """Wait until everything is stored, trying once more what failed.
 
         Raises `ResultsNotStored` for what still can't be stored, and `LeaseLost`; or, since it may
-        then be called again, `RegistryUnavailable`.
+        then be called again, `RegistryUnavailable` and `StoreUnavailable`.
         """
         self.close()
         self._try_failed()
         errors = [error for _, error in self._failed]
         for error in errors:
-            if isinstance(error, RegistryUnavailable):
+            if isinstance(error, RegistryUnavailable | StoreUnavailable):
                 raise error
         if errors:
             problems = [(str(error) or type(error).__name__).splitlines()[0] for error in errors]
@@ -140,11 +155,20 @@ class ResultKeeper:
             write_manifest(self._store, self._process_id, listed)
 
     def _work(self) -> None:
-        while (work := self._inbox.get()) is not None:
+        while (work := self._next()) is not None:
             try:
-                self._try(work)
+                work()
             except LeaseLost:
                 log.info("results_refused", process_id=self._process_id, reason="lease lost")
+
+    def _next(self) -> Callable[[], None] | None:
+        """Return what to do now: what came in, or what failed because the store was away."""
+        was_away = any(isinstance(error, StoreUnavailable) for _, error in self._failed)
+        try:
+            work = self._inbox.get(timeout=_TRY_AGAIN_S if was_away else None)
+        except queue.Empty:
+            return self._try_failed
+        return None if work is None else lambda: self._try(work)
 
     def _try(self, work: Callable[[], None]) -> None:
         """Work; what fails is kept to be tried again. Raises `LeaseLost`."""
@@ -153,7 +177,8 @@ class ResultKeeper:
         except LeaseLost:
             raise
         except (LoradashError, OSError) as error:
-            log.warning("result_not_stored", process_id=self._process_id, error=str(error))
+            first_line = str(error).partition("\n")[0]
+            log.warning("result_not_stored", process_id=self._process_id, error=first_line)
             self._failed.append((work, error))
         except Exception as error:
             log.exception("result_not_stored", process_id=self._process_id)
@@ -167,27 +192,44 @@ class ResultKeeper:
     def _stored(self, artifacts: list[NewArtifact]) -> list[StoredArtifact]:
         """Store files. What somebody else has stored since he took the process over is his."""
         self._registry.get(self._process_id).owned_by(self._token)
-        return [self._store_one(artifact) for artifact in artifacts]
+        listed = {entry.key: entry for entry in self._registry.artifacts(self._process_id)}
+
+        def store(artifact: NewArtifact) -> StoredArtifact:
+            key = _key(self._process_id, artifact)
+            return self._store_one(artifact, listed.get(key) or self._sent.get(key))
+
+        if len(artifacts) == 1:
+            return [store(artifacts[0])]
+        done = in_parallel(artifacts, store, tries=1)
+        return list(done.or_raise("results", lambda artifact: artifact.name))
 
     def _list(self, stored: list[StoredArtifact]) -> None:
         for entry in stored:
             self._registry.put_artifact(self._token, entry)
         self.write_manifest()
 
-    def _store_one(self, artifact: NewArtifact) -> StoredArtifact:
+    def _store_one(self, artifact: NewArtifact, before: StoredArtifact | None) -> StoredArtifact:
+        """Store a file and see that it arrived; what is stored already isn't sent again."""
         key = _key(self._process_id, artifact)
         digest = sha256_of(artifact.path)
-        info = self._store.put_file(key, artifact.path)
         size = artifact.path.stat().st_size
+        if before and (before.sha256, before.size_bytes) == (digest, size):
+            there = self._known.find(key)
+            if there and there.size_bytes == size:
+                return before
+        self._known.forget(key)
+        info = self._store.put_file(key, artifact.path)
         if info.size_bytes != size:
             raise ResultsNotStored(
                 f"{key}: {info.size_bytes} of {size} bytes arrived", remedy="Try again."
             )
-        return StoredArtifact(
+        self._known.note(info)
+        self._sent[key] = StoredArtifact(
             process_id=self._process_id, key=key, kind=artifact.kind, name=artifact.name,
             size_bytes=size, sha256=digest, created_at=datetime.now(UTC), step=artifact.step,
             index=artifact.index,
         )  # fmt: skip
+        return self._sent[key]
 
     def _checkpoint(self, folder: Path, step: int) -> None:
         artifacts = [
@@ -201,15 +243,15 @@ class ResultKeeper:
         stored: list[StoredArtifact] = []
         try:
             stored = self._stored(artifacts)
-        except FileNotFoundError:
+        except (OSError, TransferFailed, StoreUnavailable):
             if whole():
                 raise
         if whole():
             self._list(stored)
         else:  # newer checkpoints have taken its place meanwhile
             listed = {entry.key for entry in self._registry.artifacts(self._process_id)}
-            for key in {_key(self._process_id, artifact) for artifact in artifacts} - listed:
-                self._store.delete(key)
+            sent = {_key(self._process_id, artifact) for artifact in artifacts}
+            self._delete(sorted(sent - listed))
         self._drop_pruned(folder.parent)
 
     def _drop_pruned(self, folder: Path) -> None:
@@ -222,8 +264,13 @@ class ResultKeeper:
         if old:
             self._registry.drop_artifacts(self._process_id, old)
             self.write_manifest()
-            for key in old:
-                self._store.delete(key)
+            self._delete(old)
+
+    def _delete(self, gone: Sequence[str]) -> None:
+        for key in gone:
+            self._known.forget(key)
+            self._sent.pop(key, None)
+        self._store.delete_many(gone)
 
 
 def write_manifest(store: ObjectStore, process_id: str, listed: Sequence[StoredArtifact]) -> None:

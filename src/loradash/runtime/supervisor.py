@@ -30,7 +30,7 @@ class StopReason(enum.StrEnum):
     STALL = "stall"
 
 
-StopWish = Literal["", "cancel", "shutdown", "lease_lost"]
+StopWish = Literal["", "cancel", "shutdown", "lease_lost", "disk_full"]
 
 
 @dataclass

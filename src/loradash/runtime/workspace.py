@@ -73,7 +73,7 @@ class Workspace:
             "lora": [training / "lora", self.lora(process_id)],
             "samples": [training / "samples", training / "samples.png"],
             "images": [self.generation(process_id).parent],
-            "checkpoints": [training / "checkpoints"],
+            "checkpoints": [training / "checkpoints", self.lora(process_id)],
             "logs": [training / "log.txt", training / "events.jsonl", training / "loss.png"],
             "all": self.folders_of(process_id),
         }

@@ -1,7 +1,7 @@
-"""Looking at an upload before anything of it is stored, and telling what came of it.
+"""Looking at the files of an upload before any of them becomes part of a dataset.
 
-One file is decoded at a time and dropped again: an upload may be half a gigabyte, and the machine
-that takes it in may be small.
+Few files are in memory at a time: an upload may be half a gigabyte, and the machine that takes it
+in may be small.
 """
 
 import base64
@@ -9,135 +9,177 @@ import binascii
 import hashlib
 import re
 from collections.abc import Sequence
-from datetime import datetime
-from pathlib import PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
-
-from pydantic import BaseModel, ConfigDict
 
 from loradash.datasets.folder import MAX_CAPTION_BYTES
 from loradash.datasets.images import open_image
-from loradash.domain.dataset_manifest import DatasetFile, FileType, file_type
+from loradash.domain.dataset_manifest import Content, DatasetFile, file_type
+from loradash.domain.media_types import media_type
+from loradash.domain.request_fields import check_file_names, file_name, shown
 from loradash.domain.requests import UploadedFile
 from loradash.domain.sizes import size_text
 from loradash.errors import InvalidDataset, InvalidRequest
+from loradash.storage.transfer import in_parallel
 
-MAX_FILE_BYTES = 100 * 1024 * 1024
-MAX_TOTAL_BYTES = 500 * 1024 * 1024
+CHECKED_AT_ONCE = 4
 
 _WHITE_SPACE = re.compile(r"[ \t\r\n]+")  # encoders wrap their lines
-_NAMES_SHOWN = 10
-_CONTENT_TYPES = {
-    ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp",
-    ".bmp": "image/bmp", ".txt": "text/plain", ".json": "application/json",
-    ".yaml": "application/yaml", ".yml": "application/yaml",
-}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """How large one upload may be."""
+
+    max_file_bytes: int = 100 * 2**20
+    max_upload_bytes: int = 500 * 2**20
+    max_files: int = 1000
+
+
+DEFAULT_LIMITS = UploadLimits()
+
+
+class SourceFile(NamedTuple):
+    """A file on this machine that is to become a dataset's file of that name."""
+
+    name: str
+    path: Path
+
+
+class FileProblem(NamedTuple):
+    """Why a file can't be used; ``is_damaged`` if it didn't arrive as it should have."""
+
+    name: str
+    text: str
+    is_damaged: bool = False
 
 
 class CheckedFile(NamedTuple):
-    """Facts about one good file of an upload."""
+    """Facts about one good file. Sizes of images are in pixels, upright."""
 
     name: str
-    size_bytes: int
-    sha256: str
-    file_type: FileType
+    content: Content
+    width: int | None = None
+    height: int | None = None
     warning: str = ""
 
-
-class StoredFile(BaseModel):
-    """One file of an upload, as the reply lists it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    filename: str
-    size: int
-    size_formatted: str
-    content_type: str
-    file_type: FileType
-    uploaded_at: datetime
-    path: str
-    folder: str
-
-
-class FileCounts(BaseModel):
-    """How many files of each type."""
-
-    model_config = ConfigDict(frozen=True)
-
-    images: int
-    captions: int
-    other: int
-
-
-class UploadStatistics(BaseModel):
-    """Numbers that older clients read; an upload succeeds as a whole or not at all."""
-
-    model_config = ConfigDict(frozen=True)
-
-    total_files_attempted: int
-    succeeded: int
-    failed: int = 0
-    success_rate: float = 100.0
-    average_file_size: int
-
-
-class UploadResult(BaseModel):
-    """What an upload stored. All counts are of this upload, which may be a part of a dataset."""
-
-    model_config = ConfigDict(frozen=True)
-
-    uploaded_files: tuple[StoredFile, ...]
-    s3_path: str
-    training_folder: str
-    dataset_folder: str
-    training_name: str
-    trigger_word: str
-    total_images: int
-    total_captions: int
-    total_size: int
-    total_size_formatted: str
-    file_types_summary: FileCounts
-    message: str
-    detailed_message: str
-    warnings: tuple[str, ...]
-    statistics: UploadStatistics
-
-
-def check_files(files: Sequence[UploadedFile]) -> list[CheckedFile]:
-    """Decode and check every file.
-
-    Raises `InvalidRequest` if a file didn't arrive as it should have, and else `InvalidDataset` if
-    one can't be used; both name each bad file.
-    """
-    checked, damaged, unusable = [], [], []
-    total_bytes = 0
-    for file in files:
-        try:
-            data = decoded(file)
-            total_bytes += len(data)
-            if total_bytes > MAX_TOTAL_BYTES:
-                damaged.append(
-                    f"{file.filename}: with this file the upload is larger than "
-                    f"{size_text(MAX_TOTAL_BYTES)}; send it in parts, the later ones with "
-                    "cleanup_existing: false"
-                )
-                break
-            checked.append(_checked(file.filename, data))
-        except InvalidRequest as error:
-            damaged.append(f"{file.filename}: {error.message}")
-        except InvalidDataset as error:
-            unusable.append(f"{file.filename}: {error.message.removeprefix(f'{file.filename}: ')}")
-    if problems := damaged + unusable:
-        kind = InvalidRequest if damaged else InvalidDataset
-        raise kind(
-            f"upload: {len(problems)} of {len(files)} files can't be used; nothing was stored",
-            problems=problems,
-            remedy="Correct or leave out the files named above and upload again.",
+    def at(self, key: str) -> DatasetFile:
+        """Return the entry of a manifest for this file, whose object has that key."""
+        return DatasetFile(
+            name=self.name,
+            key=key,
+            size_bytes=self.content.size_bytes,
+            sha256=self.content.sha256,
+            file_type=self.content.file_type,
+            width=self.width,
+            height=self.height,
         )
-    return checked
 
 
-def decoded(file: UploadedFile) -> bytes:
+class CheckedSource(NamedTuple):
+    """A good file and where it lies; ``stamp`` tells whether it has been written since."""
+
+    file: CheckedFile
+    path: Path
+    stamp: tuple[int, int]
+
+
+def decode_files(
+    files: Sequence[UploadedFile], folder: Path, limits: UploadLimits
+) -> tuple[list[SourceFile], list[FileProblem]]:
+    """Write the files of a request into a folder, one after the other, as far as they arrived.
+
+    Raises `InvalidRequest` for an upload of too many files.
+    """
+    check_number(len(files), limits)
+    sources, problems = [], []
+    total_bytes = 0
+    for number, file in enumerate(files):
+        try:
+            data = decoded(file, limits.max_file_bytes)
+        except InvalidRequest as error:
+            problems.append(FileProblem(file.filename, error.message, is_damaged=True))
+            continue
+        total_bytes += len(data)
+        if total_bytes > limits.max_upload_bytes:
+            problems.append(_too_much(file.filename, limits))
+            break
+        path = folder / str(number)
+        path.write_bytes(data)
+        sources.append(SourceFile(file.filename, path))
+    return sources, problems
+
+
+def named_sources(
+    sources: Sequence[SourceFile], limits: UploadLimits, *, is_replacement: bool
+) -> tuple[SourceFile, ...]:
+    """Return the files under the names that they will have in the dataset.
+
+    Raises `InvalidRequest` if the names, their number or their sizes can't be used.
+    """
+    check_number(len(sources), limits)
+    named: list[SourceFile] = []
+    problems: list[FileProblem] = []
+    for source in sources:
+        try:
+            named.append(SourceFile(file_name(source.name), source.path))
+        except ValueError as error:
+            problems.append(FileProblem(shown(source.name), str(error), is_damaged=True))
+    refuse(problems, len(sources))
+    try:
+        check_file_names([source.name for source in named], is_replacement=is_replacement)
+    except ValueError as error:
+        raise InvalidRequest(f"upload: {error}") from error
+    sizes = [(one.name, one.path.stat().st_size if one.path.is_file() else 0) for one in named]
+    refuse(check_amounts(sizes, limits), len(sources))
+    return tuple(named)
+
+
+def check_sources(
+    sources: Sequence[SourceFile],
+) -> tuple[list[CheckedSource], list[FileProblem]]:
+    """Read every file completely, a few at a time; return the good ones and what is wrong."""
+    outcomes = in_parallel(sources, _checked_source, concurrency=CHECKED_AT_ONCE, tries=1)
+    good = [one for _, one in outcomes.done if isinstance(one, CheckedSource)]
+    problems = [one for _, one in outcomes.done if isinstance(one, FileProblem)]
+    problems += [
+        FileProblem(source.name, f"can't be read ({getattr(error, 'strerror', None) or error})")
+        for source, error in outcomes.failed
+    ]
+    return good, problems
+
+
+def refuse(problems: Sequence[FileProblem], total: int) -> None:
+    """Raise if there is any problem, naming each file.
+
+    `InvalidRequest` if a file didn't arrive as it should have, and else `InvalidDataset`.
+    """
+    if not problems:
+        return
+    first_the_damaged = sorted(problems, key=lambda problem: not problem.is_damaged)
+    kind = InvalidRequest if first_the_damaged[0].is_damaged else InvalidDataset
+    raise kind(
+        f"upload: {len(problems)} of {total} files can't be used; nothing was stored",
+        problems=[f"{problem.name}: {problem.text}" for problem in first_the_damaged],
+        remedy="Correct or leave out the files named above and upload again.",
+    )
+
+
+def check_file(name: str, data: bytes) -> CheckedFile:
+    """Look at one file's content. Raises `InvalidDataset` if it can't be used."""
+    content = Content(hashlib.sha256(data).hexdigest(), len(data), file_type(name))
+    if content.file_type == "image":
+        image = open_image(data, name)
+        expected = media_type(name).removeprefix("image/")
+        warning = "" if image.format == expected else f"{name} is really a {image.format} image"
+        return CheckedFile(name, content, image.pixels.width, image.pixels.height, warning)
+    if content.file_type == "caption":
+        _check_caption(data)
+    return CheckedFile(name, content)
+
+
+def decoded(file: UploadedFile, max_bytes: int) -> bytes:
     """Return a file's bytes. Raises `InvalidRequest` without the file's name."""
     text = file.content
     if text[:100].lstrip()[:5].lower() == "data:":
@@ -152,10 +194,8 @@ def decoded(file: UploadedFile) -> bytes:
         raise InvalidRequest(
             f"the content isn't base64 ({str(error)[:80]}); use the standard alphabet with padding"
         ) from error
-    if len(data) > MAX_FILE_BYTES:
-        raise InvalidRequest(
-            f"{size_text(len(data))}; files may have {size_text(MAX_FILE_BYTES)}, scale it down"
-        )
+    if len(data) > max_bytes:
+        raise InvalidRequest(too_large(len(data), max_bytes))
     if file.size and file.size != len(data):
         raise InvalidRequest(
             f"{len(data):,} bytes arrived, but its size says {file.size:,}; send it again"
@@ -163,52 +203,67 @@ def decoded(file: UploadedFile) -> bytes:
     return data
 
 
-def content_type(name: str) -> str:
-    """Return the media type that belongs to a file name."""
-    return _CONTENT_TYPES.get(PurePosixPath(name).suffix.lower(), "application/octet-stream")
+def too_large(size_bytes: int, max_bytes: int) -> str:
+    """What is told of a file that is larger than files may be."""
+    return f"{size_text(size_bytes)}; files may have {size_text(max_bytes)}, scale it down"
 
 
-def completeness_warnings(files: Sequence[DatasetFile]) -> list[str]:
-    """Tell what is missing or doubled in a dataset; none of it stops a training."""
-    images = [file for file in files if file.file_type == "image"]
-    image_stems = {_stem(file.name) for file in images}
-    captions = {_stem(file.name): file.name for file in files if file.file_type == "caption"}
-    warnings = []
-    if bare := [file.name for file in images if _stem(file.name) not in captions]:
-        warnings.append(f"{_count(bare, 'image')} without a caption: {name_list(bare)}")
-    if lost := [name for stem, name in captions.items() if stem not in image_stems]:
-        warnings.append(f"{_count(lost, 'caption')} without an image: {name_list(lost)}")
-    groups: dict[str, list[str]] = {}
-    for file in images:
-        if file.sha256:
-            groups.setdefault(file.sha256, []).append(file.name)
-    doubles = [names for names in groups.values() if len(names) > 1]
-    warnings += [f"identical images: {name_list(names)}" for names in doubles[:_NAMES_SHOWN]]
-    if len(doubles) > _NAMES_SHOWN:
-        warnings.append(f"{len(doubles) - _NAMES_SHOWN} more groups of identical images")
-    return warnings
+def check_number(number: int, limits: UploadLimits) -> None:
+    """Raise `InvalidRequest` for an upload of no files, or of too many."""
+    if not number:
+        raise InvalidRequest("upload: no files", remedy="Send at least one image.")
+    if number > limits.max_files:
+        raise InvalidRequest(
+            f"upload: {number:,} files; one upload may have {limits.max_files:,}",
+            remedy="Send it in parts, the later ones with cleanup_existing: false, or raise "
+            "MAX_UPLOAD_FILES.",
+        )
 
 
-def name_list(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def check_amounts(
+    names_and_sizes: Sequence[tuple[str, int]], limits: UploadLimits
+) -> list[FileProblem]:
+    """Return which files are too large, alone or with those before them."""
+    problems = []
+    total_bytes = 0
+    for name, size_bytes in names_and_sizes:
+        total_bytes += size_bytes
+        if size_bytes > limits.max_file_bytes:
+            text = too_large(size_bytes, limits.max_file_bytes)
+            problems.append(FileProblem(name, text, is_damaged=True))
+        elif total_bytes > limits.max_upload_bytes:
+            return [*problems, _too_much(name, limits)]
+    return problems
 
 
-def _checked(name: str, data: bytes) -> CheckedFile:
-    kind = file_type(name)
-    warning = ""
-    if kind == "image":
-        warning = _check_image(name, data)
-    elif kind == "caption":
-        _check_caption(data)
-    return CheckedFile(name, len(data), hashlib.sha256(data).hexdigest(), kind, warning)
+def problem_text(name: str, error: InvalidDataset) -> str:
+    """Return what is wrong with a file, without its name, which stands before it anyway."""
+    return error.message.removeprefix(f"{name}: ")
 
 
-def _check_image(name: str, data: bytes) -> str:
-    real = open_image(data, name).format
-    expected = content_type(name).removeprefix("image/")
-    return "" if real == expected else f"{name} is really a {real} image"
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Return what changes when a file is written: its size in bytes and the time in ns."""
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _checked_source(source: SourceFile) -> CheckedSource | FileProblem:
+    if not source.path.is_file():
+        return FileProblem(source.name, "there is no such file")
+    stamp = stamp_of(source.path)
+    try:
+        return CheckedSource(check_file(source.name, source.path.read_bytes()), source.path, stamp)
+    except InvalidDataset as error:
+        return FileProblem(source.name, problem_text(source.name, error))
+
+
+def _too_much(name: str, limits: UploadLimits) -> FileProblem:
+    return FileProblem(
+        name,
+        f"with this file the upload is larger than {size_text(limits.max_upload_bytes)}; send it "
+        "in parts, the later ones with cleanup_existing: false",
+        is_damaged=True,
+    )
 
 
 def _check_caption(data: bytes) -> None:
@@ -222,11 +277,3 @@ def _check_caption(data: bytes) -> None:
         ) from error
     if b"\0" in data:
         raise InvalidDataset("a NUL byte: not UTF-8 text; save it with that encoding")
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
-
-
-def _count(names: Sequence[str], what: str) -> str:
-    return f"{len(names)} {what}{'' if len(names) == 1 else 's'}"

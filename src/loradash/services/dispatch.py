@@ -21,13 +21,15 @@ from loradash.domain.schema import validate
 from loradash.domain.training_text import parse_training
 from loradash.errors import InvalidRequest, LoradashError
 from loradash.executors.executor import Executor
+from loradash.services.dataset_editing import DatasetEditor
 from loradash.services.generation import GenerationService
 from loradash.services.health import HealthService
 from loradash.services.places import Places
 from loradash.services.processes import ProcessService
-from loradash.services.results import ResultService, link_below
+from loradash.services.results import ResultService
 from loradash.services.stored_datasets import DatasetStore
 from loradash.services.training import TrainingService
+from loradash.services.upload_sessions import UploadSessions
 from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.logging import bound
 from loradash.telemetry.metrics import Metrics, Outcome
@@ -54,6 +56,8 @@ class Services:
     processes: ProcessService
     results: ResultService
     datasets: DatasetStore
+    uploads: UploadSessions
+    dataset_editor: DatasetEditor
     health: HealthService
     executor: Executor
     log_files: LogFiles
@@ -215,21 +219,19 @@ def _cancel(services: Services, request: requests.CancelRequest, context: Contex
 
 
 def _download(services: Services, request: requests.DownloadRequest, context: Context) -> Reply:
-    return services.results.download(
-        request.process_id, request.s3_key, link_below(context.base_url)
-    )
+    return services.results.download(request.process_id, request.s3_key, context.base_url)
 
 
 def _download_by_key(
     services: Services, request: requests.DownloadByKeyRequest, context: Context
 ) -> Reply:
-    return services.results.by_key(request.s3_key, link_below(context.base_url))
+    return services.results.by_key(request.s3_key, context.base_url)
 
 
 def _download_file(
     services: Services, request: requests.DownloadFileRequest, context: Context
 ) -> Reply:
-    return services.results.by_path(request.file_path, link_below(context.base_url))
+    return services.results.by_path(request.file_path, context.base_url)
 
 
 def _bulk_download(
@@ -237,7 +239,7 @@ def _bulk_download(
 ) -> Reply:
     return services.results.bulk(
         request.process_ids, images=request.include_images, loras=request.include_loras,
-        url=link_below(context.base_url),
+        base_url=context.base_url,
     )  # fmt: skip
 
 
@@ -263,6 +265,33 @@ def _delete_results(
 def _upload(services: Services, request: requests.UploadRequest, context: Context) -> Reply:
     del context
     return services.datasets.upload(request).model_dump(mode="json")
+
+
+def _create_upload(
+    services: Services, request: requests.CreateUploadRequest, context: Context
+) -> Reply:
+    return services.uploads.create(request, context.base_url).model_dump(mode="json")
+
+
+def _complete_upload(
+    services: Services, request: requests.CompleteUploadRequest, context: Context
+) -> Reply:
+    del context
+    result = services.uploads.complete(request.dataset_folder, request.upload_id)
+    return result.model_dump(mode="json")
+
+
+def _abort_upload(
+    services: Services, request: requests.AbortUploadRequest, context: Context
+) -> Reply:
+    del context
+    deleted = services.uploads.abort(request.dataset_folder, request.upload_id)
+    return {
+        "message": f"upload {request.upload_id} was aborted",
+        "upload_id": request.upload_id,
+        "dataset_folder": request.dataset_folder,
+        "deleted": deleted,
+    }
 
 
 def _list_dataset_folders(
@@ -302,6 +331,9 @@ _HANDLERS: Mapping[type[AnyRequest], Callable[[Services, Any, Context], Reply]] 
     requests.ListFilesRequest: _list_files,
     requests.DeleteResultsRequest: _delete_results,
     requests.UploadRequest: _upload,
+    requests.CreateUploadRequest: _create_upload,
+    requests.CompleteUploadRequest: _complete_upload,
+    requests.AbortUploadRequest: _abort_upload,
     requests.ListDatasetFoldersRequest: _list_dataset_folders,
     requests.ClearLogsRequest: _clear_logs,
 }

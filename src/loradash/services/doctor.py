@@ -8,12 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import loradash
 from loradash.data import EMBEDDED_BASE_MODELS, base_model_folder
+from loradash.errors import LoradashError
 from loradash.settings import Settings
+from loradash.storage.store import ObjectStore, Remote
 
 Verdict = Literal["ok", "off", "bad"]
 
@@ -40,8 +43,11 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Look at everything that trainings and generations need. Starts one short Python for torch."""
+def examine(settings: Settings, store: ObjectStore) -> list[Finding]:
+    """Look at everything that trainings and generations need.
+
+    Starts one short Python for torch, and tries what a remote store can do.
+    """
     findings = [
         Finding("loradash", "ok", loradash.__version__),
         Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"),
@@ -52,7 +58,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings.append(_optional("bitsandbytes", "8-bit optimizers"))
     findings += [
         _writable("workspace", settings.workspace_path, "WORKSPACE_PATH"),
-        _writable("object store", settings.objects_path, "LORADASH_OBJECTS_PATH"),
+        *_object_store(settings, store),
         Finding("registry", "ok", settings.registry_url.partition("://")[0] + " database"),
         Finding(
             "downloads", "off" if settings.offline else "ok",
@@ -62,6 +68,38 @@ def examine(settings: Settings) -> list[Finding]:
     ]  # fmt: skip
     findings += [_embedded(name) for name in EMBEDDED_BASE_MODELS]
     return findings
+
+
+def _object_store(settings: Settings, store: ObjectStore) -> list[Finding]:
+    if not isinstance(store, Remote):
+        return [_writable("object store", settings.objects_path, "LORADASH_OBJECTS_PATH")]
+    where = f"bucket {settings.s3_bucket} at {settings.s3_endpoint_url or 'AWS'}"
+    try:
+        found = store.examine()
+    except LoradashError as error:
+        return [Finding("object store", "bad", f"{where}: {error.message}", error.remedy)]
+    reasons = dict(note.partition(": ")[::2] for note in found.notes)
+    findings = [Finding("object store", "ok", f"{where}, {found.provider}")]
+    for name, is_there in asdict(found.capabilities).items():
+        what = _MEANINGS[name]
+        findings.append(
+            Finding(f"  {name}", "ok", what)
+            if is_there
+            else Finding(f"  {name}", "off", f"{reasons.get(name, 'switched off')}; {what}: no")
+        )
+    if "listing" in reasons:
+        findings.append(Finding("  listing", "off", reasons["listing"]))
+    return findings
+
+
+_MEANINGS = {
+    "conditional_create": "of several writers of a new object one wins",
+    "conditional_replace": "of several writers of a new version one wins",
+    "bulk_delete": "many objects are deleted by one request",
+    "presign": "browsers load and store files at the provider, not through this server",
+    "post_policy": "browsers upload with forms of limited size",
+    "md5_etag": "uploads are verified without reading them back",
+}
 
 
 def _embedded(name: str) -> Finding:

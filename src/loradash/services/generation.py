@@ -29,13 +29,15 @@ from loradash.errors import (
     ResultsNotStored,
 )
 from loradash.paths import full_path, local_path
-from loradash.registry.registry import Change, ProcessRegistry, StoredArtifact
+from loradash.registry.registry import ArtifactKind, Change, ProcessRegistry, StoredArtifact
 from loradash.runtime.attempt import Attempt, failure
-from loradash.runtime.results import fetch, read_manifest, sha256_of
+from loradash.runtime.results import read_manifest
 from loradash.runtime.supervisor import Limits
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.runtime.workspace import Workspace
+from loradash.services.adapter_files import AdapterFiles
 from loradash.services.places import ANYWHERE, Places
+from loradash.services.results import is_address
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
@@ -66,6 +68,7 @@ class GenerationService:
         self._registry = registry
         self._limits = limits
         self._address = address
+        self._adapter_files = AdapterFiles(store, workspace)
 
     def check(self, request: GenerationRequest, places: Places = ANYWHERE) -> GenerationRequest:
         """Check base model and adapters; return the request as it will be run.
@@ -112,8 +115,11 @@ class GenerationService:
     def work(self, attempt: Attempt) -> Terminal:
         """Draw the images that an earlier attempt hasn't stored yet. Done means: all are stored."""
         self._workspace.ensure()
-        request = _read_back(self._store.get(keys.result_config(attempt.id)).decode())
-        adapters = tuple(self.find_adapter(use.path) for use in request.adapters)
+        config = attempt.patiently(lambda: self._store.get(keys.result_config(attempt.id)))
+        request = _read_back(config.decode())
+        adapters = attempt.patiently(
+            lambda: tuple(self.find_adapter(use.path) for use in request.adapters)
+        )
         folder = self._workspace.generation(attempt.id)
         folder.mkdir(parents=True, exist_ok=True)
         done = tuple(entry.index for entry in self._images(attempt.id) if entry.index is not None)
@@ -135,30 +141,11 @@ class GenerationService:
     def find_adapter(self, reference: str) -> Path:
         """Return the verified file of an adapter, brought to this machine if it isn't here.
 
-        A reference is the id of the training that made it, the key of a result, or a path. Raises
-        `InvalidAdapter` or `NotFound`.
+        A reference is the id of the training that made it, the key of a result, alone or with our
+        bucket before it, or a path. Raises `InvalidAdapter`, `NotFound`, and `ResultsNotStored`
+        for an object that isn't what was stored.
         """
-        entry = self._stored_adapter(reference)
-        if entry is not None:
-            path = self._workspace.training(entry.process_id) / "lora" / entry.name
-            if not (path.is_file() and sha256_of(path) == entry.sha256):
-                path = self._workspace.lora(entry.process_id) / entry.name
-                if not (path.is_file() and sha256_of(path) == entry.sha256):
-                    fetch(self._store, entry, path)
-        else:
-            path = local_path(reference, InvalidAdapter, "adapter").absolute()
-            if path.suffix != ".safetensors":
-                raise InvalidAdapter(
-                    f"adapter {reference}: only .safetensors files are read",
-                    remedy="Other formats can run code when they are read; convert the file.",
-                )
-            if not path.is_file():
-                raise NotFound(
-                    f"adapter {reference} doesn't exist",
-                    remedy="Give a .safetensors file, or the process id of a training.",
-                )
-        self._engine.adapter_metadata(path)
-        return path
+        return self._file_of(reference, self._stored_adapter(reference))
 
     def base_model_of(self, reference: str) -> str:
         """The base model that an adapter names as its own. Raises `InvalidAdapter` if none."""
@@ -193,7 +180,7 @@ class GenerationService:
                 if isinstance(ending, Failed) and ending.code != InvalidAdapter.code
                 else ending
             )
-        attempt.keeper.flush()
+        attempt.patiently(attempt.keeper.flush)
         wanted = len(request.prompts) * request.num_images
         stored = len({entry.index for entry in self._images(attempt.id)})
         if stored != wanted:
@@ -208,22 +195,21 @@ class GenerationService:
 
     def check_adapter(self, reference: str, places: Places) -> str:
         """Return the reference, a path in full; raise if it isn't allowed or isn't an adapter."""
-        if self._stored_adapter(reference) is None:
+        stored = self._stored_adapter(reference)
+        if stored is None:
             places.check(reference, InvalidAdapter, "adapters")
-        path = self.find_adapter(reference)
-        return reference if self._stored_adapter(reference) else str(path)
+        path = self._file_of(reference, stored)
+        return str(path) if stored is None else reference
 
-    def _adapters_of(self, process_id: str) -> Sequence[StoredArtifact]:
-        """What the registry lists, or the store's own list of a process that it doesn't know."""
-        try:
-            return self._registry.artifacts(process_id, ["lora"])
-        except NotFound:
-            return [one for one in read_manifest(self._store, process_id) if one.kind == "lora"]
+    def _file_of(self, reference: str, stored: StoredArtifact | None) -> Path:
+        path = _local_file(reference) if stored is None else self._adapter_files.path_of(stored)
+        self._engine.adapter_metadata(path)
+        return path
 
     def _stored_adapter(self, reference: str) -> StoredArtifact | None:
         """The adapter among the results that is meant; None if it is a path. `NotFound`."""
         if is_process_id(reference):
-            found = self._adapters_of(reference)
+            found = self._artifacts_of(reference, ["lora"])
             if not found:
                 raise NotFound(
                     f"training {reference} has no finished adapter",
@@ -231,15 +217,45 @@ class GenerationService:
                 )
             return found[0]
         key = self._address.key_of(reference)
-        process_id = keys.process_of(key)
-        if not process_id:
-            return None
-        for entry in self._registry.artifacts(process_id, ["lora", "checkpoint"]):
-            if entry.key == key and entry.name.endswith(".safetensors"):
-                return entry
-        raise NotFound(
-            f"there is no adapter {reference}", remedy="`loradash models` lists those that exist."
+        if process_id := keys.process_of(key):
+            for entry in self._artifacts_of(process_id, ["lora", "checkpoint"]):
+                if entry.key == key and entry.name.endswith(".safetensors"):
+                    return entry
+            raise NotFound(
+                f"there is no adapter {reference}",
+                remedy="`loradash models` lists those that exist.",
+            )
+        if is_address(reference):
+            raise NotFound(
+                f"adapter {reference[:200]} isn't a result in this server's store",
+                remedy="Use a key that list_models or list_files shows.",
+            )
+        return None
+
+    def _artifacts_of(
+        self, process_id: str, kinds: Sequence[ArtifactKind]
+    ) -> Sequence[StoredArtifact]:
+        """What the registry lists, or the store's own list of a process that it doesn't know."""
+        try:
+            return self._registry.artifacts(process_id, kinds)
+        except NotFound:
+            return [one for one in read_manifest(self._store, process_id) if one.kind in kinds]
+
+
+def _local_file(reference: str) -> Path:
+    """The adapter that a path names. Raises `InvalidAdapter` and `NotFound`."""
+    path = local_path(reference, InvalidAdapter, "adapter").absolute()
+    if path.suffix != ".safetensors":
+        raise InvalidAdapter(
+            f"adapter {reference}: only .safetensors files are read",
+            remedy="Other formats can run code when they are read; convert the file.",
         )
+    if not path.is_file():
+        raise NotFound(
+            f"adapter {reference} doesn't exist",
+            remedy="Give a .safetensors file, or the process id of a training.",
+        )
+    return path
 
 
 def _read_back(text: str) -> GenerationRequest:

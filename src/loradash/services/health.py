@@ -2,19 +2,22 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import loradash
 from loradash.errors import LoradashError
 from loradash.executors.local import QueuedRegistry
+from loradash.resilience.promptly import Promptly
 from loradash.runtime.gpu import Machine
 from loradash.runtime.owner import this_owner
 from loradash.runtime.workspace import Workspace
 from loradash.services.processes import ProcessService
-from loradash.storage.store import ObjectStore
+from loradash.storage.store import ObjectStore, Remote
 from loradash.telemetry.metrics import Metrics
 
 LOW_DISK_GB = 5.0
+_STORE_ANSWERS_S = 5.0
 
 
 class HealthService:
@@ -38,6 +41,7 @@ class HealthService:
         self._metrics = metrics
         self.environment = environment
         self._started_s = time.monotonic()
+        self._store_answer: Promptly[dict[str, Any]] = Promptly(self._ask_store, "health")
 
     def report(self) -> dict[str, Any]:
         """Return the state of each part; ``status`` is healthy only if all of them are."""
@@ -72,8 +76,19 @@ class HealthService:
         }
 
     def _storage(self) -> dict[str, Any]:
-        next(iter(self._store.list("health")), None)  # answers, or says why not
-        return {"kind": type(self._store).__name__.removesuffix("Store").lower()}
+        """Ask the store, but don't wait for one that hangs."""
+        facts: dict[str, Any] = {"kind": type(self._store).__name__.removesuffix("Store").lower()}
+        try:
+            facts |= self._store_answer.result(_STORE_ANSWERS_S)
+        except (LoradashError, OSError) as error:  # a TimeoutError is an OSError
+            facts |= {"status": "unavailable", "error": str(error)}
+        if isinstance(self._store, Remote):
+            facts["circuit"] = self._store.state._asdict()
+        return facts
+
+    def _ask_store(self) -> dict[str, Any]:
+        next(iter(self._store.list("health")), None)
+        return {"capabilities": asdict(self._store.capabilities)}
 
     def _gpus(self) -> dict[str, Any]:
         gpus = self._machine.gpus()

@@ -1,15 +1,15 @@
 """Results: list, fetch, delete. What exists is what the registry lists; nothing is searched for."""
 
 import base64
+import hashlib
 import io
-import mimetypes
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote
 
+from loradash.domain.media_types import media_type
 from loradash.domain.process import ProcessRecord, Status
 from loradash.domain.requests import ResultType
 from loradash.domain.sizes import size_text
@@ -18,8 +18,11 @@ from loradash.registry.cursors import ArtifactPlace
 from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
 from loradash.runtime.results import write_manifest
 from loradash.runtime.workspace import Workspace
+from loradash.services.links import Links, Url
+from loradash.services.result_content import not_what_was_stored
+from loradash.services.result_zip import ResultZip
 from loradash.storage import keys
-from loradash.storage.store import ObjectStore, check_key
+from loradash.storage.store import ObjectInfo, ObjectStore, check_key
 
 _TYPES: dict[ResultType, tuple[ArtifactKind, ...]] = {
     "lora": ("lora",),
@@ -31,8 +34,8 @@ _TYPES: dict[ResultType, tuple[ArtifactKind, ...]] = {
 }
 _TYPE_OF = {kind: name for name, kinds in _TYPES.items() if name != "all" for kind in kinds}
 _READABLE_FOLDERS = ("output", "models/loras", "training_data")
-
-Url = Callable[[str], str | None]
+_URL_EXPIRES_S = 3600
+_MAX_PROBLEMS = 20
 
 
 class ResultService:
@@ -45,12 +48,14 @@ class ResultService:
         workspace: Workspace,
         max_inline_bytes: int,
         address: keys.Address = keys.NOWHERE,
+        url_expires_s: int = _URL_EXPIRES_S,
     ) -> None:
         self._registry = registry
         self._store = store
         self._workspace = workspace
         self._max_inline_bytes = max_inline_bytes
         self._address = address
+        self._links = Links(store, url_expires_s)
 
     def models(self, limit: int, cursor: str) -> dict[str, Any]:
         """Return the finished adapters, the newest first."""
@@ -81,12 +86,14 @@ class ResultService:
             "next_cursor": next_cursor or None,
         }
 
-    def download(self, process_id: str, key: str | None, url: Url) -> dict[str, Any]:
+    def download(self, process_id: str, key: str | None, base_url: str) -> dict[str, Any]:
         """Return a process's result: an adapter, an image, or several images as one zip file.
 
-        Raises `NotFound` and `ConflictingState` if it isn't completed.
+        What is too large for a reply comes as a link, below ``base_url`` if it isn't the store's.
+        Raises `NotFound`, and `ConflictingState` if the process isn't completed.
         """
         record = self._registry.get(process_id)
+        url = self._links.below(base_url)
         if key is not None:
             return self._entry(self._artifact(self._key_of(key), process_id), url)
         if record.status is not Status.COMPLETED:
@@ -100,27 +107,20 @@ class ResultService:
             raise NotFound(
                 f"the results of process {process_id} were deleted", remedy="Run it again."
             )
-        if len(found) == 1:
-            return self._entry(found[0], url)
-        if sum(entry.size_bytes for entry in found) > self._max_inline_bytes:
-            raise InvalidRequest(
-                f"the {len(found)} images of {process_id} are too large for one reply",
-                remedy="Use bulk_download, which gives a link for each.",
-            )
-        return _inline(f"{process_id}.zip", self._zip(found))
+        return self._entry(found[0], url) if len(found) == 1 else self._all_of(found, url)
 
-    def by_key(self, key: str, url: Url) -> dict[str, Any]:
+    def by_key(self, key: str, base_url: str) -> dict[str, Any]:
         """Return one result by its key. Raises `NotFound`, `InvalidKey`."""
-        return self._entry(self._artifact(self._key_of(key)), url)
+        return self._entry(self._artifact(self._key_of(key)), self._links.below(base_url))
 
-    def by_path(self, path: str, url: Url) -> dict[str, Any]:
+    def by_path(self, path: str, base_url: str) -> dict[str, Any]:
         """Return a file by what a list showed: a key, ``s3://``, or a path in the workspace.
 
         Of the workspace, only what processes made or use can be read: no settings, no logs. Raises
         `NotFound` and `InvalidRequest`.
         """
         if not Path(path).is_absolute():
-            return self.by_key(path, url)
+            return self.by_key(path, base_url)
         refused = NotFound(
             f"there is no result {path[:200]!r}", remedy="Use the path that list_files shows."
         )
@@ -141,50 +141,74 @@ class ResultService:
         return _inline(real.name, real.read_bytes())
 
     def bulk(
-        self, process_ids: Sequence[str], *, images: bool, loras: bool, url: Url
+        self, process_ids: Sequence[str], *, images: bool, loras: bool, base_url: str
     ) -> dict[str, Any]:
-        """Return a link to each result of several processes. Raises `NotFound`."""
-        wanted: dict[ArtifactKind, bool] = {"lora": loras, "image": images}
-        kinds = [kind for kind, is_wanted in wanted.items() if is_wanted]
-        items: list[dict[str, Any]] = []
-        for process_id in process_ids:
-            self._registry.get(process_id)
-            if kinds:
-                found = self._registry.artifacts(process_id, kinds)
-                items += [_item(entry, url(entry.key)) for entry in found]
+        """Return a link to each result of several processes, and one to all. Raises `NotFound`."""
+        url = self._links.below(base_url)
+        found = self._wanted(process_ids, images=images, loras=loras)
+        items = [_item(entry, url.file(entry.key, _file_name(entry))) for entry in found]
         return {
             "download_items": items,
-            "zip_url": None,
+            # The published client opens it, if there is one, in place of the single items.
+            "zip_url": url.zip(process_ids, images=images, loras=loras) if len(found) > 1 else None,
             "total_files": len(items),
             "total_size": sum(item["size"] for item in items),
         }
 
+    def archive(self, process_ids: Sequence[str], *, images: bool, loras: bool) -> ResultZip:
+        """Return the results of several processes as one zip file that hasn't been read yet.
+
+        Raises `NotFound` if there are none, or if the store hasn't got all of them any more.
+        """
+        found = self._wanted(dict.fromkeys(process_ids), images=images, loras=loras)
+        if not found:
+            raise NotFound(
+                "these processes have no results of the kinds that were asked for",
+                remedy="`list_files` shows what there is.",
+            )
+        self._require_stored(found)
+        return ResultZip(self._store, found)
+
     def delete(self, process_ids: Sequence[str], result_type: ResultType) -> dict[str, Any]:
         """Delete results of processes that have ended; their records stay.
 
-        Lists and manifest forget a file before its object goes. Raises `NotFound` and
-        `ConflictingState` before anything is deleted.
+        Lists and manifest forget a file before its object goes. If the store fails meanwhile, the
+        same request again deletes the rest: what goes is every object of this type that no list
+        names. Raises `NotFound` and `ConflictingState` before anything is deleted.
         """
         for process_id in process_ids:
             _require_ended(self._registry.get(process_id))
-        deleted, freed = 0, 0
+        gone: list[ObjectInfo] = []
         for process_id in process_ids:
-            found = self._registry.artifacts(process_id, _TYPES[result_type])
-            self._registry.drop_artifacts(process_id, [entry.key for entry in found])
-            if found:
-                self._rewrite_manifest(process_id)
-            for entry in found:
-                self._store.delete(entry.key)
-            self._delete_copies(process_id, result_type)
-            deleted += len(found)
-            freed += sum(entry.size_bytes for entry in found)
+            gone += self._delete_of(process_id, result_type)
         return {
-            "message": f"{deleted} files deleted",
+            "message": f"{len(gone)} files deleted",
             "result_type": result_type,
-            "deleted": deleted,
-            "found": deleted,
-            "freed_bytes": freed,
+            "deleted": len(gone),
+            "found": len(gone),
+            "freed_bytes": sum(info.size_bytes for info in gone),
         }
+
+    def _delete_of(self, process_id: str, result_type: ResultType) -> list[ObjectInfo]:
+        """Delete one process's results; return the objects that are gone."""
+        listed = self._registry.artifacts(process_id, _TYPES[result_type])
+        self._registry.drop_artifacts(process_id, [entry.key for entry in listed])
+        unlisted = self._unlisted(process_id, result_type)
+        if listed or unlisted:
+            self._rewrite_manifest(process_id)
+        _require_ended(self._registry.get(process_id))  # a resumed one lists what it has stored
+        self._store.delete_many([info.key for info in unlisted])
+        self._delete_copies(process_id, result_type)
+        return unlisted
+
+    def _unlisted(self, process_id: str, result_type: ResultType) -> list[ObjectInfo]:
+        """Objects of a type that no list names (any more)."""
+        prefix = keys.results(process_id)
+        if result_type != "all":
+            prefix = f"{prefix}/{result_type}"
+        named = {entry.key for entry in self._registry.artifacts(process_id)}
+        named.add(keys.manifest(process_id))
+        return [info for info in self._store.list(prefix) if info.key not in named]
 
     def _delete_copies(self, process_id: str, result_type: ResultType) -> None:
         """Remove what the workspace still holds of the deleted results."""
@@ -212,6 +236,34 @@ class ResultService:
             return found, ""
         return found[:limit], ArtifactPlace.of(found[limit - 1]).cursor
 
+    def _wanted(
+        self, process_ids: Iterable[str], *, images: bool, loras: bool
+    ) -> list[StoredArtifact]:
+        """Adapters, images, or both, of all of these processes. Raises `NotFound`."""
+        wanted: dict[ArtifactKind, bool] = {"lora": loras, "image": images}
+        kinds = [kind for kind, is_wanted in wanted.items() if is_wanted]
+        found: list[StoredArtifact] = []
+        for process_id in process_ids:
+            self._registry.get(process_id)
+            if kinds:
+                found += self._registry.artifacts(process_id, kinds)
+        return found
+
+    def _require_stored(self, entries: Sequence[StoredArtifact]) -> None:
+        """Raise `NotFound` now for what would break a download in its middle.
+
+        A folder is looked at as a whole, since a look at each object would take as many requests.
+        """
+        folders = sorted({entry.key.rpartition("/")[0] for entry in entries})
+        sizes = {info.key: info.size_bytes for one in folders for info in self._store.list(one)}
+        lost = [entry.key for entry in entries if sizes.get(entry.key) != entry.size_bytes]
+        if lost:
+            raise NotFound(
+                f"{len(lost)} of {len(entries)} files aren't in the object store as they were",
+                problems=lost[:_MAX_PROBLEMS],
+                remedy="Ask for the other processes only, or for single files.",
+            )
+
     def _rewrite_manifest(self, process_id: str) -> None:
         left = self._registry.artifacts(process_id)
         if not left:
@@ -230,7 +282,7 @@ class ResultService:
 
     def _key_of(self, reference: str) -> str:
         key = self._address.key_of(reference)
-        if reference.startswith("s3://") and not key:
+        if not key and is_address(reference):
             raise InvalidKey(
                 f"{reference[:200]!r} isn't in this server's store",
                 remedy="Use a key that list_files shows.",
@@ -239,24 +291,41 @@ class ResultService:
 
     def _entry(self, entry: StoredArtifact, url: Url) -> dict[str, Any]:
         if entry.size_bytes <= self._max_inline_bytes:
-            return {**_inline(entry.name, self._store.get(entry.key)), "s3_key": entry.key}
-        link = url(entry.key)
+            return {**_inline(entry.name, self._content(entry)), "s3_key": entry.key}
+        link = url.file(entry.key, _file_name(entry))
         if link is None:
             raise InvalidRequest(
                 f"{entry.name} has {entry.size_bytes} bytes, too many for one reply",
                 remedy=f"Read the object {entry.key} from the store.",
             )
-        return {
-            "type": "url", "url": link, "filename": entry.name, "size": entry.size_bytes,
-            "s3_key": entry.key,
-        }  # fmt: skip
+        return {**_link(link, entry.name, entry.size_bytes), "s3_key": entry.key}
+
+    def _all_of(self, entries: Sequence[StoredArtifact], url: Url) -> dict[str, Any]:
+        """Several images of one process as a zip file, or the link to one."""
+        process_id = entries[0].process_id
+        name = f"{process_id}.zip"
+        if sum(entry.size_bytes for entry in entries) <= self._max_inline_bytes:
+            return _inline(name, self._zip(entries))
+        link = url.zip([process_id], images=True, loras=False)
+        if link is None:
+            raise InvalidRequest(
+                f"the {len(entries)} images of {process_id} are too large for one reply",
+                remedy="Use bulk_download, which gives a link for each.",
+            )
+        return _link(link, name, ResultZip(self._store, entries).size_bytes)
 
     def _zip(self, entries: Sequence[StoredArtifact]) -> bytes:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
             for entry in entries:
-                archive.writestr(PurePosixPath(entry.name).name, self._store.get(entry.key))
+                archive.writestr(_file_name(entry), self._content(entry))
         return buffer.getvalue()
+
+    def _content(self, entry: StoredArtifact) -> bytes:
+        data = self._store.get(entry.key)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise not_what_was_stored(entry)
+        return data
 
     def _model(self, entry: StoredArtifact) -> dict[str, Any]:
         summary = self._registry.get(entry.process_id).summary
@@ -298,9 +367,9 @@ class ResultService:
         return self._address.shown(key)
 
 
-def link_below(base_url: str) -> Url:
-    """Return how keys become links to a server; no links without a server."""
-    return lambda key: f"{base_url}/files/{quote(key)}" if base_url else None
+def is_address(reference: str) -> bool:
+    """Whether the text names an object by bucket and key, and not by its key alone."""
+    return reference[:5].lower() == "s3://"
 
 
 def _item(entry: StoredArtifact, link: str | None) -> dict[str, Any]:
@@ -312,8 +381,13 @@ def _item(entry: StoredArtifact, link: str | None) -> dict[str, Any]:
         "size": entry.size_bytes,
         "sha256": entry.sha256,
         "type": entry.kind,
-        "content_type": _content_type(entry.name),
+        "content_type": media_type(entry.name),
     }
+
+
+def _file_name(entry: StoredArtifact) -> str:
+    """What a downloaded file is called."""
+    return PurePosixPath(entry.name).name
 
 
 def _require_ended(record: ProcessRecord) -> None:
@@ -328,13 +402,11 @@ def _inline(name: str, data: bytes) -> dict[str, Any]:
     return {
         "type": "file_data",
         "filename": name,
-        "content_type": _content_type(name),
+        "content_type": media_type(name),
         "size": len(data),
         "data": base64.b64encode(data).decode("ascii"),
     }
 
 
-def _content_type(name: str) -> str:
-    if name.endswith(".safetensors"):
-        return "application/octet-stream"
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+def _link(url: str, name: str, size_bytes: int) -> dict[str, Any]:
+    return {"type": "url", "url": url, "filename": name, "size": size_bytes}

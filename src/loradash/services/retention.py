@@ -17,6 +17,7 @@ from loradash.errors import AlreadyRunning, LoradashError
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.folder_lock import folder_lock
 from loradash.runtime.workspace import Workspace
+from loradash.storage.existence import ExistenceCache
 from loradash.storage.store import ObjectStore
 
 log = structlog.get_logger("loradash.retention")
@@ -43,7 +44,7 @@ class Retention:
         days: float,
     ) -> None:
         self._registry = registry
-        self._store = store
+        self._known = ExistenceCache(store)
         self._workspace = workspace
         self._engine = engine
         self._days = days
@@ -86,7 +87,8 @@ class Retention:
         """Whether all that the folders hold and anybody could want is in the object store."""
         stored = self._registry.artifacts(record.id)
         for entry in stored:
-            if self._store.head(entry.key).size_bytes != entry.size_bytes:
+            there = self._known.find(entry.key)
+            if there is None or there.size_bytes != entry.size_bytes:
                 return False
         names = {(entry.kind, entry.name) for entry in stored}
         folder = self._workspace.training(record.id)

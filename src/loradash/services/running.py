@@ -11,7 +11,7 @@ from loradash.domain import process as changes
 from loradash.domain.events import Event, ImageWritten, Terminal
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.process import Kind, ProcessRecord, Status
-from loradash.errors import ConflictingState, LoradashError
+from loradash.errors import ConflictingState, DiskFull, LoradashError, StoreUnavailable
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.attempt import Attempt, Timing, failure
 from loradash.runtime.gpu import Slot
@@ -42,12 +42,14 @@ class Runner:
         works: Mapping[Kind, Work],
         timing: Timing,
         on_end: Callable[[ProcessRecord], None] = lambda _record: None,
+        disk_is_low: Callable[[], bool] = lambda: False,
     ) -> None:
         self._registry = registry
         self._store = store
         self._works = works
         self._timing = timing
         self._on_end = on_end
+        self._disk_is_low = disk_is_low
 
     def taking(self, device: str) -> Callable[[ProcessRecord], ProcessRecord]:
         """Return the change that makes a pending process ours."""
@@ -94,7 +96,7 @@ class Runner:
             bound(process_id=record.id, request_id=record.request_id),
             Attempt(
                 self._registry, self._store, record, stop, self._timing,
-                environment=environment, on_event=on_event,
+                environment=environment, on_event=on_event, disk_is_low=self._disk_is_low,
             ) as attempt,
         ):  # fmt: skip
             log.info(
@@ -106,7 +108,8 @@ class Runner:
                 ending = self._works[record.kind].work(attempt)
             except LoradashError as error:
                 log.warning("process_failed", code=error.code, error=str(error))
-                ending = failure(error, resumable=record.kind == "training")
+                passes = isinstance(error, StoreUnavailable | DiskFull)
+                ending = failure(error, resumable=passes or record.kind == "training")
             except Exception as error:
                 log.exception("process_failed", code=LoradashError.code)
                 ending = failure(error, resumable=True)

@@ -1,62 +1,59 @@
 """Datasets in the object store: replaced as a whole, added to in parts, fetched for a training.
 
 The files of an upload lie below an id of their own, and a dataset is what its manifest names. So an
-upload is invisible until one write of the manifest, and the dataset before it is whole until then:
-
-    dataset/<folder>/_training_info.json        the manifest
-    dataset/<folder>/<upload id>/<file>         never written twice
-
-Folders that somebody filled by other means, without such a manifest, are read by listing them.
+upload is invisible until one write of the manifest, and the dataset before it is whole until then.
+A file that the dataset holds already isn't stored again: the new manifest names its object.
 """
 
 import contextlib
 import errno
 import hashlib
-import json
-import random
-import shutil
-import tempfile
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, file_type
-from loradash.domain.ids import new_upload_id, upload_time_s
+from loradash.domain.dataset_manifest import (
+    Content,
+    DatasetFile,
+    DatasetManifest,
+    Upload,
+    after_upload,
+    by_content,
+)
+from loradash.domain.ids import new_upload_id
 from loradash.domain.requests import UploadRequest
 from loradash.domain.schema import nearest
-from loradash.domain.sizes import size_text
 from loradash.errors import (
-    ConflictingState,
     DiskFull,
     InvalidDataset,
     InvalidKey,
-    LoradashError,
     NotFound,
-    PreconditionFailed,
+    StoreUnavailable,
+    TransferFailed,
 )
+from loradash.services.dataset_copies import Stale, fetch, is_copy
+from loradash.services.dataset_manifests import Change, Manifests
 from loradash.services.dataset_uploads import (
-    CheckedFile,
-    FileCounts,
-    StoredFile,
-    UploadResult,
-    UploadStatistics,
-    check_files,
-    completeness_warnings,
-    content_type,
-    decoded,
-    name_list,
+    DEFAULT_LIMITS,
+    CheckedSource,
+    SourceFile,
+    UploadLimits,
+    check_sources,
+    decode_files,
+    named_sources,
+    refuse,
+    stamp_of,
 )
+from loradash.services.scratch import SYSTEMS_SCRATCH, Scratch
+from loradash.services.upload_results import UploadResult, is_of_upload, upload_result
 from loradash.storage import keys
-from loradash.storage.store import ConditionalPut, ObjectInfo, ObjectStore, check_key
+from loradash.storage.store import ObjectStore, conditional_put
+from loradash.storage.transfer import CONCURRENCY, OnProgress, Transfer, put_files
 
-_SWITCH_ATTEMPTS = 100
-_ABANDONED_AFTER_S = 24 * 3600.0  # no upload takes that long
+FilesOf = Callable[[DatasetManifest], Sequence[DatasetFile]]
 
 
 class StoredDataset(BaseModel):
@@ -73,38 +70,42 @@ class StoredDataset(BaseModel):
     problem: str = ""
 
 
-class _Current(NamedTuple):
-    """A folder's manifest as it stands: None if there is none of ours, and its object's etag."""
+class _NotStored(Exception):  # never leaves this module
+    """Files of an upload that the dataset doesn't hold, so that they must be sent."""
 
-    manifest: DatasetManifest | None
-    etag: str | None
-    trigger_word: str = ""
-    problem: str = ""
-
-
-class _Switch(NamedTuple):
-    """A manifest that was replaced, and the files that it named."""
-
-    old_files: tuple[DatasetFile, ...]
-    manifest: DatasetManifest
-
-
-class _Stale(Exception):  # never leaves this module
-    """A file isn't what the manifest says: the dataset may just have been replaced."""
+    def __init__(self, sources: Sequence[CheckedSource]) -> None:
+        super().__init__()
+        self.sources = sources
 
 
 class DatasetStore:
-    """Datasets below ``dataset/`` of an object store that lies at ``address``."""
+    """Datasets below ``dataset/`` of an object store that lies at ``address``.
 
-    def __init__(self, store: ObjectStore, address: keys.Address = keys.NOWHERE) -> None:
+    What arrives in a request waits in ``scratch`` until it is stored.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        address: keys.Address = keys.NOWHERE,
+        limits: UploadLimits = DEFAULT_LIMITS,
+        *,
+        scratch: Scratch = SYSTEMS_SCRATCH,
+        concurrency: int = CONCURRENCY,
+    ) -> None:
         self._store = store
         self._address = address
-        self._lock = threading.Lock()
+        self._concurrency = concurrency
+        self._manifests = Manifests(store, concurrency)
+        self.limits = limits
+        self.scratch = scratch
 
     @property
     def prefix(self) -> str:
         """Where all datasets lie: ``s3://bucket/.../dataset``, or the key's beginning alone."""
         return self._address.shown(keys.datasets())
+
+    # Writing
 
     def upload(self, request: UploadRequest) -> UploadResult:
         """Store all files of an upload as one dataset, or add them to it; all or nothing.
@@ -112,40 +113,130 @@ class DatasetStore:
         Raises `InvalidRequest` or `InvalidDataset` before anything is written. If storing fails,
         the dataset is as it was.
         """
-        checked = check_files(request.files)
-        folder = request.dataset_folder or f"training-{time.time_ns() // 1_000_000}"
-        upload_id = new_upload_id()
-        files = [
-            DatasetFile(
-                name=file.name,
-                key=keys.dataset_file(folder, upload_id, file.name),
-                size_bytes=file.size_bytes,
-                sha256=file.sha256,
-                file_type=file.file_type,
-            )
-            for file in checked
-        ]
-        try:
-            for uploaded, file in zip(request.files, files, strict=True):
-                self._store.put(file.key, decoded(uploaded))
-            switch = self._switch(folder, request, upload_id, files)
-        except BaseException:
-            self._discard(folder, files)
-            raise
-        warnings = [*_replacement_warnings(request, switch, files), *_warnings_of(checked)]
-        warnings += completeness_warnings(switch.manifest.files)
-        if not self._delete_unreferenced(folder, switch):
-            warnings.append("some replaced files couldn't be deleted; a later upload does it")
-        return self._result(folder, files, switch.manifest, warnings)
+        upload = Upload(
+            folder=request.dataset_folder or new_folder(),
+            upload_id=new_upload_id(),
+            replace=request.cleanup_existing,
+            training_name=request.training_name,
+            trigger_word=request.trigger_word,
+        )
+        with self.scratch.folder() as folder:
+            sources, damaged = decode_files(request.files, folder, self.limits)
+            checked, unusable = check_sources(sources)
+            refuse([*damaged, *unusable], len(request.files))
+            return self._store_checked(upload, checked)
+
+    def store_paths(
+        self,
+        folder: str,
+        sources: Sequence[SourceFile],
+        *,
+        replace: bool,
+        training_name: str = "",
+        trigger_word: str = "",
+        on_progress: OnProgress | None = None,
+    ) -> UploadResult:
+        """Store files of this machine as one dataset, or add them to it, as `upload` does.
+
+        The names lose their folders and are otherwise checked as those of an upload are. Raises
+        `InvalidRequest`, `InvalidDataset`, `InvalidKey`, `TransferFailed`.
+        """
+        keys.dataset(folder)
+        upload = Upload(folder, new_upload_id(), replace, training_name, trigger_word)
+        checked, unusable = check_sources(
+            named_sources(sources, self.limits, is_replacement=replace)
+        )
+        refuse(unusable, len(sources))
+        return self._store_checked(upload, checked, on_progress)
+
+    def change(self, folder: str, change: Change) -> DatasetManifest:
+        """Replace a dataset's manifest by what ``change`` makes of it; return the new one.
+
+        ``change`` is called again if somebody else was faster, so it must only compute; what it
+        raises leaves everything as it was. Files in it must have their objects already. Objects
+        that only the old manifest named are deleted afterwards. Raises `NotFound`,
+        `InvalidDataset`, `ConflictingState`.
+        """
+        return self._manifests.swap(folder, change, must_exist=True).manifest
+
+    def switch(
+        self,
+        upload: Upload,
+        names: Collection[str],
+        files_of: FilesOf,
+        warnings: Sequence[str] = (),
+    ) -> UploadResult:
+        """Make an upload's files the dataset or a part of it, by one write; return the reply.
+
+        ``files_of`` says what the files are, given the dataset that they replace or join, and may
+        be called several times. An upload of which the dataset holds anything has been switched to
+        before, and isn't once more.
+        """
+        files: Sequence[DatasetFile] = ()
+
+        def change(old: DatasetManifest) -> DatasetManifest:
+            nonlocal files
+            if is_part(upload, old):
+                files = [file for file in old.files if file.name in names]
+                return old
+            files = files_of(old)
+            return after_upload(old, upload, files, datetime.now(UTC))
+
+        swap = self._manifests.swap(upload.folder, change, damaged_is_empty=upload.replace)
+        is_clean = self._manifests.delete_abandoned(upload.folder, swap.manifest)
+        swap = swap._replace(is_clean=swap.is_clean and is_clean)
+        return upload_result(upload, files, swap, self._address, warnings)
+
+    def held(self, manifest: DatasetManifest) -> Mapping[Content, DatasetFile]:
+        """Return the files of a dataset to which another upload may refer, by their content.
+
+        None are where writes have no conditions: the object could be deleted at the same time.
+        """
+        return by_content(manifest) if conditional_put(self._store) else {}
+
+    def discard(self, folder: str, unwanted: Sequence[str]) -> None:
+        """Delete objects of an upload unless the dataset has them, as far as that is possible."""
+        self._manifests.discard(folder, unwanted)
+
+    # Reading
 
     def list(self) -> tuple[StoredDataset, ...]:
         """Return all datasets by name; one that is damaged says so instead of failing the list."""
-        listed = self._listed()
-        return tuple(self._entry(folder, listed[folder]) for folder in sorted(listed))
+        return tuple(
+            _summary(folder, found)
+            if isinstance(found, DatasetManifest)
+            else StoredDataset(name=folder, problem=found.message)
+            for folder, found in self._manifests.all().items()
+        )
 
     def folders(self) -> tuple[str, ...]:
-        """Return the names of all datasets, from one listing."""
-        return tuple(sorted(self._listed()))
+        """Return the names of all datasets."""
+        return tuple(self._manifests.all())
+
+    def manifest(self, folder: str) -> DatasetManifest:
+        """Return what a dataset consists of. Raises `NotFound`, `InvalidDataset`, `InvalidKey`."""
+        return self._manifests.require(folder)
+
+    def before(self, upload: Upload) -> DatasetManifest:
+        """Return what an upload replaces or joins: no files if there is no such dataset.
+
+        Raises `InvalidDataset` for a damaged one, which can only be replaced.
+        """
+        found = self._manifests.read(upload.folder, damaged_is_empty=upload.replace)
+        return found.manifest
+
+    def read_file(self, folder: str, name: str) -> bytes:
+        """Return a file of a dataset. Raises `NotFound`, `InvalidDataset`."""
+        for _ in range(2):  # the second time if the dataset was replaced meanwhile
+            file = _named(self.manifest(folder), folder, name)
+            with contextlib.suppress(NotFound):
+                data = self._store.get(file.key)
+                if file.sha256 in ("", hashlib.sha256(data).hexdigest()):
+                    return data
+        raise InvalidDataset(
+            f"dataset {folder!r}: the file {name} is gone or damaged",
+            remedy="Upload the file again.",
+        )
 
     def require(self, folder: str) -> StoredDataset:
         """Return a dataset that a training can use. Raises `NotFound` or `InvalidDataset`."""
@@ -160,14 +251,14 @@ class DatasetStore:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise InvalidDataset(f"{target} isn't a folder", remedy="Remove it, and retry.")
         manifest = self._usable(folder)
-        if _matches(target, manifest):
+        if is_copy(target, manifest):
             return target
         try:
             try:
-                return self._fetch(manifest, target)
-            except _Stale:
-                return self._fetch(self._usable(folder), target)
-        except _Stale as error:
+                return fetch(self._store, manifest, target, self._concurrency)
+            except Stale:
+                return fetch(self._store, self._usable(folder), target, self._concurrency)
+        except Stale as error:
             raise InvalidDataset(
                 f"dataset {folder!r}: {error}",
                 remedy="Upload the dataset again, or retry if it is being replaced.",
@@ -179,6 +270,8 @@ class DatasetStore:
                     remedy="Free space and retry.",
                 ) from error
             raise
+
+    # References
 
     def resolve(self, reference: str) -> str | None:
         """Return the dataset meant by a config's ``folder_path``; None for a local path.
@@ -219,64 +312,8 @@ class DatasetStore:
             )
         return key
 
-    # Reading
-
-    def _current(self, folder: str) -> _Current:
-        """Read a folder's manifest. Its etag is never newer than its content."""
-        key = keys.dataset_manifest(folder)
-        try:
-            etag = self._store.head(key).etag
-            data = self._store.get(key)
-        except NotFound:
-            return _Current(None, None)
-        try:
-            document = json.loads(data)
-            if isinstance(document, dict) and "files" not in document:  # another program's
-                word = document.get("trigger_word")
-                return _Current(None, etag, trigger_word=word if isinstance(word, str) else "")
-            manifest = DatasetManifest.model_validate(document)
-            _check_manifest(folder, manifest)
-        except (ValueError, ValidationError, RecursionError, InvalidKey) as error:
-            problem = f"dataset {folder!r}: its {keys.DATASET_MANIFEST} is damaged"
-            return _Current(None, etag, problem=f"{problem} ({type(error).__name__})")
-        return _Current(manifest, etag)
-
-    def _contents(
-        self, folder: str, current: _Current, infos: Iterable[ObjectInfo] | None = None
-    ) -> DatasetManifest:
-        """Return what is in a folder, from its manifest or else from a listing of its objects."""
-        if current.problem:
-            raise InvalidDataset(
-                current.problem, remedy="Upload the dataset again, with all its files."
-            )
-        if current.manifest is not None:
-            return current.manifest
-        infos = list(self._store.list(keys.dataset(folder)) if infos is None else infos)
-        placed = list(_placed(infos))
-        files = tuple(
-            DatasetFile(
-                name=name, key=info.key, size_bytes=info.size_bytes, file_type=file_type(name)
-            )
-            for name, info in placed
-        )
-        newest = max((info.modified_s for _, info in placed), default=None)
-        return _with_totals(
-            DatasetManifest(
-                files=files,
-                training_name=folder,
-                trigger_word=current.trigger_word,
-                upload_date=None if newest is None else datetime.fromtimestamp(newest, UTC),
-            )
-        )
-
     def _usable(self, folder: str) -> DatasetManifest:
-        manifest = self._contents(folder, self._current(folder))
-        if not manifest.files:
-            hint = nearest(folder, self.folders())
-            raise NotFound(
-                f"there is no dataset {folder!r}{hint}",
-                remedy="Upload it first, or give the name of one that list_dataset_folders shows.",
-            )
+        manifest = self.manifest(folder)
         if not manifest.total_images:
             raise InvalidDataset(
                 f"dataset {folder!r} holds no image",
@@ -284,259 +321,97 @@ class DatasetStore:
             )
         return manifest
 
-    def _listed(self) -> dict[str, Sequence[ObjectInfo]]:
-        """Return the objects of each folder that is a dataset, and not an unfinished upload."""
-        found = defaultdict(list)
-        for info in self._store.list(keys.datasets()):
-            folder, name = keys.dataset_of(info.key)
-            if folder and name:
-                found[folder].append(info)
-        return {
-            folder: infos
-            for folder, infos in found.items()
-            if any(info.key == keys.dataset_manifest(folder) for info in infos)
-            or any(True for _ in _placed(infos))
-        }
-
-    def _entry(self, folder: str, infos: Sequence[ObjectInfo]) -> StoredDataset:
-        has_manifest = any(info.key == keys.dataset_manifest(folder) for info in infos)
-        current = self._current(folder) if has_manifest else _Current(None, None)
-        try:
-            return _summary(folder, self._contents(folder, current, infos))
-        except InvalidDataset as error:
-            return StoredDataset(name=folder, problem=error.message)
-
-    def _fetch(self, manifest: DatasetManifest, target: Path) -> Path:
-        """Write all files beside ``target``, verify them, and put the folder in its place."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-        try:
-            partial = beside / "new"
-            partial.mkdir()
-            for file in manifest.files:
-                self._fetch_file(file, partial / file.name)
-            if target.exists():
-                target.rename(beside / "old")
-            partial.rename(target)
-        except BaseException:
-            if (beside / "old").exists() and not target.exists():
-                (beside / "old").rename(target)
-            raise
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        return target
-
-    def _fetch_file(self, file: DatasetFile, path: Path) -> None:
-        try:
-            self._store.get_file(file.key, path)
-        except NotFound as error:
-            raise _Stale(f"the file {file.name} is gone") from error
-        if not _is_file(path, file):
-            raise _Stale(f"the file {file.name} isn't the one that was uploaded")
-
-    # Writing
-
-    def _switch(
-        self, folder: str, request: UploadRequest, upload_id: str, files: Sequence[DatasetFile]
-    ) -> _Switch:
-        """Replace the manifest, unless it was changed since it was read; then start over."""
-        for _ in range(_SWITCH_ATTEMPTS):
-            with contextlib.suppress(PreconditionFailed), self._alone():
-                current = self._current(folder)
-                old = self._before(folder, current, request.cleanup_existing)
-                manifest = _manifest_after(old, request, folder, upload_id, files)
-                self._write(folder, manifest, current.etag)
-                return _Switch(old.files, manifest)
-            time.sleep(random.uniform(0, 0.05))  # several uploads at once, none goes first
-        raise ConflictingState(
-            f"dataset {folder!r} is being changed by many uploads at once",
-            remedy="Upload these files again when the others are done.",
-        )
-
-    def _before(self, folder: str, current: _Current, is_replaced: bool) -> DatasetManifest:
-        """Return the dataset before an upload; a damaged one can be replaced, not added to."""
-        if current.problem and is_replaced:
-            return DatasetManifest(files=())
-        return self._contents(folder, current)
-
-    def _write(self, folder: str, manifest: DatasetManifest, etag: str | None) -> None:
-        key = keys.dataset_manifest(folder)
-        data = manifest.model_dump_json(indent=1).encode()
-        if isinstance(self._store, ConditionalPut):
-            self._store.put_if(key, data, etag)
-        else:
-            self._store.put(key, data)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Without conditional writes, at least the uploads of this program take turns."""
-        if isinstance(self._store, ConditionalPut):
-            yield
-        else:
-            with self._lock:
-                yield
-
-    def _discard(self, folder: str, files: Sequence[DatasetFile]) -> None:
-        """Delete the files of a failed upload, as far as that is possible and right.
-
-        A manifest may have been written although the write was reported as failed.
-        """
-        with contextlib.suppress(LoradashError, OSError):
-            manifest = self._current(folder).manifest
-            used = {file.key for file in manifest.files} if manifest else set()
-            for file in files:
-                if file.key not in used:
-                    self._store.delete(file.key)
-
-    def _delete_unreferenced(self, folder: str, switch: _Switch) -> bool:
-        """Delete what the old manifest named and the new doesn't, and uploads that were abandoned.
-
-        Files of other uploads stay: they may be about to become part of the dataset.
-        """
-        used = {file.key for file in switch.manifest.files}
-        try:
-            for file in switch.old_files:
-                if file.key not in used:
-                    self._store.delete(file.key)
-            for info in list(self._store.list(keys.dataset(folder))):
-                if info.key not in used and _is_abandoned(info.key):
-                    self._store.delete(info.key)
-        except (LoradashError, OSError):
-            return False
-        return True
-
-    def _result(
+    def _store_checked(
         self,
-        folder: str,
-        files: Sequence[DatasetFile],
-        manifest: DatasetManifest,
-        warnings: Sequence[str],
+        upload: Upload,
+        checked: Sequence[CheckedSource],
+        on_progress: OnProgress | None = None,
     ) -> UploadResult:
-        types = [file.file_type for file in files]
-        counts = FileCounts(
-            images=types.count("image"),
-            captions=types.count("caption"),
-            other=types.count("other"),
+        """Send what the dataset doesn't hold yet, and switch to the upload.
+
+        Whether it still holds the rest is looked at again with the manifest that is replaced.
+        """
+        sent: dict[str, str] = {}
+
+        def files_of(old: DatasetManifest) -> list[DatasetFile]:
+            held = self.held(old)
+            missing = [
+                one for one in checked
+                if one.file.name not in sent and one.file.content not in held
+            ]  # fmt: skip
+            if missing:
+                raise _NotStored(missing)
+            return [
+                one.file.at(sent.get(one.file.name) or held[one.file.content].key)
+                for one in checked
+            ]
+
+        names = {one.file.name for one in checked}
+        warnings = [one.file.warning for one in checked if one.file.warning]
+        try:
+            while True:
+                try:
+                    return self.switch(upload, names, files_of, warnings)
+                except _NotStored as more:
+                    self._send(upload, more.sources, sent, on_progress)
+        except BaseException:
+            self.discard(upload.folder, list(sent.values()))
+            raise
+
+    def _send(
+        self,
+        upload: Upload,
+        sources: Sequence[CheckedSource],
+        sent: dict[str, str],
+        on_progress: OnProgress | None,
+    ) -> None:
+        transfers = []
+        for one in sources:
+            key = keys.dataset_file(upload.folder, upload.upload_id, one.file.name)
+            sent[one.file.name] = key
+            transfers.append(Transfer(key, one.path, one.file.content.size_bytes))
+        outcomes = put_files(
+            self._store, transfers, concurrency=self._concurrency, on_progress=on_progress
         )
-        total = sum(file.size_bytes for file in files)
-        uploaded_at = manifest.upload_date or datetime.now(UTC)
-        message = (
-            f"Stored {counts.images} images and {counts.captions} captions as dataset {folder!r}"
-        )
-        return UploadResult(
-            uploaded_files=tuple(
-                StoredFile(
-                    filename=file.name,
-                    size=file.size_bytes,
-                    size_formatted=size_text(file.size_bytes),
-                    content_type=content_type(file.name),
-                    file_type=file.file_type,
-                    uploaded_at=uploaded_at,
-                    path=self._address.shown(file.key),
-                    folder=folder,
-                )
-                for file in files
-            ),
-            s3_path=self._address.shown(keys.dataset(folder)),
-            training_folder=folder,
-            dataset_folder=folder,
-            training_name=manifest.training_name,
-            trigger_word=manifest.trigger_word,
-            total_images=counts.images,
-            total_captions=counts.captions,
-            total_size=total,
-            total_size_formatted=size_text(total),
-            file_types_summary=counts,
-            message=message,
-            detailed_message=(
-                f"{message} ({size_text(total)}). The dataset now has {manifest.total_images} "
-                f"images and {manifest.total_captions} captions. Use it in a training with "
-                f"folder_path: {folder}"
-            ),
-            warnings=tuple(warnings),
-            statistics=UploadStatistics(
-                total_files_attempted=len(files),
-                succeeded=len(files),
-                average_file_size=total // len(files),
-            ),
-        )
+        if outcomes.failed:
+            is_away = any(isinstance(error, StoreUnavailable) for _, error in outcomes.failed)
+            raise (StoreUnavailable if is_away else TransferFailed)(
+                f"dataset {upload.folder!r}: {len(outcomes.failed)} of {len(transfers)} files "
+                "couldn't be stored",
+                problems=[
+                    f"{transfer.key.rpartition('/')[2]}: {error}"
+                    for transfer, error in outcomes.failed
+                ],
+                remedy="Upload again; the dataset is as it was.",
+            ) from outcomes.failed[0][1]
+        written = [one.file.name for one in sources if stamp_of(one.path) != one.stamp]
+        if written:
+            raise InvalidDataset(
+                f"dataset {upload.folder!r}: {', '.join(written[:10])} changed while being read",
+                remedy="Upload again when nothing writes the files.",
+            )
 
 
-def _placed(infos: Iterable[ObjectInfo]) -> Iterator[tuple[str, ObjectInfo]]:
-    """Yield the files that somebody put into a folder by other means, with their names."""
-    for info in infos:
-        _, name = keys.dataset_of(info.key)
-        parts = name.split("/")
-        hidden = any(part.startswith(".") or not part for part in parts)
-        if not hidden and name != keys.DATASET_MANIFEST and upload_time_s(parts[0]) is None:
-            yield name, info
+def new_folder() -> str:
+    """Return the name of a dataset for which a request has none that can be used."""
+    return f"training-{time.time_ns() // 1_000_000}"
 
 
-def _is_abandoned(key: str) -> bool:
-    _, name = keys.dataset_of(key)
-    made_s = upload_time_s(name.split("/")[0])
-    return made_s is not None and time.time() - made_s > _ABANDONED_AFTER_S
+def is_part(upload: Upload, manifest: DatasetManifest) -> bool:
+    """Whether a dataset has been switched to an upload, even if it was changed since."""
+    return manifest.version == upload.upload_id or any(
+        is_of_upload(file.key, upload) for file in manifest.files
+    )
 
 
-def _check_manifest(folder: str, manifest: DatasetManifest) -> None:
-    """Refuse a manifest that leads out of its folder, here or in the store."""
+def _named(manifest: DatasetManifest, folder: str, name: str) -> DatasetFile:
     for file in manifest.files:
-        keys.dataset_file(folder, "any", file.name)
-        check_key(file.key)
-        if keys.dataset_of(file.key)[0] != folder:
-            raise ValueError("a file of another dataset")
-
-
-def _with_totals(manifest: DatasetManifest) -> DatasetManifest:
-    return manifest.model_copy(
-        update={
-            "files": tuple(sorted(manifest.files, key=lambda file: file.name)),
-            "total_images": len(manifest.of_type("image")),
-            "total_captions": len(manifest.of_type("caption")),
-        }
+        if file.name == name:
+            return file
+    hint = nearest(name, [file.name for file in manifest.files])
+    raise NotFound(
+        f"dataset {folder!r} has no file {name[:200]!r}{hint}", remedy="Check the file's name."
     )
-
-
-def _manifest_after(
-    old: DatasetManifest,
-    request: UploadRequest,
-    folder: str,
-    upload_id: str,
-    files: Sequence[DatasetFile],
-) -> DatasetManifest:
-    kept: Sequence[DatasetFile] = ()
-    name, word = request.training_name, request.trigger_word
-    if not request.cleanup_existing:
-        new = {file.name.casefold() for file in files}
-        kept = [file for file in old.files if file.name.casefold() not in new]
-        name, word = name or old.training_name, word or old.trigger_word
-    return _with_totals(
-        DatasetManifest(
-            training_name=name or folder,
-            trigger_word=word,
-            upload_date=datetime.now(UTC),
-            files=(*kept, *files),
-            version=upload_id,
-        )
-    )
-
-
-def _replacement_warnings(
-    request: UploadRequest, switch: _Switch, files: Sequence[DatasetFile]
-) -> list[str]:
-    kept = {file.key for file in switch.manifest.files} - {file.key for file in files}
-    replaced = [file.name for file in switch.old_files if file.key not in kept]
-    if not replaced:
-        return []
-    count = f"{len(replaced)} earlier file{'' if len(replaced) == 1 else 's'}"
-    if request.cleanup_existing:
-        hint = "send cleanup_existing: false with the later parts when uploading in several parts"
-        return [f"replaced the dataset's {count}; {hint}"]
-    return [f"replaced {count} of the same name: {name_list(replaced)}"]
-
-
-def _warnings_of(checked: Sequence[CheckedFile]) -> list[str]:
-    return [file.warning for file in checked if file.warning]
 
 
 def _summary(folder: str, manifest: DatasetManifest) -> StoredDataset:
@@ -548,22 +423,3 @@ def _summary(folder: str, manifest: DatasetManifest) -> StoredDataset:
         trigger_word=manifest.trigger_word,
         upload_date=manifest.upload_date,
     )
-
-
-def _matches(folder: Path, manifest: DatasetManifest) -> bool:
-    """Whether a local folder holds exactly a dataset's files. A file without a hash can't match."""
-    if not folder.is_dir():
-        return False
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    return there == {file.name for file in manifest.files} and all(
-        file.sha256 and _is_file(folder / file.name, file) for file in manifest.files
-    )
-
-
-def _is_file(path: Path, file: DatasetFile) -> bool:
-    if path.is_symlink() or path.stat().st_size != file.size_bytes:
-        return False
-    if not file.sha256:
-        return True
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256

@@ -204,7 +204,7 @@ class TrainingService:
                 ) as lock,
                 _appended(folder / EVENTS_FILE) as record,
             ):
-                self._prepare(attempt, folder)
+                attempt.patiently(lambda: self._prepare(attempt, folder))
                 _raise_if_stopped(attempt)
                 return self._run_engine(attempt, folder, lock, record)
         except Interrupted:
@@ -342,7 +342,7 @@ class TrainingService:
             if not path.is_file() or sha256_of(path) != done.sha256:
                 raise InvalidAdapter("the adapter file isn't the one that the engine wrote")
             self._engine.adapter_metadata(path)
-            attempt.keeper.flush()
+            attempt.patiently(attempt.keeper.flush)
             artifacts = self._engine.artifacts(folder)
             if not any(item.kind == "lora" and item.path == path for item in artifacts):
                 raise ResultsNotStored(f"the adapter {path} isn't among the training's results")

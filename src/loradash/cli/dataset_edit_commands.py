@@ -1,0 +1,181 @@
+"""``loradash datasets show``, ``rm``, ``caption``, ``zip`` and ``import``."""
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from loradash.cli.dataset_target import DatasetTarget
+
+_CAPTION_SHOWN = 60
+
+Json = Annotated[bool, typer.Option("--json", help="The reply as JSON.")]
+Dataset = Annotated[str, typer.Argument(help="Name of the dataset.")]
+
+
+def show(
+    name: Dataset,
+    text: Annotated[str, typer.Option(help="Only images whose name or caption holds it.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500)] = 50,
+    cursor: Annotated[str, typer.Option(help="Go on after this image.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Show a stored dataset's images with their captions."""
+    from loradash.cli.output import print_result, print_table
+
+    with _target() as target:
+        page = target.images(name, limit=limit, cursor=cursor, text=text)
+    if as_json:
+        print_result(page)
+        return
+    print(_described(page["dataset"]))
+    rows = [
+        (one["name"], _pixels(one), _size(one["size_bytes"]), _caption(one["caption"]))
+        for one in page["images"]
+    ]
+    print_table(("image", "pixels", "size", "caption"), rows, "no such images")
+    if page["next_cursor"]:
+        print(f"more with --cursor {page['next_cursor']!r}")
+
+
+def rm(
+    name: Dataset,
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Files to remove; none: the whole dataset.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove files from a stored dataset, images with their captions, or delete all of it."""
+    from loradash.cli.output import print_result
+
+    what = f"{len(files)} files from {name}" if files else f"the whole dataset {name}"
+    if not yes:
+        typer.confirm(f"Remove {what}?", abort=True, err=True)
+    with _target() as target:
+        reply = target.remove(name, files) if files else target.delete(name)
+    if as_json:
+        print_result(reply)
+    elif files:
+        print(f"removed {', '.join(reply['removed'])}")
+    else:
+        print(f"deleted {name} with {reply['deleted_files']} files")
+
+
+def caption(
+    name: Dataset,
+    file: Annotated[str, typer.Argument(help="The image.")],
+    text: Annotated[
+        str | None, typer.Argument(help="The new caption; none: print the one there is.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print or write the caption of an image."""
+    from loradash.cli.output import print_result, to_stderr
+    from loradash.errors import InvalidDataset
+
+    with _target() as target:
+        if text is None:
+            reply = target.caption(name, file)
+        else:
+            reply = target.write_caption(name, file, text)
+    if as_json:
+        print_result(reply)
+    elif reply["problem"]:
+        raise InvalidDataset(
+            f"{reply['name']}: {reply['problem']}", remedy="Write the caption again."
+        )
+    elif text is not None:
+        print(f"wrote {reply['name']}")
+    elif reply["text"] is None:
+        to_stderr(f"{file} has no caption")
+    else:
+        print(reply["text"])
+
+
+def zip_(
+    name: Dataset,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file; default: <name>.zip.")
+    ] = None,
+) -> None:
+    """Write a stored dataset into a zip file."""
+    from loradash.storage.disk import arriving
+
+    path = output or Path(f"{name}.zip")
+    with (
+        _target() as target,
+        arriving(path) as descriptor,
+        os.fdopen(descriptor, "wb", closefd=False) as file,
+    ):
+        target.zip(name, file.write)
+    print(f"{path}: {_size(path.stat().st_size)}")
+
+
+def import_(
+    name: Dataset,
+    source: Annotated[
+        str, typer.Argument(metavar="URL_OR_ZIP", help="A zip file, or the address of one.")
+    ],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the dataset instead of adding to it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Store the images and captions of a zip file, or what is at a public web address."""
+    from loradash.cli.output import print_result, to_stderr
+    from loradash.errors import InvalidRequest
+
+    is_address = source.lower().startswith(("http://", "https://"))
+    if not is_address and not Path(source).is_file():
+        raise InvalidRequest(
+            f"there is no file {source}", remedy="Give a zip file, or an http or https address."
+        )
+    with _target() as target:
+        if is_address:
+            reply = target.import_url(name, source, replace=replace)
+        else:
+            reply = target.import_zip(name, Path(source), replace=replace)
+    for warning in reply["warnings"]:
+        to_stderr(f"warning: {warning}")
+    if as_json:
+        print_result(reply)
+    else:
+        print(f"{reply['dataset_folder']}: {reply['detailed_message']}")
+
+
+def _target() -> "AbstractContextManager[DatasetTarget]":
+    from loradash.cli.dataset_target import dataset_target
+    from loradash.settings import load_settings
+
+    return dataset_target(load_settings())
+
+
+def _described(one: dict[str, Any]) -> str:
+    parts = [
+        f"{one['name']}: {one['total_images']} images",
+        f"{one['total_captions']} captions",
+        _size(one["size_bytes"]),
+        *([f"trigger word {one['trigger_word']}"] if one["trigger_word"] else []),
+    ]
+    return ", ".join(parts)
+
+
+def _pixels(one: dict[str, Any]) -> str:
+    return f"{one['width']}x{one['height']}" if one["width"] else "?"
+
+
+def _caption(one: dict[str, Any]) -> str:
+    if one["text"] is None:
+        return f"({one['problem'] or 'none'})"
+    text = " ".join(one["text"].split())
+    return text if len(text) <= _CAPTION_SHOWN else f"{text[: _CAPTION_SHOWN - 3]}..."
+
+
+def _size(size_bytes: int) -> str:
+    from loradash.domain.sizes import size_text
+
+    return size_text(size_bytes)

@@ -1,0 +1,332 @@
+"""Datasets as things that people look into and change: one place for every entry point.
+
+Each change is one switch of the manifest (see `loradash.services.stored_datasets`), so nobody sees
+half of one, and what is written by two at once is either both or a refusal.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from loradash.datasets.folder import MAX_CAPTION_BYTES
+from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, Upload
+from loradash.domain.ids import new_upload_id, upload_time_s
+from loradash.domain.request_fields import DatasetFolder, shown
+from loradash.errors import ConflictingState, InvalidDataset, InvalidRequest, NotFound
+from loradash.services.dataset_details import Caption, DatasetDetails, DatasetSummary, summary
+from loradash.services.dataset_manifests import ABANDONED_AFTER_S, Manifests
+from loradash.services.dataset_reading import (
+    DatasetReader,
+    caption_name,
+    caption_version,
+    named,
+    named_image,
+)
+from loradash.services.dataset_statistics import DatasetFigures
+from loradash.services.dataset_uploads import SourceFile
+from loradash.services.dataset_zip import DatasetZip
+from loradash.services.stored_datasets import DatasetStore
+from loradash.services.stored_images import StoredImages
+from loradash.services.upload_results import UploadResult
+from loradash.services.url_import import UrlImporter
+from loradash.services.zip_files import extract
+from loradash.storage import keys
+from loradash.storage.store import ObjectStore
+
+IMPORTS_AT_ONCE = 2
+
+_FOLDER: TypeAdapter[str] = TypeAdapter(DatasetFolder)
+
+
+class DatasetEditor:
+    """Changes the datasets of a store; thread-safe.
+
+    ``details`` and ``figures`` look into them, ``images`` makes small pictures of theirs and keeps
+    them in ``cache``.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        datasets: DatasetStore,
+        cache: Path,
+        importer: UrlImporter | None = None,
+    ) -> None:
+        self._store = store
+        self._datasets = datasets
+        self._manifests = Manifests(store)
+        self._reader = DatasetReader(store)
+        self._importer = importer or UrlImporter()
+        self._imports = threading.BoundedSemaphore(IMPORTS_AT_ONCE)
+        self.images = StoredImages(store, cache, datasets.limits.max_file_bytes)
+        self.details = DatasetDetails(store, self._reader)
+        self.figures = DatasetFigures(self._reader, self.images)
+
+    # Whole datasets
+
+    def create(
+        self, folder: str, *, training_name: str = "", trigger_word: str = ""
+    ) -> DatasetSummary:
+        """Create a dataset without files. Raises `InvalidRequest`, `ConflictingState`."""
+        _check_new_name(folder)
+
+        def no_files(old: DatasetManifest) -> Sequence[DatasetFile]:
+            if old.files or old.version or old.upload_date:
+                raise ConflictingState(
+                    f"there is a dataset {folder!r} already",
+                    remedy="Choose another name, or change that one.",
+                )
+            return ()
+
+        upload = Upload(folder, new_upload_id(), False, training_name, trigger_word)
+        self._datasets.switch(upload, (), no_files)
+        return self.details.summary(folder)
+
+    def describe(
+        self,
+        folder: str,
+        *,
+        training_name: str | None = None,
+        trigger_word: str | None = None,
+        if_version: str | None = None,
+    ) -> DatasetSummary:
+        """Change what is said of a dataset; None leaves it as it is.
+
+        Raises `NotFound`, and `ConflictingState` if it has another version than that one.
+        """
+        version = new_upload_id()
+
+        def change(old: DatasetManifest) -> DatasetManifest:
+            _check_version(f"dataset {folder!r}", old.version, if_version)
+            wanted = {"training_name": training_name, "trigger_word": trigger_word}
+            changes = {
+                name: value for name, value in wanted.items()
+                if value is not None and value != getattr(old, name)
+            }  # fmt: skip
+            return old.model_copy(update={**changes, "version": version}) if changes else old
+
+        return summary(folder, self._datasets.change(folder, change))
+
+    def delete(self, folder: str) -> int:
+        """Delete a dataset with all its files; return how many that were. Raises `NotFound`.
+
+        What belongs to an upload that may still be going on stays; that upload makes a new dataset.
+        A damaged dataset can be deleted too. An upload that is switched to at the very same moment
+        may be deleted with it, since stores can't delete on a condition.
+        """
+        found = self._manifests.read(folder, damaged_is_empty=True)
+        files = {file.key for file in found.manifest.files}
+        manifest = keys.dataset_manifest(folder)
+        doomed = {
+            info.key for info in self._store.list(keys.dataset(folder))
+            if info.key in files or not _is_of_a_new_upload(info.key)
+        } - {manifest}  # fmt: skip
+        if not found.is_there and not doomed:
+            self._manifests.require(folder)  # says which one may be meant
+        self._store.delete(manifest)  # from now on there is no dataset, whatever happens
+        self._store.delete_many(sorted(doomed))
+        return len(doomed)
+
+    def zip(self, folder: str) -> DatasetZip:
+        """Return a dataset as a zip file that is read from the store while it's iterated over.
+
+        Raises `NotFound`, `InvalidDataset`.
+        """
+        return DatasetZip(self._store, folder, self._reader.manifest(folder))
+
+    # Files
+
+    def file(self, folder: str, name: str) -> DatasetFile:
+        """Return a file whose object is there and of the right size.
+
+        Raises `NotFound`, and `InvalidDataset` if the object isn't what was uploaded.
+        """
+        for _ in range(2):  # the second time if the dataset was changed meanwhile
+            file = named(self._reader.manifest(folder), folder, name)
+            try:
+                if self._store.head(file.key).size_bytes == file.size_bytes:
+                    return file
+            except NotFound:
+                continue
+        raise InvalidDataset(
+            f"dataset {folder!r}: the file {name} is gone or damaged",
+            remedy="Upload the file again.",
+        )
+
+    def thumbnail(self, folder: str, name: str, pixels: int) -> bytes:
+        """Return a WebP image of an image of a dataset, of at most so many pixels a side.
+
+        Raises `NotFound`, `InvalidRequest` for another size than those that are made, and
+        `InvalidDataset`.
+        """
+        image = named_image(self._reader.manifest(folder), folder, name)
+        return self.images.thumbnail(image, pixels)
+
+    def remove(self, folder: str, names: Sequence[str]) -> tuple[str, ...]:
+        """Remove files, of images the captions too; return the names of all that were removed.
+
+        All or none are removed. Raises `NotFound` that names each file that isn't there.
+        """
+        version = new_upload_id()
+        gone: set[str] = set()
+
+        def change(old: DatasetManifest) -> DatasetManifest:
+            nonlocal gone
+            gone = _with_captions(old, folder, names)
+            files = tuple(file for file in old.files if file.name not in gone)
+            return old.model_copy(update={"files": files, "version": version})
+
+        self._datasets.change(folder, change)
+        return tuple(sorted(gone))
+
+    def write_caption(
+        self, folder: str, image: str, text: str, if_version: str | None = None
+    ) -> Caption:
+        """Set an image's caption.
+
+        With ``if_version`` only if the caption has this version still ('' if there is none yet).
+        Raises `NotFound`, `InvalidRequest` for a text that can't be a caption, `ConflictingState`.
+        """
+        manifest = self._reader.manifest(folder)
+        named_image(manifest, folder, image)
+        file, data = _caption_file(folder, image, text)
+        version = new_upload_id()
+
+        def change(old: DatasetManifest) -> DatasetManifest:
+            named_image(old, folder, image)
+            others = [one for one in old.files if one.name != file.name]
+            before = next((one for one in old.files if one.name == file.name), None)
+            there = caption_version(before) if before else ""
+            _check_version(f"the caption of {image}", there, if_version)
+            if there == file.sha256:
+                return old
+            return old.model_copy(update={"files": (*others, file), "version": version})
+
+        change(manifest)  # may refuse, before anything is written
+        self._store.put(file.key, data)
+        try:
+            self._datasets.change(folder, change)
+        finally:
+            self._datasets.discard(folder, [file.key])  # unless the dataset has it now
+        return self.details.caption(folder, image)
+
+    # Imports
+
+    def import_zip(
+        self,
+        folder: str,
+        path: Path,
+        *,
+        replace: bool = False,
+        training_name: str = "",
+        trigger_word: str = "",
+    ) -> UploadResult:
+        """Make the files of a zip file a dataset, or add them to it; all or nothing.
+
+        Raises `InvalidRequest` and `InvalidDataset` before anything is stored, `TransferFailed`.
+        """
+        self._check_name(folder)
+        with self._datasets.scratch.folder() as place:
+            found = extract(path, place, self._datasets.limits)
+            result = self._datasets.store_paths(
+                folder, found.sources, replace=replace, training_name=training_name,
+                trigger_word=trigger_word,
+            )  # fmt: skip
+        return result.model_copy(update={"warnings": (*found.notes, *result.warnings)})
+
+    def import_url(self, folder: str, url: str, *, replace: bool = False) -> UploadResult:
+        """Fetch a zip file or an image, and store it as `import_zip` does.
+
+        Raises `ConflictingState` if too many are being fetched at the moment.
+        """
+        self._check_name(folder)
+        if not self._imports.acquire(blocking=False):
+            raise ConflictingState(
+                f"{IMPORTS_AT_ONCE} imports are going on", remedy="Try again when they are done."
+            )
+        try:
+            with self._datasets.scratch.folder() as place:
+                fetched = self._importer.fetch(
+                    url, place / "fetched", self._datasets.limits.max_upload_bytes
+                )
+                if fetched.kind == "zip":
+                    return self.import_zip(folder, fetched.path, replace=replace)
+                source = SourceFile(fetched.name, fetched.path)
+                return self._datasets.store_paths(folder, [source], replace=replace)
+        finally:
+            self._imports.release()
+
+    def _check_name(self, folder: str) -> None:
+        """Refuse a name that a new dataset can't have. Others may be there already."""
+        if not self._manifests.read(folder, damaged_is_empty=True).is_there:
+            _check_new_name(folder)
+
+
+def _check_new_name(folder: str) -> None:
+    try:
+        _FOLDER.validate_python(folder)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(
+            f"name: {shown(folder)} {reason}", remedy="Choose another name for the dataset."
+        ) from error
+
+
+def _check_version(what: str, there: str, wanted: str | None) -> None:
+    if wanted is not None and wanted != there:
+        raise ConflictingState(
+            f"if_version: {what} was changed meanwhile",
+            remedy="Look at it again, and repeat your change if it's still wanted.",
+        )
+
+
+def _is_of_a_new_upload(key: str) -> bool:
+    """Whether an object may belong to an upload that is still going on."""
+    made_s = upload_time_s(keys.dataset_of(key)[1].partition("/")[0])
+    return made_s is not None and time.time() - made_s < ABANDONED_AFTER_S
+
+
+def _with_captions(manifest: DatasetManifest, folder: str, names: Sequence[str]) -> set[str]:
+    """Return files with the captions that no other image has. Raises `NotFound`."""
+    there = {file.name for file in manifest.files}
+    wanted = set(names)
+    missing = [shown(name) for name in names if name not in there]
+    if missing:
+        raise NotFound(
+            f"dataset {folder!r} has no file {', '.join(missing[:10])}; nothing was removed",
+            remedy="Check the files' names.",
+        )
+    images = [file.name for file in manifest.of_type("image")]
+    needed = {caption_name(image) for image in images if image not in wanted}
+    captions = {caption_name(image) for image in images if image in wanted}
+    return {*wanted, *(captions & there) - needed}
+
+
+def _caption_file(folder: str, image: str, text: str) -> tuple[DatasetFile, bytes]:
+    """Return a caption as a new file, under a key of its own."""
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            "text: isn't Unicode text", remedy="Send the caption as UTF-8."
+        ) from error
+    if len(data) > MAX_CAPTION_BYTES:
+        raise InvalidRequest(
+            f"text: {len(data):,} bytes; a caption may have {MAX_CAPTION_BYTES:,}",
+            remedy="Shorten the caption.",
+        )
+    if "\0" in text:
+        raise InvalidRequest("text: holds a NUL character", remedy="Remove it.")
+    name = caption_name(image)
+    file = DatasetFile(
+        name=name,
+        key=keys.dataset_file(folder, new_upload_id(), name),
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        file_type="caption",
+    )
+    return file, data

@@ -1,0 +1,320 @@
+"""Uploads whose files come one by one, from wherever they are, straight into the object store.
+
+A client announces its files, sends them to the URLs that it gets (of the store if that can sign
+some, else of our server), and completes the upload. What is known of it is one object, so any
+server can go on with it, and a client that was killed asks once more and sends only the rest:
+
+    dataset/<folder>/<upload id>/_upload.json   what was announced, and how far the upload is
+    dataset/<folder>/<upload id>/<file>         what has arrived
+
+Nothing of it belongs to the dataset until `UploadSessions.complete` has looked at every file.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict
+
+from loradash.domain.dataset_manifest import Content, DatasetFile, DatasetManifest, file_type
+from loradash.domain.ids import new_upload_id
+from loradash.domain.media_types import media_type
+from loradash.domain.requests import AnnouncedFile, CreateUploadRequest
+from loradash.errors import ConflictingState, InvalidDataset, InvalidRequest, NotFound
+from loradash.services.announced_uploads import AnnouncedUpload, AnnouncedUploads
+from loradash.services.dataset_uploads import (
+    CHECKED_AT_ONCE,
+    CheckedFile,
+    FileProblem,
+    check_amounts,
+    check_file,
+    check_number,
+    problem_text,
+    refuse,
+)
+from loradash.services.stored_datasets import DatasetStore, is_part, new_folder
+from loradash.services.upload_results import UploadResult
+from loradash.storage import keys
+from loradash.storage.store import ObjectInfo, ObjectStore, PresignedUrls, presigned_urls
+from loradash.storage.transfer import in_parallel
+
+FileState = Literal["send", "arrived", "unchanged"]
+
+
+class PlannedFile(BaseModel):
+    """What a client has to do with one file; ``url`` is None where there is nothing to send it to.
+
+    ``headers`` must be sent along as they are.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    filename: str
+    key: str
+    state: FileState
+    method: Literal["PUT"] = "PUT"
+    url: str | None = None
+    headers: dict[str, str] = {}
+
+
+class UploadPlan(BaseModel):
+    """The reply to an announcement: its files in the order in which they were announced."""
+
+    model_config = ConfigDict(frozen=True)
+
+    upload_id: str
+    dataset_folder: str
+    expires_at: datetime
+    files: tuple[PlannedFile, ...]
+    s3_path: str
+
+
+class ExpectedFile(NamedTuple):
+    """The object that an announced file becomes."""
+
+    key: str
+    size_bytes: int
+
+
+class UploadSessions:
+    """Uploads to the datasets of a store; thread-safe, and several servers may share the store.
+
+    URLs that the store signs are good for ``url_expiry_s``, at most until the upload expires.
+    """
+
+    def __init__(
+        self, store: ObjectStore, datasets: DatasetStore, *, url_expiry_s: int = 3600
+    ) -> None:
+        self._store = store
+        self._datasets = datasets
+        self._url_expiry_s = url_expiry_s
+        self._uploads = AnnouncedUploads(store)
+
+    def create(self, request: CreateUploadRequest, base_url: str = "") -> UploadPlan:
+        """Begin an upload, or continue the open one of the same files and settings.
+
+        Without ``base_url`` and without a store that signs URLs there are none: who asks has the
+        store itself. Raises `InvalidRequest` if the files are too many or too large, and
+        `InvalidDataset` if they are to join a dataset that is damaged.
+        """
+        self._check_amounts(request.files)
+        wanted = AnnouncedUpload(
+            folder=request.dataset_folder or new_folder(),
+            upload_id=new_upload_id(),
+            replace=request.cleanup_existing,
+            training_name=request.training_name,
+            trigger_word=request.trigger_word,
+            files=request.files,
+        )
+        before = self._datasets.before(wanted.upload)
+        upload = self._uploads.interrupted(wanted)
+        if upload is None:
+            upload = wanted
+            self._uploads.create(upload)
+        plan = self._plan(upload, before, base_url)
+        return plan.model_copy(update={"files": tuple(_in_order(plan.files, request.files))})
+
+    def complete(self, folder: str, upload_id: str) -> UploadResult:
+        """Look at every file of an upload, and make them the dataset or a part of it.
+
+        Completed again, it is answered with the same. If anything is wrong, each file is named and
+        the dataset stays as it was; files that arrived and can't be used are deleted, so that they
+        are asked for again. Raises `NotFound`, `InvalidRequest`, `InvalidDataset`,
+        `ConflictingState`.
+        """
+        upload, etag = self._uploads.read(folder, upload_id)
+        if upload.result:
+            return upload.result
+        before = self._datasets.before(upload.upload)
+        if is_part(upload.upload, before):  # all was done; only the answer was lost
+            return self._switch(upload, [])
+        upload.require_open()
+        checked = self._checked(upload, before)
+        self._uploads.claim(upload, etag)
+        return self._switch(upload, checked)
+
+    def abort(self, folder: str, upload_id: str) -> int:
+        """Delete what has arrived of an upload; return how many files that were.
+
+        Raises `NotFound`, and `ConflictingState` if it is or is being completed.
+        """
+        upload, etag = self._uploads.read(folder, upload_id)
+        if upload.state in ("switching", "completed"):
+            raise ConflictingState(
+                f"upload {upload_id} of dataset {folder!r} was completed, or is being completed",
+                remedy="Look at the dataset. What isn't part of it is deleted after a day.",
+            )
+        if upload.state == "open":
+            self._uploads.write(upload.model_copy(update={"state": "aborted"}), etag)
+        files = sorted(self._arrived(upload))
+        self._store.delete_many(files)
+        self._uploads.delete(upload)
+        return len(files)
+
+    def expected(self, folder: str, upload_id: str, filename: str) -> ExpectedFile:
+        """Return what was announced of a file that is about to arrive at our server.
+
+        Raises `NotFound` and `ConflictingState`.
+        """
+        upload, _ = self._uploads.read(folder, upload_id)
+        upload.require_open()
+        for file in upload.files:
+            if file.filename == filename:
+                return ExpectedFile(upload.key_of(file), file.size)
+        raise NotFound(
+            f"upload {upload_id} has no file {filename[:200]!r}",
+            remedy="Send the files that were announced, to the URLs that create_upload returned.",
+        )
+
+    def receive(self, file: ExpectedFile, path: Path) -> ObjectInfo:
+        """Store a file that has arrived at our server. Raises `InvalidRequest` for another size."""
+        size_bytes = path.stat().st_size
+        if size_bytes != file.size_bytes:
+            raise InvalidRequest(
+                f"{size_bytes:,} bytes arrived, but {file.size_bytes:,} were announced",
+                remedy="Send the whole file; if it was changed, create the upload again.",
+            )
+        return self._store.put_file(file.key, path)
+
+    def _check_amounts(self, files: Sequence[AnnouncedFile]) -> None:
+        check_number(len(files), self._datasets.limits)
+        sizes = [(file.filename, file.size) for file in files]
+        refuse(check_amounts(sizes, self._datasets.limits), len(files))
+
+    def _arrived(self, upload: AnnouncedUpload) -> dict[str, int]:
+        """Return the size of each file that has arrived, by its key."""
+        listed = self._store.list(keys.upload(upload.folder, upload.upload_id))
+        own = keys.upload_session(upload.folder, upload.upload_id)
+        return {info.key: info.size_bytes for info in listed if info.key != own}
+
+    # The plan
+
+    def _plan(self, upload: AnnouncedUpload, before: DatasetManifest, base_url: str) -> UploadPlan:
+        arrived = self._arrived(upload)
+        held = self._datasets.held(before)
+        urls = presigned_urls(self._store)
+        files = []
+        for file in upload.files:
+            key = upload.key_of(file)
+            content = _content(file)
+            if arrived.get(key) == file.size:
+                files.append(PlannedFile(filename=file.filename, key=key, state="arrived"))
+            elif content and content in held:
+                there = held[content].key
+                files.append(PlannedFile(filename=file.filename, key=there, state="unchanged"))
+            else:
+                files.append(self._to_send(upload, file, urls, base_url))
+        return UploadPlan(
+            upload_id=upload.upload_id,
+            dataset_folder=upload.folder,
+            expires_at=upload.expires_at,
+            files=tuple(files),
+            s3_path=f"{self._datasets.prefix}/{upload.folder}",
+        )
+
+    def _to_send(
+        self,
+        upload: AnnouncedUpload,
+        file: AnnouncedFile,
+        urls: PresignedUrls | None,
+        base_url: str,
+    ) -> PlannedFile:
+        key = upload.key_of(file)
+        kind = media_type(file.filename)
+        url, headers = None, {"Content-Type": kind}
+        if urls:
+            left_s = int((upload.expires_at - datetime.now(UTC)).total_seconds())
+            expires_s = max(1, min(left_s, self._url_expiry_s))
+            signed = urls.put_url(key, content_type=kind, size_bytes=file.size, expires_s=expires_s)
+            url, headers = signed.url, dict(signed.headers)
+        elif base_url:
+            name = quote(file.filename, safe="")
+            url = f"{base_url}/uploads/{upload.folder}/{upload.upload_id}/{name}"
+        return PlannedFile(filename=file.filename, key=key, state="send", url=url, headers=headers)
+
+    # Completing
+
+    def _checked(self, upload: AnnouncedUpload, before: DatasetManifest) -> list[CheckedFile]:
+        """Look at all that has arrived; the dataset may hold the rest. Raises if a file is bad."""
+        arrived = self._arrived(upload)
+        held = self._datasets.held(before)
+
+        def look(file: AnnouncedFile) -> CheckedFile | FileProblem | None:
+            size_bytes = arrived.get(upload.key_of(file))
+            if size_bytes == file.size:
+                return self._look(upload.key_of(file), file)
+            if (content := _content(file)) and content in held:
+                return None
+            return _not_whole(file, size_bytes)
+
+        outcomes = in_parallel(upload.files, look, concurrency=CHECKED_AT_ONCE)
+        for _, error in outcomes.failed:
+            raise error
+        problems = [(file, one) for file, one in outcomes.done if isinstance(one, FileProblem)]
+        bad = {upload.key_of(file) for file, _ in problems} & set(arrived)
+        self._store.delete_many(sorted(bad))
+        refuse([problem for _, problem in problems], len(upload.files))
+        return [one for _, one in outcomes.done if isinstance(one, CheckedFile)]
+
+    def _look(self, key: str, file: AnnouncedFile) -> CheckedFile | FileProblem:
+        """Read one object, at most a byte more than was announced, and check it."""
+        name = file.filename
+        try:
+            data = b"".join(self._store.read(key, 0, file.size + 1)) if file.size else b""
+        except NotFound:
+            return _not_whole(file, None)
+        if len(data) != file.size:
+            return _not_whole(file, len(data))
+        if file.sha256 and hashlib.sha256(data).hexdigest() != file.sha256:
+            text = "what arrived isn't the file that was announced (another sha256); send it again"
+            return FileProblem(name, text, is_damaged=True)
+        try:
+            return check_file(name, data)
+        except InvalidDataset as error:
+            return FileProblem(name, problem_text(name, error))
+
+    def _switch(self, upload: AnnouncedUpload, checked: Sequence[CheckedFile]) -> UploadResult:
+        sent = {file.name: file for file in checked}
+
+        def files_of(old: DatasetManifest) -> list[DatasetFile]:
+            held = self._datasets.held(old)
+            files, gone = [], []
+            for file in upload.files:
+                content = _content(file)
+                if file.filename in sent:
+                    files.append(sent[file.filename].at(upload.key_of(file)))
+                elif content and content in held:
+                    files.append(held[content].model_copy(update={"name": file.filename}))
+                else:
+                    gone.append(file.filename)
+            text = "was in the dataset and isn't any more; create the upload again and send it"
+            refuse([FileProblem(name, text, is_damaged=True) for name in gone], len(upload.files))
+            return files
+
+        names = {file.filename for file in upload.files}
+        warnings = [file.warning for file in checked if file.warning]
+        result = self._datasets.switch(upload.upload, names, files_of, warnings)
+        return self._uploads.record(upload, result)
+
+
+def _in_order(
+    planned: Sequence[PlannedFile], wanted: Sequence[AnnouncedFile]
+) -> Iterator[PlannedFile]:
+    by_name = {one.filename: one for one in planned}
+    return (by_name[file.filename] for file in wanted)
+
+
+def _content(file: AnnouncedFile) -> Content | None:
+    """What a file was announced to hold, if that is known."""
+    return Content(file.sha256, file.size, file_type(file.filename)) if file.sha256 else None
+
+
+def _not_whole(file: AnnouncedFile, size_bytes: int | None) -> FileProblem:
+    if size_bytes is None:
+        text = "hasn't arrived; send it"
+    else:
+        text = f"{size_bytes:,} bytes arrived, but {file.size:,} were announced; send it again"
+    return FileProblem(file.filename, text, is_damaged=True)
