@@ -542,6 +542,14 @@ class TestLocalStore:
         with pytest.raises(InvalidKey):
             store.get("a/\\partial-123")
 
+    def test_objects_lie_in_the_folder_under_their_keys(self, store, root):
+        """So that a volume is the same store, seen as a folder or through an S3 API."""
+        store.put("results/x/lora/a b.safetensors", b"x")
+        assert (root / "results/x/lora/a b.safetensors").read_bytes() == b"x"
+        (root / "dataset").mkdir()
+        (root / "dataset/other").write_bytes(b"y")
+        assert store.get("dataset/other") == b"y"
+
     def test_an_object_can_be_read_by_others(self, store, root):
         store.put("a", b"x")
         assert oct((root / "a").stat().st_mode & 0o777) == "0o644"

@@ -156,6 +156,15 @@ def test_a_bug_is_raised_at_once_and_says_nothing_about_the_other_side():
     assert one.state.failures == 2
 
 
+def test_nothing_is_tried_again_once_it_was_given_up():
+    one, line = circuit(first_wait_s=30, longest_wait_s=30), Line(failures=9)
+    one.give_up()
+    with pytest.raises(StoreUnavailable):
+        one.call(line)
+    assert line.calls == 1
+    assert one.call(Line()) == "answer"
+
+
 # Opening
 
 
