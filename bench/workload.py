@@ -17,9 +17,9 @@ from loradash.registry.memory import MemoryRegistry
 from loradash.runtime.attempt import Timing
 from loradash.runtime.supervisor import Limits, StopRequest
 from loradash.runtime.workspace import Workspace
-from loradash.services.datasets import check_for_training
+from loradash.services.datasets.folders import check_for_training
+from loradash.services.datasets.store import DatasetStore
 from loradash.services.running import Runner
-from loradash.services.stored_datasets import DatasetStore
 from loradash.services.training import TrainingService
 from loradash.storage.memory import MemoryStore
 

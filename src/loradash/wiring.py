@@ -29,8 +29,11 @@ from loradash.runtime.orphans import ChildRecords
 from loradash.runtime.supervisor import Limits, StopRequest
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.runtime.workspace import Workspace
-from loradash.services.dataset_editing import DatasetEditor
-from loradash.services.dataset_uploads import UploadLimits
+from loradash.services.datasets.editing import DatasetEditor
+from loradash.services.datasets.scratch import Scratch
+from loradash.services.datasets.store import DatasetStore
+from loradash.services.datasets.upload_checks import UploadLimits
+from loradash.services.datasets.upload_sessions import UploadSessions
 from loradash.services.dispatch import Dispatcher, Services
 from loradash.services.generation import GenerationService
 from loradash.services.health import HealthService
@@ -39,10 +42,7 @@ from loradash.services.processes import ProcessService
 from loradash.services.results import ResultService
 from loradash.services.retention import Retention
 from loradash.services.running import Runner, take_over
-from loradash.services.scratch import Scratch
-from loradash.services.stored_datasets import DatasetStore
 from loradash.services.training import TrainingService
-from loradash.services.upload_sessions import UploadSessions
 from loradash.settings import Settings
 from loradash.storage.disk import DiskGuard
 from loradash.storage.keys import NOWHERE, Address

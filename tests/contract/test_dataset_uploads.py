@@ -8,9 +8,9 @@ import pytest
 from loradash.cli.backend import HttpBackend
 from loradash.domain.requests import parse_request
 from loradash.errors import InvalidRequest, TransferFailed
-from loradash.services.dataset_uploads import SourceFile
-from loradash.services.stored_datasets import DatasetStore
-from loradash.services.upload_sessions import UploadSessions
+from loradash.services.datasets.store import DatasetStore
+from loradash.services.datasets.upload_checks import SourceFile
+from loradash.services.datasets.upload_sessions import UploadSessions
 from loradash.storage.s3.store import S3Store
 from loradash.storage.store import conditional_put, presigned_urls
 from tests.unit.world import picture

@@ -15,7 +15,7 @@ from loradash.engines.diffusers.child.run_training import run_training
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.errors import LoradashError
-from loradash.services.datasets import check_for_training
+from loradash.services.datasets.folders import check_for_training
 from tests.engine.tiny_models import build_stable_diffusion
 
 torch.set_num_threads(1)

@@ -9,8 +9,8 @@ from loradash.registry.memory import MemoryRegistry
 from loradash.runtime.attempt import Timing
 from loradash.runtime.supervisor import Limits, StopRequest
 from loradash.runtime.workspace import Workspace
+from loradash.services.datasets.store import DatasetStore
 from loradash.services.running import Runner
-from loradash.services.stored_datasets import DatasetStore
 from loradash.storage.memory import MemoryStore
 
 LIMITS = Limits(timeout_s=30, stall_s=30, grace_s=30)

@@ -20,11 +20,11 @@ from loradash.cli import dataset_target
 from loradash.cli.app import app as command_line
 from loradash.cli.dataset_target import LocalDatasets, ServerDatasets
 from loradash.errors import LoradashError, ServerUnreachable, StoreUnavailable
-from loradash.services.dataset_editing import DatasetEditor
-from loradash.services.dataset_uploads import UploadLimits
-from loradash.services.scratch import Scratch
-from loradash.services.stored_datasets import DatasetStore
-from loradash.services.url_import import UrlImporter
+from loradash.services.datasets.editing import DatasetEditor
+from loradash.services.datasets.scratch import Scratch
+from loradash.services.datasets.store import DatasetStore
+from loradash.services.datasets.upload_checks import UploadLimits
+from loradash.services.datasets.url_import import UrlImporter
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 

@@ -24,13 +24,13 @@ from loradash.errors import (
     NotFound,
     StoreUnavailable,
 )
-from loradash.services import stored_images
-from loradash.services.cache_folder import CacheFolder
-from loradash.services.dataset_editing import IMPORTS_AT_ONCE, DatasetEditor
-from loradash.services.dataset_uploads import SourceFile, UploadLimits
-from loradash.services.scratch import Scratch
-from loradash.services.stored_datasets import DatasetStore
-from loradash.services.url_import import Download
+from loradash.services.datasets import stored_images
+from loradash.services.datasets.cache_folder import CacheFolder
+from loradash.services.datasets.editing import IMPORTS_AT_ONCE, DatasetEditor
+from loradash.services.datasets.scratch import Scratch
+from loradash.services.datasets.store import DatasetStore
+from loradash.services.datasets.upload_checks import SourceFile, UploadLimits
+from loradash.services.datasets.url_import import Download
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 

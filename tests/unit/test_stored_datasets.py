@@ -28,10 +28,12 @@ from loradash.errors import (
     PreconditionFailed,
     TransferFailed,
 )
-from loradash.services import dataset_manifests, dataset_uploads, stored_datasets
-from loradash.services.dataset_uploads import SourceFile, UploadLimits
-from loradash.services.scratch import Scratch
-from loradash.services.stored_datasets import DatasetStore
+from loradash.services.datasets import manifests as dataset_manifests
+from loradash.services.datasets import store as stored_datasets
+from loradash.services.datasets import upload_checks as dataset_uploads
+from loradash.services.datasets.scratch import Scratch
+from loradash.services.datasets.store import DatasetStore
+from loradash.services.datasets.upload_checks import SourceFile, UploadLimits
 from loradash.settings import Settings
 from loradash.storage import keys
 from loradash.storage.local import LocalStore

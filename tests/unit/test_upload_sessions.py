@@ -19,10 +19,10 @@ from loradash.errors import (
     NotFound,
     StoreUnavailable,
 )
-from loradash.services import upload_sessions
-from loradash.services.dataset_uploads import UploadLimits
-from loradash.services.stored_datasets import DatasetStore
-from loradash.services.upload_sessions import UploadSessions
+from loradash.services.datasets import upload_sessions
+from loradash.services.datasets.store import DatasetStore
+from loradash.services.datasets.upload_checks import UploadLimits
+from loradash.services.datasets.upload_sessions import UploadSessions
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 from loradash.storage.store import Capabilities, SignedRequest

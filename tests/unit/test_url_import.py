@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from PIL import Image
 
 from loradash.errors import InvalidRequest
-from loradash.services.url_import import MAX_REDIRECTS, TimeLimits, UrlImporter, is_public
+from loradash.services.datasets.url_import import MAX_REDIRECTS, TimeLimits, UrlImporter, is_public
 
 from .world import picture
 

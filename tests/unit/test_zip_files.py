@@ -14,12 +14,12 @@ import pytest
 
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest
 from loradash.errors import InvalidDataset, InvalidRequest, NotFound
-from loradash.services.dataset_editing import DatasetEditor
-from loradash.services.dataset_uploads import UploadLimits
-from loradash.services.dataset_zip import DatasetZip
-from loradash.services.scratch import Scratch
-from loradash.services.stored_datasets import DatasetStore
-from loradash.services.zip_files import RATIO_COUNTS_ABOVE_BYTES, extract
+from loradash.services.datasets.editing import DatasetEditor
+from loradash.services.datasets.scratch import Scratch
+from loradash.services.datasets.store import DatasetStore
+from loradash.services.datasets.upload_checks import UploadLimits
+from loradash.services.datasets.zip_in import RATIO_COUNTS_ABOVE_BYTES, extract
+from loradash.services.datasets.zip_out import dataset_zip
 from loradash.storage.memory import MemoryStore
 
 from .world import picture
@@ -344,7 +344,7 @@ MEASURED = """
 import json, resource, sys, tracemalloc
 from pathlib import Path
 from loradash.errors import InvalidRequest
-from loradash.services.zip_files import extract
+from loradash.services.datasets.zip_in import extract
 path, folder = map(Path, sys.argv[1:])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 tracemalloc.start()
@@ -452,7 +452,7 @@ def test_a_dataset_becomes_a_zip_file_of_the_size_that_was_said():
         "sub/b.png": picture(2),
         "c.txt": b"",
     }
-    archive = DatasetZip(store, "my cats (1)", stored(store, files))
+    archive = dataset_zip(store, "my cats (1)", stored(store, files))
     data = b"".join(archive)
     assert archive.size_bytes == len(data)
     with zipfile.ZipFile(io.BytesIO(data)) as opened:
@@ -465,7 +465,8 @@ def test_a_dataset_becomes_a_zip_file_of_the_size_that_was_said():
 
 def test_nothing_is_read_before_it_is_sent():
     store = PieceStore()
-    archive = DatasetZip(store, "cats", stored(store, {"a.png": bytes(1000), "b.png": bytes(1000)}))
+    manifest = stored(store, {"a.png": bytes(1000), "b.png": bytes(1000)})
+    archive = dataset_zip(store, "cats", manifest)
     assert archive.size_bytes > 2000
     assert store.read_pieces == 0
     pieces = iter(archive)
@@ -476,7 +477,7 @@ def test_nothing_is_read_before_it_is_sent():
 
 
 def test_an_empty_dataset_is_an_empty_zip_file():
-    data = b"".join(DatasetZip(MemoryStore(), "cats", DatasetManifest(files=())))
+    data = b"".join(dataset_zip(MemoryStore(), "cats", DatasetManifest(files=())))
     assert zipfile.ZipFile(io.BytesIO(data)).namelist() == []
 
 
@@ -486,7 +487,7 @@ def test_a_file_of_another_size_breaks_the_zip_file_instead_of_shifting_it(data)
     manifest = stored(store, {"a.txt": b"123"})
     store.put("dataset/cats/up/a.txt", data)
     with pytest.raises(InvalidDataset, match=r"a.txt isn't what was uploaded"):
-        b"".join(DatasetZip(store, "cats", manifest))
+        b"".join(dataset_zip(store, "cats", manifest))
 
 
 def test_a_file_that_is_gone_breaks_the_zip_file():
@@ -494,14 +495,14 @@ def test_a_file_that_is_gone_breaks_the_zip_file():
     manifest = stored(store, {"a.txt": b"123"})
     store.delete("dataset/cats/up/a.txt")
     with pytest.raises(NotFound):
-        b"".join(DatasetZip(store, "cats", manifest))
+        b"".join(dataset_zip(store, "cats", manifest))
 
 
 def test_what_comes_out_can_be_brought_in_again(tmp_path, target):
     store = MemoryStore()
     files = {"a.png": picture(1), "a.txt": "кот".encode()}
     path = tmp_path / "out.zip"
-    path.write_bytes(b"".join(DatasetZip(store, "cats", stored(store, files))))
+    path.write_bytes(b"".join(dataset_zip(store, "cats", stored(store, files))))
     found = extract(path, target)
     assert contents(found) == files
     assert found.notes == ()

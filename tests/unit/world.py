@@ -28,16 +28,16 @@ from loradash.runtime.gpu import Machine
 from loradash.runtime.results import NewArtifact, ResultKeeper
 from loradash.runtime.supervisor import Limits
 from loradash.runtime.workspace import Workspace
-from loradash.services.dataset_editing import DatasetEditor
+from loradash.services.datasets.editing import DatasetEditor
+from loradash.services.datasets.store import DatasetStore
+from loradash.services.datasets.upload_sessions import UploadSessions
 from loradash.services.dispatch import Dispatcher, Services
 from loradash.services.generation import GenerationService
 from loradash.services.health import HealthService
 from loradash.services.places import Places
 from loradash.services.processes import ProcessService
 from loradash.services.results import ResultService
-from loradash.services.stored_datasets import DatasetStore
 from loradash.services.training import TrainingService
-from loradash.services.upload_sessions import UploadSessions
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
 from loradash.telemetry import logging

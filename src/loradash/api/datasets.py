@@ -1,14 +1,13 @@
 """Datasets over HTTP: looked into by pages, changed file by file, and moved as zip files."""
 
 import asyncio
-from pathlib import Path as FilePath
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import ClientDisconnect
 
+from loradash.api.bodies import receive
 from loradash.api.gateway import json_response
 from loradash.api.streams import file_headers, streamed
 from loradash.datasets.folder import MAX_CAPTION_BYTES
@@ -18,13 +17,12 @@ from loradash.domain.request_fields import DatasetFolder
 from loradash.domain.requests import Name
 from loradash.domain.sizes import size_text
 from loradash.errors import InvalidRequest
-from loradash.services.dataset_content import content
-from loradash.services.dataset_details import MAX_PAGE
+from loradash.services.datasets.content import content
+from loradash.services.datasets.details import MAX_PAGE
+from loradash.services.datasets.url_import import MAX_URL_CHARACTERS
 from loradash.services.dispatch import Services
-from loradash.services.url_import import MAX_URL_CHARACTERS
 from loradash.storage.store import LocalFiles, ObjectStore
 
-_PIECE_BYTES = 2**20  # written at once, from a thread
 _ZIP_TYPES = frozenset(
     {"application/zip", "application/x-zip-compressed", "application/octet-stream"}
 )
@@ -205,7 +203,10 @@ def _add_imports(router: APIRouter, services: Services) -> None:
             )
         with services.datasets.scratch.folder() as place:
             path = place / "sent.zip"
-            await _receive(request, path, services.datasets.limits.max_upload_bytes)
+            most = services.datasets.limits.max_upload_bytes
+            await receive(
+                request, path, "zip file", lambda size, _is_all: _refuse_too_large(size, most)
+            )
             result = await asyncio.to_thread(editor.import_zip, name, path, replace=replace)
         return _reply(result)
 
@@ -229,29 +230,6 @@ def _file(request: Request, store: ObjectStore, file: DatasetFile) -> Response:
         return FileResponse(store.path_of(file.key), headers=headers, media_type=media_type(name))
     headers["Content-Length"] = str(file.size_bytes)
     return streamed(request, content(store, file), name, headers)
-
-
-async def _receive(request: Request, path: FilePath, max_bytes: int) -> None:
-    """Write a body to a file, as far as it isn't too large."""
-    length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdecimal() and len(length) < 20:
-        _refuse_too_large(int(length), max_bytes)
-    size_bytes = 0
-    piece = bytearray()
-    with path.open("wb") as file:
-        try:
-            async for part in request.stream():
-                size_bytes += len(part)
-                _refuse_too_large(size_bytes, max_bytes)
-                piece += part
-                if len(piece) >= _PIECE_BYTES:
-                    await asyncio.to_thread(file.write, bytes(piece))
-                    piece.clear()
-        except ClientDisconnect as error:
-            raise InvalidRequest(
-                "the zip file ended before its end", remedy="Send it again."
-            ) from error
-        await asyncio.to_thread(file.write, bytes(piece))
 
 
 def _refuse_too_large(size_bytes: int, max_bytes: int) -> None:

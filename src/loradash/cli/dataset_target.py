@@ -12,7 +12,7 @@ from loradash.settings import Settings
 if TYPE_CHECKING:
     import httpx2
 
-    from loradash.services.dataset_editing import DatasetEditor
+    from loradash.services.datasets.editing import DatasetEditor
 
 _TIMEOUT_S = 1800.0  # a server may fetch and check a large file before it answers
 _PIECE_BYTES = 2**20

@@ -16,7 +16,7 @@ def check(
     """Read every image and caption, and say what can't be used. Exit code 1 if something can't."""
     from loradash.cli.output import print_result
     from loradash.domain.sizes import size_text
-    from loradash.services.datasets import bucket_counts, check_folder
+    from loradash.services.datasets.folders import bucket_counts, check_folder
 
     report = check_folder(folder, caption_ext)
     usable = bool(report.images) and not report.problems

@@ -21,15 +21,15 @@ from loradash.domain.schema import validate
 from loradash.domain.training_text import parse_training
 from loradash.errors import InvalidRequest, LoradashError
 from loradash.executors.executor import Executor
-from loradash.services.dataset_editing import DatasetEditor
+from loradash.services.datasets.editing import DatasetEditor
+from loradash.services.datasets.store import DatasetStore
+from loradash.services.datasets.upload_sessions import UploadSessions
 from loradash.services.generation import GenerationService
 from loradash.services.health import HealthService
 from loradash.services.places import Places
 from loradash.services.processes import ProcessService
 from loradash.services.results import ResultService
-from loradash.services.stored_datasets import DatasetStore
 from loradash.services.training import TrainingService
-from loradash.services.upload_sessions import UploadSessions
 from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.logging import bound
 from loradash.telemetry.metrics import Metrics, Outcome

@@ -1,9 +1,10 @@
-"""The bytes of a stored result in pieces, for replies that say beforehand how many will come."""
+"""The bytes of a stored result in pieces."""
 
 from collections.abc import Iterator
 
 from loradash.errors import ResultsNotStored
 from loradash.registry.registry import StoredArtifact
+from loradash.services.pieces import exactly
 from loradash.storage.store import ObjectStore
 
 
@@ -14,14 +15,14 @@ def content(
 
     Raises `ResultsNotStored` rather than end too soon or go on too long, and what the store raises.
     """
-    left = (entry.size_bytes if end is None else end) - start
-    for piece in store.read(entry.key, start, end):
-        left -= len(piece)
-        if left < 0:
-            break
-        yield piece
-    if left:
-        raise not_what_was_stored(entry)
+    size = (entry.size_bytes if end is None else end) - start
+    return exactly(_read(store, entry, start, end), size, not_what_was_stored(entry))
+
+
+def _read(
+    store: ObjectStore, entry: StoredArtifact, start: int, end: int | None
+) -> Iterator[bytes]:
+    yield from store.read(entry.key, start, end)  # asked only when the first piece is wanted
 
 
 def not_what_was_stored(entry: StoredArtifact) -> ResultsNotStored:

@@ -19,8 +19,9 @@ from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArti
 from loradash.runtime.results import write_manifest
 from loradash.runtime.workspace import Workspace
 from loradash.services.links import Links, Url
+from loradash.services.pieces import ZipPieces
 from loradash.services.result_content import not_what_was_stored
-from loradash.services.result_zip import ResultZip
+from loradash.services.result_zip import result_zip
 from loradash.storage import keys
 from loradash.storage.store import ObjectInfo, ObjectStore, check_key
 
@@ -155,7 +156,7 @@ class ResultService:
             "total_size": sum(item["size"] for item in items),
         }
 
-    def archive(self, process_ids: Sequence[str], *, images: bool, loras: bool) -> ResultZip:
+    def archive(self, process_ids: Sequence[str], *, images: bool, loras: bool) -> ZipPieces:
         """Return the results of several processes as one zip file that hasn't been read yet.
 
         Raises `NotFound` if there are none, or if the store hasn't got all of them any more.
@@ -167,7 +168,7 @@ class ResultService:
                 remedy="`list_files` shows what there is.",
             )
         self._require_stored(found)
-        return ResultZip(self._store, found)
+        return result_zip(self._store, found)
 
     def delete(self, process_ids: Sequence[str], result_type: ResultType) -> dict[str, Any]:
         """Delete results of processes that have ended; their records stay.
@@ -312,7 +313,7 @@ class ResultService:
                 f"the {len(entries)} images of {process_id} are too large for one reply",
                 remedy="Use bulk_download, which gives a link for each.",
             )
-        return _link(link, name, ResultZip(self._store, entries).size_bytes)
+        return _link(link, name, result_zip(self._store, entries).size_bytes)
 
     def _zip(self, entries: Sequence[StoredArtifact]) -> bytes:
         buffer = io.BytesIO()

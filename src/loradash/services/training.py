@@ -46,10 +46,10 @@ from loradash.runtime.results import (
 )
 from loradash.runtime.supervisor import Limits, supervise
 from loradash.runtime.workspace import Workspace
-from loradash.services.datasets import Progress as ImageProgress
-from loradash.services.datasets import check_for_training, check_sections
+from loradash.services.datasets.folders import Progress as ImageProgress
+from loradash.services.datasets.folders import check_for_training, check_sections
+from loradash.services.datasets.store import DatasetStore
 from loradash.services.places import ANYWHERE, Places
-from loradash.services.stored_datasets import DatasetStore
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 

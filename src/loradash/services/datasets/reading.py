@@ -15,7 +15,7 @@ from loradash.datasets.folder import MAX_CAPTION_BYTES
 from loradash.domain.dataset_manifest import CAPTION_SUFFIX, DatasetFile, DatasetManifest
 from loradash.domain.schema import nearest
 from loradash.errors import NotFound
-from loradash.services.dataset_manifests import Manifests
+from loradash.services.datasets.manifests import Manifests
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 from loradash.storage.transfer import CONCURRENCY, in_parallel

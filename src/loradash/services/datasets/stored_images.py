@@ -16,7 +16,7 @@ from loradash.datasets.images import open_image
 from loradash.domain.dataset_manifest import DatasetFile
 from loradash.domain.sizes import size_text
 from loradash.errors import InvalidDataset, InvalidRequest
-from loradash.services.cache_folder import CacheFolder
+from loradash.services.datasets.cache_folder import CacheFolder
 from loradash.storage.store import ObjectStore
 
 THUMBNAIL_SIZES = (128, 256, 512)

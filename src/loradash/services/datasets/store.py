@@ -34,9 +34,10 @@ from loradash.errors import (
     StoreUnavailable,
     TransferFailed,
 )
-from loradash.services.dataset_copies import Stale, fetch, is_copy
-from loradash.services.dataset_manifests import Change, Manifests
-from loradash.services.dataset_uploads import (
+from loradash.services.datasets.copies import Stale, fetch, is_copy
+from loradash.services.datasets.manifests import Change, Manifests
+from loradash.services.datasets.scratch import SYSTEMS_SCRATCH, Scratch
+from loradash.services.datasets.upload_checks import (
     DEFAULT_LIMITS,
     CheckedSource,
     SourceFile,
@@ -47,8 +48,7 @@ from loradash.services.dataset_uploads import (
     refuse,
     stamp_of,
 )
-from loradash.services.scratch import SYSTEMS_SCRATCH, Scratch
-from loradash.services.upload_results import UploadResult, is_of_upload, upload_result
+from loradash.services.datasets.upload_results import UploadResult, is_of_upload, upload_result
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore, conditional_put
 from loradash.storage.transfer import CONCURRENCY, OnProgress, Transfer, put_files

@@ -24,8 +24,9 @@ from loradash.domain.ids import new_upload_id
 from loradash.domain.media_types import media_type
 from loradash.domain.requests import AnnouncedFile, CreateUploadRequest
 from loradash.errors import ConflictingState, InvalidDataset, InvalidRequest, NotFound
-from loradash.services.announced_uploads import AnnouncedUpload, AnnouncedUploads
-from loradash.services.dataset_uploads import (
+from loradash.services.datasets.announced_uploads import AnnouncedUpload, AnnouncedUploads
+from loradash.services.datasets.store import DatasetStore, is_part, new_folder
+from loradash.services.datasets.upload_checks import (
     CHECKED_AT_ONCE,
     CheckedFile,
     FileProblem,
@@ -35,8 +36,7 @@ from loradash.services.dataset_uploads import (
     problem_text,
     refuse,
 )
-from loradash.services.stored_datasets import DatasetStore, is_part, new_folder
-from loradash.services.upload_results import UploadResult
+from loradash.services.datasets.upload_results import UploadResult
 from loradash.storage import keys
 from loradash.storage.store import ObjectInfo, ObjectStore, PresignedUrls, presigned_urls
 from loradash.storage.transfer import in_parallel

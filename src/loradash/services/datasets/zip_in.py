@@ -25,7 +25,7 @@ from loradash.domain.dataset_manifest import CAPTION_SUFFIX, OTHER_SUFFIXES
 from loradash.domain.request_fields import check_file_names, file_name, shown
 from loradash.domain.sizes import size_text
 from loradash.errors import InvalidRequest
-from loradash.services.dataset_uploads import (
+from loradash.services.datasets.upload_checks import (
     DEFAULT_LIMITS,
     FileProblem,
     SourceFile,
@@ -34,7 +34,7 @@ from loradash.services.dataset_uploads import (
     check_number,
     too_large,
 )
-from loradash.services.upload_results import name_list
+from loradash.services.datasets.upload_results import name_list
 
 MAX_RATIO = 200
 """How many times its own size a zip file may unpack to; images and captions stay far below."""

@@ -18,7 +18,7 @@ from loradash.domain.dataset_manifest import UPLOAD_SESSION, Upload
 from loradash.domain.ids import upload_time_s
 from loradash.domain.requests import AnnouncedFile
 from loradash.errors import ConflictingState, InvalidDataset, NotFound, PreconditionFailed
-from loradash.services.upload_results import UploadResult
+from loradash.services.datasets.upload_results import UploadResult
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore, conditional_put
 from loradash.storage.transfer import in_parallel

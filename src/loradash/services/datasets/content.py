@@ -1,9 +1,10 @@
-"""The bytes of a dataset's file in pieces, for replies that say beforehand how many will come."""
+"""The bytes of a dataset's file in pieces."""
 
 from collections.abc import Iterator
 
 from loradash.domain.dataset_manifest import DatasetFile
 from loradash.errors import InvalidDataset
+from loradash.services.pieces import exactly
 from loradash.storage.store import ObjectStore
 
 
@@ -12,13 +13,11 @@ def content(store: ObjectStore, file: DatasetFile) -> Iterator[bytes]:
 
     Raises `InvalidDataset` rather than end too soon or go on too long, and what the store raises.
     """
-    left = file.size_bytes
-    for piece in store.read(file.key):
-        left -= len(piece)
-        if left < 0:
-            break
-        yield piece
-    if left:
-        raise InvalidDataset(
-            f"the file {file.name} isn't what was uploaded", remedy="Upload the file again."
-        )
+    wrong = InvalidDataset(
+        f"the file {file.name} isn't what was uploaded", remedy="Upload the file again."
+    )
+    return exactly(_read(store, file), file.size_bytes, wrong)
+
+
+def _read(store: ObjectStore, file: DatasetFile) -> Iterator[bytes]:
+    yield from store.read(file.key)  # asked only when the first piece is wanted

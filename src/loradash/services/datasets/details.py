@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest
 from loradash.errors import InvalidDataset, InvalidKey, NotFound
-from loradash.services.dataset_reading import (
+from loradash.services.datasets.reading import (
     DatasetReader,
     caption_name,
     caption_version,

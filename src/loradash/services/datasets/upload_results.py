@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from loradash.domain.dataset_manifest import DatasetFile, FileType, Upload
 from loradash.domain.media_types import media_type
 from loradash.domain.sizes import size_text
-from loradash.services.dataset_manifests import Swap
+from loradash.services.datasets.manifests import Swap
 from loradash.storage import keys
 
 _NAMES_SHOWN = 10

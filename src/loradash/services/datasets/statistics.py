@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from loradash.datasets.buckets import bucket_size
 from loradash.datasets.image_hash import MAX_DISTANCE, pairs_alike
 from loradash.errors import InvalidDataset, NotFound
-from loradash.services.dataset_details import DatasetSummary, summary
-from loradash.services.dataset_reading import DatasetReader, caption_name, images_of
-from loradash.services.stored_images import StoredImages
+from loradash.services.datasets.details import DatasetSummary, summary
+from loradash.services.datasets.reading import DatasetReader, caption_name, images_of
+from loradash.services.datasets.stored_images import StoredImages
 from loradash.storage.transfer import in_parallel
 
 NAMES_LISTED = 100

@@ -1,6 +1,6 @@
 """Datasets as things that people look into and change: one place for every entry point.
 
-Each change is one switch of the manifest (see `loradash.services.stored_datasets`), so nobody sees
+Each change is one switch of the manifest (see `loradash.services.datasets.store`), so nobody sees
 half of one, and what is written by two at once is either both or a refusal.
 """
 
@@ -17,23 +17,24 @@ from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, Uploa
 from loradash.domain.ids import new_upload_id, upload_time_s
 from loradash.domain.request_fields import DatasetFolder, shown
 from loradash.errors import ConflictingState, InvalidDataset, InvalidRequest, NotFound
-from loradash.services.dataset_details import Caption, DatasetDetails, DatasetSummary, summary
-from loradash.services.dataset_manifests import ABANDONED_AFTER_S, Manifests
-from loradash.services.dataset_reading import (
+from loradash.services.datasets.details import Caption, DatasetDetails, DatasetSummary, summary
+from loradash.services.datasets.manifests import ABANDONED_AFTER_S, Manifests
+from loradash.services.datasets.reading import (
     DatasetReader,
     caption_name,
     caption_version,
     named,
     named_image,
 )
-from loradash.services.dataset_statistics import DatasetFigures
-from loradash.services.dataset_uploads import SourceFile
-from loradash.services.dataset_zip import DatasetZip
-from loradash.services.stored_datasets import DatasetStore
-from loradash.services.stored_images import StoredImages
-from loradash.services.upload_results import UploadResult
-from loradash.services.url_import import UrlImporter
-from loradash.services.zip_files import extract
+from loradash.services.datasets.statistics import DatasetFigures
+from loradash.services.datasets.store import DatasetStore
+from loradash.services.datasets.stored_images import StoredImages
+from loradash.services.datasets.upload_checks import SourceFile
+from loradash.services.datasets.upload_results import UploadResult
+from loradash.services.datasets.url_import import UrlImporter
+from loradash.services.datasets.zip_in import extract
+from loradash.services.datasets.zip_out import dataset_zip
+from loradash.services.pieces import ZipPieces
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
@@ -131,12 +132,12 @@ class DatasetEditor:
         self._store.delete_many(sorted(doomed))
         return len(doomed)
 
-    def zip(self, folder: str) -> DatasetZip:
+    def zip(self, folder: str) -> ZipPieces:
         """Return a dataset as a zip file that is read from the store while it's iterated over.
 
         Raises `NotFound`, `InvalidDataset`.
         """
-        return DatasetZip(self._store, folder, self._reader.manifest(folder))
+        return dataset_zip(self._store, folder, self._reader.manifest(folder))
 
     # Files
 

@@ -1,0 +1,1 @@
+"""Datasets in the object store: uploaded, looked into, changed, fetched for trainings."""
