@@ -21,7 +21,6 @@ from loradash.errors import InvalidKey, InvalidSettings, LoradashError, StoreUna
 from loradash.executors.executor import Executor, NoExecutor
 from loradash.executors.local import LocalExecutor, MemoryNeeds, QueuedRegistry
 from loradash.registry.sql import SqlRegistry
-from loradash.resilience.circuit import Policy
 from loradash.resilience.promptly import Promptly
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Machine, Slot
@@ -47,8 +46,6 @@ from loradash.settings import Settings
 from loradash.storage.disk import DiskGuard
 from loradash.storage.keys import NOWHERE, Address
 from loradash.storage.local import LocalStore
-from loradash.storage.s3.config import S3Config, parse_overrides
-from loradash.storage.s3.store import S3Store
 from loradash.storage.store import Examination, ObjectStore, Remote, check_prefix
 from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.metrics import Metrics
@@ -85,8 +82,7 @@ class Core:
         """End the warm pipelines and let go of store and registry."""
         self.generation.close()
         self.registry.close()
-        if isinstance(self.store, S3Store):
-            self.store.close()
+        self.store.close()
 
 
 def make_engine(settings: Settings, threads: int = 0, device: str = "") -> DiffusersEngine:
@@ -98,13 +94,17 @@ def make_engine(settings: Settings, threads: int = 0, device: str = "") -> Diffu
     )
 
 
-def make_store(settings: Settings, guard: DiskGuard) -> LocalStore | S3Store:
+def make_store(settings: Settings, guard: DiskGuard) -> ObjectStore:
     """Return the object store: a bucket if one is named, else a folder. Nothing is asked yet.
 
     Raises `InvalidSettings`.
     """
     if not settings.s3_bucket:
         return LocalStore(settings.objects_path, shared=settings.objects_shared, guard=guard)
+    from loradash.resilience.circuit import Policy  # a folder does without
+    from loradash.storage.s3.config import S3Config, parse_overrides
+    from loradash.storage.s3.store import S3Store
+
     config = S3Config(
         bucket=settings.s3_bucket,
         access_key_id=settings.s3_access_key_id,

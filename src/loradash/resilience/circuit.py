@@ -7,18 +7,18 @@ one kind of error is a fault; every other one, such as "not found", is an answer
 
 import threading
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import stamina
 import structlog
 from circuitbreaker import CircuitBreaker
 
 from loradash.errors import LoradashError
+from loradash.resilience.circuit_state import CircuitState
 
 log = structlog.get_logger("loradash.resilience")
 
 Result = TypeVar("Result")
-State = Literal["closed", "open", "half_open"]
 
 
 class Policy(NamedTuple):
@@ -32,18 +32,6 @@ class Policy(NamedTuple):
     failures_to_open: int = 10
     """In a row, over all threads. High enough that an unsteady line doesn't count as dead."""
     open_s: float = 10.0
-
-
-class CircuitState(NamedTuple):
-    """What health tells of a circuit."""
-
-    state: State
-    failures: int
-    """In a row, up to now."""
-    retries: int
-    """Of all calls so far."""
-    next_try_s: float
-    last_error: str
 
 
 class Circuit:

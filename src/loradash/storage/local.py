@@ -155,6 +155,9 @@ class LocalStore:
         for key in keys:
             self.delete(key)
 
+    def close(self) -> None:
+        """See `ObjectStore.close`; there is nothing to let go of."""
+
     def remove_partial_files(self, before_s: float) -> int:
         """Remove what killed programs left half-written before this Unix time; return how many."""
         removed = 0

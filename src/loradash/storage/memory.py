@@ -104,6 +104,9 @@ class MemoryStore:
         for key in keys:
             self.delete(key)
 
+    def close(self) -> None:
+        """See `ObjectStore.close`; there is nothing to let go of."""
+
     def _info(self, key: str) -> ObjectInfo:
         data, modified_s = self._objects[key]
         return ObjectInfo(key, len(data), modified_s, hashlib.sha256(data).hexdigest())

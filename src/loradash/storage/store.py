@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from loradash.errors import InvalidKey, NotFound
-from loradash.resilience.circuit import CircuitState
+from loradash.resilience.circuit_state import CircuitState
 
 _PART = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
 MAX_PART_BYTES = 200  # file systems take 255, and partial files have longer names
@@ -117,6 +117,10 @@ class ObjectStore(Protocol):
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects. Raises what a `delete` raises, having tried all of them."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and threads; nothing is asked of the store afterwards."""
         ...
 
 

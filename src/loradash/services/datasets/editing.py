@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -31,12 +32,14 @@ from loradash.services.datasets.store import DatasetStore
 from loradash.services.datasets.stored_images import StoredImages
 from loradash.services.datasets.upload_checks import SourceFile
 from loradash.services.datasets.upload_results import UploadResult
-from loradash.services.datasets.url_import import UrlImporter
 from loradash.services.datasets.zip_in import extract
 from loradash.services.datasets.zip_out import dataset_zip
 from loradash.services.pieces import ZipPieces
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
+
+if TYPE_CHECKING:
+    from loradash.services.datasets.url_import import UrlImporter
 
 IMPORTS_AT_ONCE = 2
 
@@ -55,13 +58,13 @@ class DatasetEditor:
         store: ObjectStore,
         datasets: DatasetStore,
         cache: Path,
-        importer: UrlImporter | None = None,
+        importer: "UrlImporter | None" = None,
     ) -> None:
         self._store = store
         self._datasets = datasets
         self._manifests = Manifests(store)
         self._reader = DatasetReader(store)
-        self._importer = importer or UrlImporter()
+        self._importer = importer
         self._imports = threading.BoundedSemaphore(IMPORTS_AT_ONCE)
         self.images = StoredImages(store, cache, datasets.limits.max_file_bytes)
         self.details = DatasetDetails(store, self._reader)
@@ -249,9 +252,12 @@ class DatasetEditor:
             raise ConflictingState(
                 f"{IMPORTS_AT_ONCE} imports are going on", remedy="Try again when they are done."
             )
+        from loradash.services.datasets.url_import import UrlImporter  # brings an HTTP client
+
+        importer = self._importer or UrlImporter()
         try:
             with self._datasets.scratch.folder() as place:
-                fetched = self._importer.fetch(
+                fetched = importer.fetch(
                     url, place / "fetched", self._datasets.limits.max_upload_bytes
                 )
                 if fetched.kind == "zip":

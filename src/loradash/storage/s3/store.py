@@ -26,7 +26,8 @@ from urllib.parse import quote
 
 from loradash.domain.media_types import media_type
 from loradash.errors import LoradashError, NotFound, PreconditionFailed, StoreUnavailable
-from loradash.resilience.circuit import Circuit, CircuitState
+from loradash.resilience.circuit import Circuit
+from loradash.resilience.circuit_state import CircuitState
 from loradash.storage.disk import DiskGuard, arriving
 from loradash.storage.s3.bucket import Bucket, translating
 from loradash.storage.s3.config import S3Config
@@ -70,10 +71,7 @@ class S3Store:
         self._is_closed = False
 
     def close(self) -> None:
-        """End the threads and connections, if any were needed; nothing is tried again.
-
-        What is under way fails with `StoreUnavailable`.
-        """
+        """See `ObjectStore.close`; what is under way fails with `StoreUnavailable`."""
         self._is_closed = True
         self._circuit.give_up()
         if "_part_threads" in self.__dict__:
