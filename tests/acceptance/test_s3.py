@@ -117,6 +117,15 @@ def test_a_training_and_its_use_with_everything_in_the_bucket(
         assert len(files_of(server, bucket, drawn)) >= 1
         image = server.ask(type="download", process_id=drawn)
         assert image["content_type"] == "image/png"
+        by_key = server.ask(type="download_by_key", s3_key=image["s3_key"])
+        assert by_key["data"] == image["data"]
+        listed = server.ask(type="list_files", path=f"results/{drawn}")
+        assert [one["path"] for one in listed["image_files"]] == [
+            f"s3://{bucket.name}/{PREFIX}/{image['s3_key']}"
+        ]
+        deleted = server.ask(type="delete_results", process_id=drawn, result_type="images")
+        assert deleted["deleted"] == 1
+        assert image["s3_key"] not in bucket.all_keys()
     finally:
         server.close()
 

@@ -21,6 +21,7 @@ from loradash.domain.sizes import size_text
 from loradash.errors import (
     ConflictingState,
     DiskFull,
+    Interrupted,
     InvalidDataset,
     InvalidKey,
     InvalidRequest,
@@ -1173,6 +1174,27 @@ def test_a_file_that_was_changed_in_the_store_is_refused(store, datasets, target
     with pytest.raises(InvalidDataset, match=r"1\.png isn't the one"):
         datasets.materialize("cats", target)
     assert not target.exists()
+
+
+def test_fetching_tells_how_far_it_is(store, datasets, target):
+    datasets.upload(request(numbered(*range(20))))
+    told = []
+    datasets.materialize("cats", target, lambda *numbers: told.append(numbers))
+    assert len(told) == 20
+    assert {total for _, total in told} == {20}
+    assert 0 <= min(done for done, _ in told) <= max(done for done, _ in told) < 20
+
+
+def test_fetching_can_be_ended_from_outside_and_leaves_nothing(store, datasets, target):
+    datasets.upload(request(numbered(1, 2, 3)))
+
+    def stop(_done, _total):
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        datasets.materialize("cats", target, stop)
+    assert not target.exists()
+    assert list(target.parent.iterdir()) == []
 
 
 def test_a_folder_that_is_already_right_is_kept(store, datasets, target):

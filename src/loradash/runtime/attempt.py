@@ -206,6 +206,7 @@ class Attempt:
         """
         delays_s = iter(_PATIENCE_S)
         give_up_s = time.monotonic() + self._timing.store_patience_s
+        is_awaited = False
         while True:
             try:
                 return work()
@@ -215,12 +216,14 @@ class Attempt:
                 log.warning("registry_awaited", process_id=self.id, error=str(error))
                 time.sleep(delay_s)
             except StoreUnavailable as error:
-                if not self._wait_for_store(give_up_s, error):
+                if not is_awaited:
+                    log.warning("store_awaited", process_id=self.id, error=error.message)
+                is_awaited = True
+                if not self._wait_for_store(give_up_s):
                     raise
 
-    def _wait_for_store(self, give_up_s: float, error: StoreUnavailable) -> bool:
+    def _wait_for_store(self, give_up_s: float) -> bool:
         """Wait a moment; return whether to try again."""
-        log.warning("store_awaited", process_id=self.id, error=error.message)
         before = self._progress
         self.show(before.phase or "uploading", "waiting for the object store")
         until_s = min(give_up_s, time.monotonic() + _STORE_TRIES_S)

@@ -65,6 +65,7 @@ class ResultKeeper:
         self._registry = registry
         self._store = store
         self._known = ExistenceCache(store)
+        self._is_away = False
         self._sent: dict[str, StoredArtifact] = {}  # perhaps not listed yet
         self._process_id = process_id
         self._token = token
@@ -174,20 +175,29 @@ class ResultKeeper:
         """Work; what fails is kept to be tried again. Raises `LeaseLost`."""
         try:
             work()
+            self._is_away = False
         except LeaseLost:
             raise
+        except StoreUnavailable as error:
+            if not self._is_away:  # told once, and not every few seconds
+                log.warning("results_wait", process_id=self._process_id, error=error.message)
+            self._is_away = True
+            self._failed.append((work, error))
         except (LoradashError, OSError) as error:
-            first_line = str(error).partition("\n")[0]
-            log.warning("result_not_stored", process_id=self._process_id, error=first_line)
+            log.warning("result_not_stored", process_id=self._process_id, error=str(error))
             self._failed.append((work, error))
         except Exception as error:
             log.exception("result_not_stored", process_id=self._process_id)
             self._failed.append((work, error))
 
     def _try_failed(self) -> None:
+        """Try again what failed, until the store turns out to be away; then others come first."""
         failed, self._failed = self._failed, []
-        for work, _ in failed:
+        for number, (work, _) in enumerate(failed, 1):
             self._try(work)
+            if self._failed and isinstance(self._failed[-1][1], StoreUnavailable):
+                self._failed = failed[number:] + self._failed
+                return
 
     def _stored(self, artifacts: list[NewArtifact]) -> list[StoredArtifact]:
         """Store files. What somebody else has stored since he took the process over is his."""

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -325,10 +326,10 @@ class TrainingService:
             if stored is None:
                 continue
             _raise_if_stopped(attempt)
-            attempt.show("preparing", f"dataset {stored}")
+            fetched = partial(_show_fetched, attempt, stored)
             target = self._workspace.training_data(attempt.id) / str(number)
             if not (job_exists and target.is_dir()):  # what the job was made for stays
-                self._datasets.materialize(stored, target)
+                self._datasets.materialize(stored, target, fetched)
             overrides[f"datasets.{number}.folder_path"] = str(target)
             names.append(stored)
         if not overrides:
@@ -376,6 +377,11 @@ class TrainingService:
 def _raise_if_stopped(attempt: Attempt) -> None:
     if attempt.stop.count:
         raise Interrupted("stopped while it was being prepared")
+
+
+def _show_fetched(attempt: Attempt, dataset: str, done: int, total: int) -> None:
+    _raise_if_stopped(attempt)
+    attempt.show("downloading", f"dataset {dataset} {done}/{total}")
 
 
 def _summary(config: TrainingConfig) -> dict[str, Any]:

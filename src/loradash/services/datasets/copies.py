@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest
@@ -25,23 +26,34 @@ def is_copy(folder: Path, manifest: DatasetManifest) -> bool:
     )
 
 
+OnFetched = Callable[[int, int], None]
+"""Told how many files are here, and of how many. What it raises ends the fetching."""
+
+
 def fetch(
-    store: ObjectStore, manifest: DatasetManifest, target: Path, concurrency: int = CONCURRENCY
+    store: ObjectStore,
+    manifest: DatasetManifest,
+    target: Path,
+    concurrency: int = CONCURRENCY,
+    on_fetched: OnFetched = lambda _done, _total: None,
 ) -> Path:
     """Write all files beside ``target``, verify them, and put the folder in its place.
 
     Raises `Stale`; whatever is raised, ``target`` is as it was.
     """
+    fetched: list[str] = []  # appending is atomic
+
+    def one(file: DatasetFile) -> None:
+        on_fetched(len(fetched), len(manifest.files))
+        _fetch_file(store, file, partial / file.name)
+        fetched.append(file.name)
+
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     try:
         partial = beside / "new"
         partial.mkdir()
-        outcomes = in_parallel(
-            manifest.files,
-            lambda file: _fetch_file(store, file, partial / file.name),
-            concurrency=concurrency,
-        )
+        outcomes = in_parallel(manifest.files, one, concurrency=concurrency)
         for _, problem in outcomes.failed:
             raise problem
         if target.exists():

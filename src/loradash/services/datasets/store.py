@@ -34,7 +34,7 @@ from loradash.errors import (
     StoreUnavailable,
     TransferFailed,
 )
-from loradash.services.datasets.copies import Stale, fetch, is_copy
+from loradash.services.datasets.copies import OnFetched, Stale, fetch, is_copy
 from loradash.services.datasets.manifests import Change, Manifests
 from loradash.services.datasets.scratch import SYSTEMS_SCRATCH, Scratch
 from loradash.services.datasets.upload_checks import (
@@ -242,7 +242,9 @@ class DatasetStore:
         """Return a dataset that a training can use. Raises `NotFound` or `InvalidDataset`."""
         return _summary(folder, self._usable(folder))
 
-    def materialize(self, folder: str, target: Path) -> Path:
+    def materialize(
+        self, folder: str, target: Path, on_fetched: OnFetched = lambda _done, _total: None
+    ) -> Path:
         """Make ``target`` a folder with exactly the files of a dataset, verified; return it.
 
         The folder appears whole; one that is there and equal is kept. A dataset that is replaced
@@ -255,9 +257,10 @@ class DatasetStore:
             return target
         try:
             try:
-                return fetch(self._store, manifest, target, self._concurrency)
+                return fetch(self._store, manifest, target, self._concurrency, on_fetched)
             except Stale:
-                return fetch(self._store, self._usable(folder), target, self._concurrency)
+                manifest = self._usable(folder)
+                return fetch(self._store, manifest, target, self._concurrency, on_fetched)
         except Stale as error:
             raise InvalidDataset(
                 f"dataset {folder!r}: {error}",
