@@ -3,7 +3,9 @@
 from loradash.resilience.circuit import Policy
 from loradash.storage.s3.config import S3Config
 
-QUICK = Policy(retries=3, deadline_s=60, first_wait_s=0.01, longest_wait_s=0.1, open_s=1)
+QUICK = Policy(
+    retries=3, deadline_s=60, first_wait_s=0.01, longest_wait_s=0.1, failing_s_to_open=0, open_s=1
+)
 
 
 def config_of(server, *, bucket="", endpoint_url="", **options):

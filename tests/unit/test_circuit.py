@@ -12,7 +12,10 @@ from loradash.resilience.circuit import Circuit, Policy
 
 ANSWERS = [NotFound("no"), PreconditionFailed("changed"), StoreRefused("not you")]
 
-QUICK = Policy(retries=3, deadline_s=30, first_wait_s=0.001, longest_wait_s=0.002, open_s=30)
+QUICK = Policy(
+    retries=3, deadline_s=30, first_wait_s=0.001, longest_wait_s=0.002, failing_s_to_open=0,
+    open_s=30,
+)  # fmt: skip
 
 
 class Line:
@@ -166,6 +169,25 @@ def test_nothing_is_tried_again_once_it_was_given_up():
 
 
 # Opening
+
+
+def test_failures_of_one_moment_do_not_open_it():
+    """Sixteen transfers under way are sixteen failures when one line breaks."""
+    one = circuit(failures_to_open=3, failing_s_to_open=0.3)
+    fail(one, 20)
+    assert one.state.state == "closed"
+    assert one.call(Line()) == "answer"
+    fail(one, 20)
+    assert one.state.state == "closed"
+    time.sleep(0.35)
+    fail(one, 1)
+    assert one.state.state == "open"
+
+
+def test_a_single_failure_can_be_enough():
+    one = circuit(failures_to_open=1, failing_s_to_open=0.3)
+    fail(one, 1)
+    assert one.state.state == "open"
 
 
 def test_it_opens_after_so_many_failures_in_a_row():

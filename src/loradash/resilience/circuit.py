@@ -6,6 +6,7 @@ one kind of error is a fault; every other one, such as "not found", is an answer
 """
 
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -31,6 +32,8 @@ class Policy(NamedTuple):
     longest_wait_s: float = 10.0
     failures_to_open: int = 10
     """In a row, over all threads. High enough that an unsteady line doesn't count as dead."""
+    failing_s_to_open: float = 3.0
+    """As long must they go on at least: all that is under way may fail in one bad moment."""
     open_s: float = 10.0
 
 
@@ -45,6 +48,7 @@ class Circuit:
         self._counting = threading.Lock()
         self._retries = 0
         self._is_closing = False
+        self._failing_since = 0.0
         stamina.instrumentation.set_on_retry_hooks([])  # its log lines would hold every argument
         self._breaker = CircuitBreaker(
             failure_threshold=policy.failures_to_open, recovery_timeout=policy.open_s,
@@ -118,13 +122,22 @@ class Circuit:
     def _count(self, error: LoradashError | None) -> None:
         with self._counting:
             before = self._breaker.state
-            self._breaker.__exit__(type(error) if error else None, error, None)
+            if not (error and before == "closed" and self._is_a_moment()):
+                self._breaker.__exit__(type(error) if error else None, error, None)
             after = self._breaker.state
         if after != before:
             log.warning(
                 "circuit_" + after, name=self._name, failures=self._breaker.failure_count,
                 **({"error": str(error)} if error else {}),
             )  # fmt: skip
+
+    def _is_a_moment(self) -> bool:
+        """Whether a failure would open the circuit, but the failures haven't lasted long enough."""
+        now, before = time.monotonic(), self._breaker.failure_count
+        if not before:
+            self._failing_since = now
+        would_open = before and before + 1 >= self._policy.failures_to_open
+        return bool(would_open) and now - self._failing_since < self._policy.failing_s_to_open
 
     def _helps_to_retry(self, error: Exception) -> bool:
         is_fault = isinstance(error, self._fault)

@@ -180,6 +180,7 @@ class GenerationService:
                 if isinstance(ending, Failed) and ending.code != InvalidAdapter.code
                 else ending
             )
+        attempt.show("uploading", "images")
         attempt.patiently(attempt.keeper.flush)
         wanted = len(request.prompts) * request.num_images
         stored = len({entry.index for entry in self._images(attempt.id)})

@@ -343,6 +343,7 @@ class TrainingService:
             if not path.is_file() or sha256_of(path) != done.sha256:
                 raise InvalidAdapter("the adapter file isn't the one that the engine wrote")
             self._engine.adapter_metadata(path)
+            attempt.show("uploading", "results")
             attempt.patiently(attempt.keeper.flush)
             artifacts = self._engine.artifacts(folder)
             if not any(item.kind == "lora" and item.path == path for item in artifacts):

@@ -26,7 +26,8 @@ class Profile(NamedTuple):
 
 # Hosts, and what their providers document; in `region`, \1 stands for the host's part.
 _PROFILES = (
-    (r"^$|\.amazonaws\.com(\.cn)?$", Profile("AWS S3", "virtual")),
+    (r"^s3[.-]([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?$", Profile("AWS S3", "virtual", r"\1")),
+    (r"^$|\.amazonaws\.com(?:\.cn)?$", Profile("AWS S3", "virtual")),
     (r"\.r2\.cloudflarestorage\.com$", Profile("Cloudflare R2", region="auto",
                                                known={"post_policy": False})),
     (r"(?:^|\.)s3\.([a-z0-9-]+)\.backblazeb2\.com$", Profile("Backblaze B2", region=r"\1")),
@@ -85,7 +86,8 @@ class S3Config:
     @property
     def root_url(self) -> str:
         """Where the bucket's keys begin, without a last slash."""
-        endpoint = self.endpoint_url.rstrip("/") or f"https://s3.{self.region_name}.amazonaws.com"
+        domain = "amazonaws.com.cn" if self.region_name.startswith("cn-") else "amazonaws.com"
+        endpoint = self.endpoint_url.rstrip("/") or f"https://s3.{self.region_name}.{domain}"
         if not self.is_virtual_hosted:
             return f"{endpoint}/{self.bucket}"
         scheme, _, host = endpoint.partition("://")

@@ -6,7 +6,7 @@ try. Source: Amazon S3 API reference, multipart uploads.
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote, unquote_plus
@@ -38,6 +38,7 @@ _TRY_AGAIN_CODES = frozenset({
 _REMEDIES = {
     "AccessDenied": "Give these credentials the right to read, write, list and delete there.",
     "InvalidAccessKeyId": "Correct AWS_ACCESS_KEY_ID.",
+    "AuthorizationHeaderMalformed": "Correct S3_REGION.",
     "SignatureDoesNotMatch": "Correct AWS_SECRET_ACCESS_KEY, and S3_REGION.",
     "NoSuchBucket": "Create the bucket, or correct S3_BUCKET and S3_ENDPOINT_URL.",
     "RequestTimeTooSkewed": "Set this machine's clock.",
@@ -144,22 +145,27 @@ class S3Requests:
         }  # fmt: skip
         text = "&".join(f"{name}={quote(value, safe='')}" for name, value in sorted(query.items()))
         root = _xml(self.send("GET", "", query=text).text)
+        if _name(root) != "ListBucketResult":
+            raise StoreUnavailable(
+                f"GET {prefix}: the reply isn't a list", remedy="Check S3_ENDPOINT_URL."
+            )
+        decoded = unquote_plus if root.findtext("{*}EncodingType") == "url" else str
         next_token = root.findtext("{*}NextContinuationToken") or ""
         if next_token and next_token == token:
             raise StoreUnavailable(
                 f"GET {prefix}: the list goes round in a circle", remedy="It may pass; try again."
             )
         return Page(
-            tuple(self._listed(entry) for entry in root.iterfind("{*}Contents")),
+            tuple(self._listed(entry, decoded) for entry in root.iterfind("{*}Contents")),
             tuple(
-                unquote_plus(entry.findtext("{*}Prefix") or "")
+                decoded(entry.findtext("{*}Prefix") or "")
                 for entry in root.iterfind("{*}CommonPrefixes")
             ),
             next_token,
         )
 
-    def _listed(self, entry: ElementTree.Element) -> ObjectInfo:
-        key = unquote_plus(entry.findtext("{*}Key") or "")
+    def _listed(self, entry: ElementTree.Element, decoded: Callable[[str], str]) -> ObjectInfo:
+        key = decoded(entry.findtext("{*}Key") or "")
         if self._config.prefix:
             key = key.removeprefix(f"{self._config.prefix}/")
         try:
@@ -187,8 +193,10 @@ class S3Requests:
         response = self.send("POST", "", query="delete=", body=body, headers=headers)
         errors = _xml(response.text).findall("{*}Error")
         if errors:
-            code, key = errors[0].findtext("{*}Code") or "", errors[0].findtext("{*}Key")
-            raise_for(f"DELETE {key}", 500 if code in _TRY_AGAIN_CODES else 400, response.text)
+            code = errors[0].findtext("{*}Code") or ""
+            status = 500 if code in _TRY_AGAIN_CODES else 400
+            text = ElementTree.tostring(errors[0], "unicode")
+            raise_for(f"DELETE {errors[0].findtext('{*}Key')}", status, text)
 
     def put(self, key: str, body: Iterator[bytes], size: int, md5: bytes, content_type: str) -> str:
         """Send an object whose MD5 the provider compares; return its etag.
@@ -236,7 +244,7 @@ class S3Requests:
             timeout_s=self._config.complete_timeout_s,
         )  # fmt: skip
         root = _xml(response.text)
-        if root.tag.rpartition("}")[2] == "Error":
+        if _name(root) == "Error":
             raise_for(f"POST {key}", 500, response.text)
         return root.findtext("{*}ETag") or ""
 
@@ -281,6 +289,10 @@ def _error_in(text: str) -> tuple[str, str]:
     except StoreUnavailable:
         return "", text.strip()[:_MAX_SHOWN]
     return root.findtext("{*}Code") or "", root.findtext("{*}Message") or ""
+
+
+def _name(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2]
 
 
 def _xml(text: str) -> ElementTree.Element:
