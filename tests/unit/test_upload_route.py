@@ -9,6 +9,7 @@ import pytest
 from loradash.api.app import create_app
 from loradash.api.bodies import _PIECE_BYTES
 from loradash.domain.ids import new_upload_id
+from loradash.errors import DiskFull
 from loradash.services.datasets.scratch import Scratch
 from loradash.storage.local import LocalStore
 
@@ -254,3 +255,15 @@ def test_pages_that_are_allowed_can_send_files(world):
         )  # fmt: skip
         assert sent.status_code == 200
         assert sent.headers["access-control-allow-origin"] == "https://mine.example"
+
+
+def test_a_disk_that_is_full_is_the_servers_fault(world, client, monkeypatch):
+    plan = create(world, "1.png")
+
+    def full(*_):
+        raise DiskFull("no room", remedy="Free space.")
+
+    monkeypatch.setattr(world.services.uploads, "receive", full)
+    response = client.put(address(plan), content=content("1.png"))
+    assert response.status_code == 507
+    assert "Free space." in response.json()["error"]

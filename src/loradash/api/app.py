@@ -29,6 +29,7 @@ from loradash.domain import requests
 from loradash.domain.process import MAX_PRIORITY, MIN_PRIORITY
 from loradash.errors import (
     ConflictingState,
+    DiskFull,
     InvalidRequest,
     LoradashError,
     NotFound,
@@ -36,6 +37,7 @@ from loradash.errors import (
     ResultsNotStored,
     StoreRefused,
     StoreUnavailable,
+    TransferFailed,
 )
 from loradash.services.dispatch import Dispatcher, Services
 from loradash.storage.store import ObjectStore
@@ -48,8 +50,10 @@ _STATUS_OF: dict[type[LoradashError], int] = {
     ConflictingState: 409,
     ResultsNotStored: 500,
     StoreRefused: 502,
+    TransferFailed: 502,
     StoreUnavailable: 503,
     RegistryUnavailable: 503,
+    DiskFull: 507,
 }
 
 
