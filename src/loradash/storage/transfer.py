@@ -51,7 +51,9 @@ class Outcomes(Generic[Item, Result]):
     done: tuple[tuple[Item, Result], ...]
     failed: tuple[tuple[Item, Exception], ...]
 
-    def or_raise(self, what: str, name: Callable[[Item], str]) -> tuple[Result, ...]:
+    def or_raise(
+        self, what: str, name: Callable[[Item], str], *, remedy: str = ""
+    ) -> tuple[Result, ...]:
         """Return all results, or raise an error that names each item that failed.
 
         It is `StoreUnavailable` if the store was away for one of them, their own error if all of
@@ -62,7 +64,8 @@ class Outcomes(Generic[Item, Result]):
             raise _common_kind(errors)(
                 f"{what}: {len(self.failed)} of {len(self.failed) + len(self.done)} files failed",
                 problems=[f"{name(item)}: {_first_line(error)}" for item, error in self.failed],
-                remedy=getattr(errors[0], "remedy", "")
+                remedy=remedy
+                or getattr(errors[0], "remedy", "")
                 or "Repeat it: what has arrived isn't sent again.",
             ) from errors[0]
         return tuple(result for _, result in self.done)
@@ -110,13 +113,7 @@ def put_files(
     on_progress: OnProgress | None = None,
 ) -> Outcomes[Transfer, ObjectInfo]:
     """Upload files; each is verified by the store before it counts as done."""
-    counter = _Counter(files, on_progress)
-
-    def put(file: Transfer) -> ObjectInfo:
-        with counter.of(file) as count:
-            return store.put_file(file.key, file.path, count)
-
-    return in_parallel(files, put, concurrency=concurrency)
+    return _moved(files, store.put_file, concurrency, on_progress)
 
 
 def get_files(
@@ -127,13 +124,22 @@ def get_files(
     on_progress: OnProgress | None = None,
 ) -> Outcomes[Transfer, ObjectInfo]:
     """Download files; each appears whole or not at all."""
+    return _moved(files, store.get_file, concurrency, on_progress)
+
+
+def _moved(
+    files: Sequence[Transfer],
+    move: Callable[[str, Path, OnBytes], ObjectInfo],
+    concurrency: int,
+    on_progress: OnProgress | None,
+) -> Outcomes[Transfer, ObjectInfo]:
     counter = _Counter(files, on_progress)
 
-    def get(file: Transfer) -> ObjectInfo:
+    def one(file: Transfer) -> ObjectInfo:
         with counter.of(file) as count:
-            return store.get_file(file.key, file.path, count)
+            return move(file.key, file.path, count)
 
-    return in_parallel(files, get, concurrency=concurrency)
+    return in_parallel(files, one, concurrency=concurrency)
 
 
 class _Counter:

@@ -25,17 +25,15 @@ from loradash.domain.dataset_manifest import (
 )
 from loradash.domain.ids import new_upload_id
 from loradash.domain.requests import UploadRequest
-from loradash.domain.schema import nearest
 from loradash.errors import (
     DiskFull,
     InvalidDataset,
     InvalidKey,
     NotFound,
-    StoreUnavailable,
-    TransferFailed,
 )
 from loradash.services.datasets.copies import OnFetched, Stale, fetch, is_copy
 from loradash.services.datasets.manifests import Change, Manifests
+from loradash.services.datasets.reading import named
 from loradash.services.datasets.scratch import SYSTEMS_SCRATCH, Scratch
 from loradash.services.datasets.upload_checks import (
     DEFAULT_LIMITS,
@@ -228,7 +226,7 @@ class DatasetStore:
     def read_file(self, folder: str, name: str) -> bytes:
         """Return a file of a dataset. Raises `NotFound`, `InvalidDataset`."""
         for _ in range(2):  # the second time if the dataset was replaced meanwhile
-            file = _named(self.manifest(folder), folder, name)
+            file = named(self.manifest(folder), folder, name)
             with contextlib.suppress(NotFound):
                 data = self._store.get(file.key)
                 if file.sha256 in ("", hashlib.sha256(data).hexdigest()):
@@ -376,17 +374,11 @@ class DatasetStore:
         outcomes = put_files(
             self._store, transfers, concurrency=self._concurrency, on_progress=on_progress
         )
-        if outcomes.failed:
-            is_away = any(isinstance(error, StoreUnavailable) for _, error in outcomes.failed)
-            raise (StoreUnavailable if is_away else TransferFailed)(
-                f"dataset {upload.folder!r}: {len(outcomes.failed)} of {len(transfers)} files "
-                "couldn't be stored",
-                problems=[
-                    f"{transfer.key.rpartition('/')[2]}: {error}"
-                    for transfer, error in outcomes.failed
-                ],
-                remedy="Upload again; the dataset is as it was.",
-            ) from outcomes.failed[0][1]
+        outcomes.or_raise(
+            f"dataset {upload.folder!r}",
+            lambda transfer: transfer.key.rpartition("/")[2],
+            remedy="Upload again; the dataset is as it was.",
+        )
         written = [one.file.name for one in sources if stamp_of(one.path) != one.stamp]
         if written:
             raise InvalidDataset(
@@ -404,16 +396,6 @@ def is_part(upload: Upload, manifest: DatasetManifest) -> bool:
     """Whether a dataset has been switched to an upload, even if it was changed since."""
     return manifest.version == upload.upload_id or any(
         is_of_upload(file.key, upload) for file in manifest.files
-    )
-
-
-def _named(manifest: DatasetManifest, folder: str, name: str) -> DatasetFile:
-    for file in manifest.files:
-        if file.name == name:
-            return file
-    hint = nearest(name, [file.name for file in manifest.files])
-    raise NotFound(
-        f"dataset {folder!r} has no file {name[:200]!r}{hint}", remedy="Check the file's name."
     )
 
 
