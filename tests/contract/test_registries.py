@@ -33,9 +33,15 @@ from loradash.errors import (
     RegistryUnavailable,
 )
 from loradash.registry.memory import MemoryRegistry
+from loradash.registry.objects import ObjectRegistry
 from loradash.registry.registry import MAX_PLACES, LogLine, Metric, NewLine, StoredArtifact
 from loradash.registry.sql import SqlRegistry
 from loradash.registry.sqlite import open_engine
+from loradash.storage.local import LocalStore
+from loradash.storage.memory import MemoryStore
+from loradash.storage.s3.store import S3Store
+
+from .buckets import config_of
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PROBLEM = Problem(code="out_of_memory", message="the memory ran out", problems=("a", "b"))
@@ -48,10 +54,27 @@ def url(tmp_path):
     return f"sqlite:///{tmp_path}/registry.sqlite3"
 
 
-@pytest.fixture(params=["memory", "sql"])
-def registry(request, url):
-    with closing(MemoryRegistry() if request.param == "memory" else SqlRegistry(url)) as registry:
-        yield registry
+SERVERS = ("seaweedfs", "juicefs")
+
+
+def make_store(kind, request, tmp_path):
+    if kind == "objects":
+        return MemoryStore()
+    if kind == "shared":
+        return LocalStore(tmp_path / "objects", shared=True)
+    return S3Store(config_of(request.getfixturevalue(kind), prefix="some/where"))
+
+
+@pytest.fixture(params=["memory", "sql", "objects", "shared", *SERVERS])
+def registry(request, url, tmp_path):
+    if request.param in ("memory", "sql"):
+        with closing(MemoryRegistry() if request.param == "memory" else SqlRegistry(url)) as made:
+            yield made
+        return
+    if request.param in SERVERS and request.node.get_closest_marker("many_processes"):
+        pytest.skip("more processes than a real server is asked to create in a test")
+    with closing(make_store(request.param, request, tmp_path)) as store:
+        yield ObjectRegistry(store, settle_s=0.2)
 
 
 def at(seconds):
@@ -597,6 +620,7 @@ def test_a_queue_of_all_kinds_has_the_same_order(registry):
     assert ids(registry.pending()) == ids(records)
 
 
+@pytest.mark.many_processes
 def test_positions_end_after_the_first_thousand(registry):
     queue = [registry.create(new(n)).id for n in range(MAX_PLACES + 2)]
     drawn = registry.create(new(0.5, "generation")).id
@@ -742,10 +766,12 @@ def test_readers_see_whole_changes(registry):
 
     with ThreadPoolExecutor(1) as threads:
         writer = threads.submit(write)
-        for _ in range(100):
-            assert sum(registry.counts().values()) == 1
-            assert ids(registry.page().records) == [process_id]
-        stop.set()
+        try:
+            for _ in range(100):
+                assert sum(registry.counts().values()) == 1
+                assert ids(registry.page().records) == [process_id]
+        finally:
+            stop.set()
         writer.result()
 
 

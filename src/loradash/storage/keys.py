@@ -1,5 +1,6 @@
 """Where things live in the object store. Keys are built here and nowhere else."""
 
+import re
 from typing import Literal, NamedTuple
 
 from loradash.domain.dataset_manifest import UPLOAD_SESSION
@@ -8,6 +9,8 @@ from loradash.errors import InvalidKey
 from loradash.storage.store import check_key
 
 DATASET_MANIFEST = "_training_info.json"
+
+_TIMELINE_ENTRY = re.compile(r"timeline/([0-9a-f]{16})-(.+)")
 
 ResultKind = Literal["lora", "samples", "images", "checkpoints", "logs"]
 
@@ -110,3 +113,75 @@ def dataset_of(key: str) -> tuple[str, str]:
     root, _, rest = key.partition("/")
     folder, _, name = rest.partition("/")
     return (folder, name) if root == datasets() and folder and name else ("", "")
+
+
+def processes() -> str:
+    """Prefix of the records of all processes."""
+    return "processes"
+
+
+def process_record(process_id: str) -> str:
+    """Key of a process's record; where nothing can be written on condition, only its first."""
+    return check_key(f"processes/{process_id}.json")
+
+
+def process_epochs(process_id: str) -> str:
+    """Prefix of a process's later records and the claims to write them."""
+    return check_key(f"processes/{process_id}")
+
+
+def process_claim(process_id: str, epoch: int, nonce: str) -> str:
+    """Key of the claim to be the one that writes a process's record from now on."""
+    return check_key(f"processes/{process_id}/{epoch:08d}-{nonce}.claim")
+
+
+def process_epoch_record(process_id: str, epoch: int, nonce: str) -> str:
+    """Key of a process's record as the winner of an epoch writes it."""
+    return check_key(f"processes/{process_id}/{epoch:08d}-{nonce}.json")
+
+
+def process_cancel(process_id: str) -> str:
+    """Key of the wish that a running process ends, by somebody who doesn't write its record."""
+    return check_key(f"processes/{process_id}/cancel")
+
+
+def recorded_process(key: str) -> tuple[str, str]:
+    """Return the process that a key below `processes` belongs to, and the key's part below it.
+
+    That part is '' for `process_record`. Both are '' for keys that aren't ours.
+    """
+    root, _, path = key.partition("/")
+    process_id, _, rest = path.partition("/")
+    if not rest:
+        process_id, dot, suffix = path.partition(".")
+        if dot + suffix != ".json":
+            return "", ""
+    return (process_id, rest) if root == processes() and is_process_id(process_id) else ("", "")
+
+
+def process_part(process_id: str, nonce: str) -> str:
+    """Key of some rows (metrics, log lines, artifacts) that a process's record names."""
+    return check_key(f"process-data/{process_id}/{nonce}.jsonl")
+
+
+def timeline() -> str:
+    """Prefix of the list of all processes, the newest first."""
+    return "timeline"
+
+
+def timeline_entry(created_us: int, process_id: str) -> str:
+    """Key of a process's place in the timeline: an earlier time has a greater key."""
+    return check_key(f"timeline/{2**63 - 1 - created_us:016x}-{process_id}")
+
+
+def timeline_place(key: str) -> tuple[int, str] | None:
+    """Return the time and the process that a key of the timeline stands for, or None."""
+    match = _TIMELINE_ENTRY.fullmatch(key)
+    if match is None or not is_process_id(match[2]):
+        return None
+    return 2**63 - 1 - int(match[1], 16), match[2]
+
+
+def queue_paused() -> str:
+    """Key of whether the queue is paused."""
+    return "queue/paused.json"
