@@ -9,6 +9,7 @@ from loradash.cli import (
     dataset_edit_commands,
     datasets_command,
     demo_command,
+    dev_command,
     doctor_command,
     generate_command,
     process_commands,
@@ -61,3 +62,4 @@ datasets.command("rm")(dataset_edit_commands.rm)
 datasets.command("zip")(dataset_edit_commands.zip_)
 datasets.command("import")(dataset_edit_commands.import_)
 app.add_typer(datasets, name="datasets")
+app.add_typer(dev_command.dev, name="dev")
