@@ -207,6 +207,12 @@ class Settings(BaseSettings):
         validation_alias="DATABASE_URL",
         description="SQLAlchemy URL of the registry; default: registry.sqlite3 in the workspace.",
     )
+    registry: Literal["auto", "sql", "objects"] = Field(
+        "auto",
+        validation_alias="LORADASH_REGISTRY",
+        description="Where records are kept: in the database (sql) or in the object store; auto: "
+        "in the object store for a worker with a bucket and without DATABASE_URL.",
+    )
     lease_s: Annotated[float, Field(ge=3, le=3600)] = Field(
         30,
         validation_alias="LORADASH_LEASE",

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from loradash.domain.process import ProcessRecord, Status
 from loradash.domain.requests import REQUEST_TYPES
 from loradash.engines.diffusers.engine import DiffusersEngine
-from loradash.errors import InvalidKey, InvalidSettings, LoradashError, StoreUnavailable
+from loradash.errors import DiskFull, InvalidKey, InvalidSettings, LoradashError, StoreUnavailable
 from loradash.executors.executor import Executor, NoExecutor
 from loradash.executors.local import LocalExecutor, MemoryNeeds, QueuedRegistry
 from loradash.registry.sql import SqlRegistry
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("loradash.wiring")
 
 MAX_INLINE_BYTES = 64 * 2**20  # larger results are links
+MAX_QUEUED_BYTES = 6 * 2**20  # RunPod's queue carries 10 MB, and base64 takes a third more
+_TELL_OBJECTS_S, _HEAR_OBJECTS_S = 3.0, 1.0  # each write and look is a request to the bucket
 _CLEAN_EVERY_S = 3600.0
 _STORE_ANSWERS_S = 10.0
 _PARTIAL_FILES_LIVE_S = 24 * 3600.0
@@ -148,7 +150,7 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
     guard = DiskGuard(settings.min_free_disk_mb * 2**20)
     store = make_store(settings, guard)
     address = _address(settings)
-    registry = SqlRegistry(settings.registry_url)
+    registry = _make_registry(settings, store)
     datasets = DatasetStore(
         store, address, limits=_upload_limits(settings), scratch=_scratch(workspace),
         concurrency=settings.s3_concurrency,
@@ -171,8 +173,10 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
         _limits(settings, settings.generation_timeout_s), address,
     )  # fmt: skip
     timing = Timing(
-        settings.lease_s, settings.cancel_grace_s, settings.max_attempts, settings.store_patience_s
-    )
+        settings.lease_s, settings.cancel_grace_s, settings.max_attempts,
+        settings.store_patience_s,
+        *((_TELL_OBJECTS_S, _HEAR_OBJECTS_S) if settings.registry == "objects" else ()),
+    )  # fmt: skip
     runner = Runner(
         registry, store, {"training": training, "generation": generation}, timing,
         on_end=partial(_count_end, metrics), disk_is_low=partial(guard.is_low, workspace.root),
@@ -182,6 +186,14 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
         settings, workspace, store, registry, datasets, training, generation, runner, engine,
         machine, children, metrics,
     )  # fmt: skip
+
+
+def _make_registry(settings: Settings, store: ObjectStore) -> QueuedRegistry:
+    if settings.registry != "objects":
+        return SqlRegistry(settings.registry_url)
+    from loradash.registry.objects import ObjectRegistry  # a database does without
+
+    return ObjectRegistry(store)
 
 
 def make_dispatcher(core: Core) -> Dispatcher:
@@ -245,6 +257,53 @@ def make_server(settings: Settings) -> "Server":
     )
 
 
+def make_worker(settings: Settings) -> Callable[[], None]:
+    """Return what takes RunPod's jobs on this machine until a signal ends it."""
+    from loradash.worker import sdk  # other programs do without RunPod's SDK
+    from loradash.worker.handler import Handler
+    from loradash.worker.ownership import Ownership
+    from loradash.worker.work import Worker, progress_of
+
+    if settings.registry == "auto" and settings.s3_bucket and not settings.database_url:
+        settings = settings.model_copy(update={"registry": "objects"})
+    slot = Machine(os.environ.get("CUDA_VISIBLE_DEVICES")).slots(settings.device)[0]
+    device = "cuda" if slot.gpu_index is not None else settings.device
+    core = make_core(settings, device=device)
+    places = Places([core.workspace.root, *_folders(settings.allowed_paths)])
+    services = _make_services(core, NoExecutor(), places, "serverless", MAX_QUEUED_BYTES)
+    worker = Worker(
+        Dispatcher(services, core.metrics, debug=settings.debug),
+        core.registry,
+        Ownership(core.registry, core.runner.taking, settings.max_attempts),
+        core.runner,
+        slot,
+        core.machine,
+        MemoryNeeds(settings.training_memory_mb, settings.generation_memory_mb),
+        core.generation.give_way,
+        stop_grace_s=settings.stop_grace_s,
+    )
+
+    def look(process_id: str) -> dict[str, Any]:
+        return progress_of(services.processes.get(process_id))
+
+    def store_answers() -> None:
+        next(iter(core.store.list("health")), None)
+
+    def disk_has_room() -> None:
+        if core.runner.disk_is_low():
+            raise DiskFull("the workspace's disk is nearly full", remedy="Give it more space.")
+
+    def start() -> None:
+        for orphan in core.children.end_orphans(settings.stop_grace_s):
+            log.warning("orphan_ended", **orphan._asdict())
+        sdk.start(
+            sdk.load(), Handler(worker, sdk.tell_progress, look), [store_answers, disk_has_room],
+            worker.stop, settings.stop_grace_s,
+        )  # fmt: skip
+
+    return start
+
+
 def _look_at_store(store: ObjectStore) -> None:
     """Find out what a remote store does before work depends on it.
 
@@ -268,14 +327,20 @@ def server_lock(settings: Settings) -> Path:
     return Workspace(settings.workspace_path).run / "server.lock"
 
 
-def _make_services(core: Core, executor: Executor, places: Places, environment: str) -> Services:
+def _make_services(
+    core: Core,
+    executor: Executor,
+    places: Places,
+    environment: str,
+    max_inline_bytes: int = MAX_INLINE_BYTES,
+) -> Services:
     processes = ProcessService(core.registry, core.store, executor)
     return Services(
         training=core.training,
         generation=core.generation,
         processes=processes,
         results=ResultService(
-            core.registry, core.store, core.workspace, MAX_INLINE_BYTES, _address(core.settings),
+            core.registry, core.store, core.workspace, max_inline_bytes, _address(core.settings),
             core.settings.s3_url_expiry_s
         ),
         datasets=core.datasets,

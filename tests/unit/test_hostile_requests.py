@@ -167,8 +167,10 @@ NO_JSON = [math.nan, math.inf, HUGE, DEEP, "a\0b", "\ud800", ["x"] * 30_000]
 NO_NUMBER = [*NO_JSON, True, "x", [], {}]
 
 WRONG = {
-    "train": {"config": NO_CONFIG, "yaml_config": NO_CONFIG, "priority": [11, *NO_COUNT[1:]]},
-    "train_with_yaml": {"config": NO_CONFIG, "yaml_config": NO_CONFIG, "priority": [-11]},
+    "train": {"config": NO_CONFIG, "yaml_config": NO_CONFIG, "priority": [11, *NO_COUNT[1:]],
+              "idempotency_key": [*NO_TEXT, "", "x" * 201]},
+    "train_with_yaml": {"config": NO_CONFIG, "yaml_config": NO_CONFIG, "priority": [-11],
+                        "idempotency_key": [3]},
     "generate": {
         "config": NO_CONFIG,
         "prompt": [*NO_TEXT, "", "x" * 2001],
@@ -182,6 +184,7 @@ WRONG = {
         "steps": [*NO_NUMBER, 0, 501], "guidance_scale": [*NO_NUMBER, -1, 101],
         "width": [*NO_NUMBER, 7, 8193], "height": [*NO_NUMBER, 7, 8193],
         "scheduler": [*NO_JSON, "nope", 3, [], ""], "model_path": NO_JSON, "priority": [-11, "1"],
+        "idempotency_key": ["", 3, "x" * 201],
     },
     "processes": {
         "limit": [0, 201, *NO_COUNT], "cursor": [*NO_TEXT, "nonsense", "x" * 1001],

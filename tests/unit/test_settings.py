@@ -83,6 +83,7 @@ VALUES = {
     "idle_unload_s": "12.5",
     "cancel_grace_s": "12.5",
     "database_url": "postgresql+psycopg://me@db/loradash",
+    "registry": "objects",
     "lease_s": "12.5",
     "max_attempts": "7",
     "training_memory_mb": "0",

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from loradash.api.examples import EXAMPLES
-from loradash.api.jobs import JobService, finished, makes_process
+from loradash.api.jobs import JobService, finished
+from loradash.domain.requests import makes_process
 from loradash.errors import InvalidRequest
 from loradash.services.dispatch import Reply
 

@@ -35,7 +35,6 @@ _STATES = {
     Status.FAILED: "FAILED",
     Status.CANCELLED: "CANCELLED",
 }
-_TYPES_OF_PROCESSES = frozenset({"train", "train_with_yaml", "generate"})
 
 
 @dataclass
@@ -252,16 +251,6 @@ class JobService:
             view.pop("config", None)
             shown["output"] = {**view, "data": {"process_id": process_id}}
         return shown
-
-
-def makes_process(data: object) -> bool:
-    """Whether this input asks for a training or a generation."""
-    if not isinstance(data, dict):
-        return False
-    kind = data.get("type")
-    if kind is None and "prompt" in data:
-        return True
-    return isinstance(kind, str) and kind in _TYPES_OF_PROCESSES
 
 
 def finished(job_id: str, reply: Reply) -> dict[str, Any]:

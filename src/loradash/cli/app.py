@@ -15,6 +15,7 @@ from loradash.cli import (
     process_commands,
     train_command,
     up_command,
+    worker_command,
 )
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ app.command("train")(train_command.train)
 app.command("generate")(generate_command.generate)
 app.command("doctor")(doctor_command.doctor)
 app.command("up")(up_command.up)
+app.command("worker")(worker_command.worker)
 for name in ("processes", "logs", "cancel", "resume", "queue", "models"):
     app.command(name)(getattr(process_commands, name))
 datasets = typer.Typer(

@@ -1,5 +1,6 @@
 """Process ids: unique without a registry, sortable by time, safe as file name and object key."""
 
+import hashlib
 import re
 import secrets
 import time
@@ -25,6 +26,19 @@ def new_process_id(kind: Literal["train", "gen"], now_s: float | None = None) ->
     ids sort by creation and two machines don't meet.
     """
     return f"{kind}_{_sortable(now_s)}"
+
+
+def process_id_of(kind: Literal["train", "gen"], key: str) -> str:
+    """Return the id that this idempotency key always has, so that what is sent twice runs once.
+
+    Such ids don't sort by time; lists go by the time in the record.
+    """
+    number = int.from_bytes(hashlib.sha256(f"{kind}/{key}".encode()).digest())
+    digits = []
+    for _ in range(_TIME_DIGITS + _RANDOM_DIGITS):
+        number, digit = divmod(number, 32)
+        digits.append(_ALPHABET[digit])
+    return f"{kind}_{''.join(digits)}"
 
 
 def is_process_id(text: str) -> bool:

@@ -55,6 +55,15 @@ LogType = Literal["app", "requests", "errors", "system", "all"]
 ResultType = Literal["lora", "samples", "images", "checkpoints", "logs", "all"]
 
 
+IdempotencyKey = Annotated[
+    Text,
+    Field(
+        min_length=1, max_length=200,
+        description="what is sent again with the same key is the same process",
+    ),
+]  # fmt: skip
+
+
 class _Request(BaseModel):
     # Inputs can be large and secret, so errors don't carry them.
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, hide_input_in_errors=True)
@@ -84,6 +93,7 @@ class TrainRequest(_Request):
     config: Config | None = None
     yaml_config: Config | None = None
     priority: Priority = 0
+    idempotency_key: IdempotencyKey | None = None
 
     @model_validator(mode="after")
     def _one_config(self) -> Self:
@@ -120,6 +130,7 @@ class GenerateRequest(_Request):
     prompt: Annotated[Text, Field(min_length=1, max_length=2000)] | None = None
     model_path: JsonValue = Field(None, description="sent by older clients; has no effect")
     priority: Priority = 0
+    idempotency_key: IdempotencyKey | None = None
     base_model: JsonValue = None
     adapters: JsonValue = Field(None, description="a list of {path, weight}")
     lora: Annotated[Text, Field(min_length=1, max_length=4096)] | None = Field(
@@ -439,6 +450,7 @@ _MODELS: dict[str, type[_Request]] = {
     for name in get_args(model.model_fields["type"].annotation)
 }
 REQUEST_TYPES: tuple[str, ...] = tuple(_MODELS)
+_TYPES_OF_PROCESSES = frozenset({"train", "train_with_yaml", "generate"})
 
 
 def parse_request(data: object) -> AnyRequest:
@@ -470,6 +482,16 @@ def parse_request(data: object) -> AnyRequest:
         )  # fmt: skip
     request._unknown = _unknown_of(data, names)
     return request  # type: ignore[return-value]  # the models are those of the union
+
+
+def makes_process(data: object) -> bool:
+    """Whether this input asks for a training or a generation."""
+    if not isinstance(data, dict):
+        return False
+    kind = data.get("type")
+    if kind is None and "prompt" in data:
+        return True
+    return isinstance(kind, str) and kind in _TYPES_OF_PROCESSES
 
 
 def unknown_fields(request: AnyRequest) -> tuple[str, ...]:

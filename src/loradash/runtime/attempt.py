@@ -61,13 +61,17 @@ _LOOK_AT_DISK_S = 5.0
 class Timing(NamedTuple):
     """Seconds: how long a lease holds, what a cancelled engine gets; tries until given up.
 
-    ``store_patience_s`` is how long an object store that is away is waited for.
+    ``store_patience_s`` is how long an object store that is away is waited for; ``tell_s`` how
+    often steps and log lines are written. Where each write costs money that is less often than a
+    cancel is listened for.
     """
 
     lease_s: float
     cancel_grace_s: float
     max_attempts: int
     store_patience_s: float = 0.0
+    tell_s: float = 0.0
+    hear_s: float = TICK_S
 
 
 class Attempt:
@@ -251,6 +255,8 @@ class Attempt:
                 return changes.failed(record, self.token, problem, now)
             if record.cancel_requested_at or self.stop.wish == "cancel":
                 return changes.cancelled(record, self.token, now)
+            if self.stop.wish == "job_ended":  # nobody would go on with it by himself
+                return changes.cancelled(record, self.token, now)
             if self.stop.wish == "shutdown":
                 return changes.released(record, self.token, now)
             # Nobody asked us: somebody else has signalled the engine. As if its worker were lost.
@@ -300,12 +306,15 @@ class Attempt:
 
     def _tick_on(self) -> None:
         reachable = True
+        told_s = 0.0
         while not self._over.is_set():
-            self._due.wait(TICK_S)
+            is_due = self._due.wait(self._timing.hear_s)
             self._due.clear()
             try:
                 self._look_at_disk()
-                self._write()
+                if is_due or time.monotonic() - told_s >= self._timing.tell_s:
+                    told_s = time.monotonic()
+                    self._write()
                 self._hear()
                 reachable = True
             except LeaseLost:

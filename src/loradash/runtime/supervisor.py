@@ -30,7 +30,7 @@ class StopReason(enum.StrEnum):
     STALL = "stall"
 
 
-StopWish = Literal["", "cancel", "shutdown", "lease_lost", "disk_full"]
+StopWish = Literal["", "cancel", "shutdown", "job_ended", "lease_lost", "disk_full"]
 
 
 @dataclass

@@ -45,6 +45,8 @@ class Context:
 
     request_id: str
     base_url: str = ""
+    idempotency_key: str = ""
+    """Makes the same process of the same request, if the client gives no key of its own."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,16 @@ class Dispatcher:
         self._metrics = metrics
         self._debug = debug
 
-    def answer(self, data: object, *, base_url: str = "", request_id: str = "") -> Reply:
+    def answer(
+        self,
+        data: object,
+        *,
+        base_url: str = "",
+        request_id: str = "",
+        idempotency_key: str = "",
+    ) -> Reply:
         """Return the reply to a client's ``input``: JSON-ready, or exactly ``{"error": text}``."""
-        context = Context(request_id or new_request_id(), base_url)
+        context = Context(request_id or new_request_id(), base_url, idempotency_key)
         began_s = time.monotonic()
         kind, error_text = "unknown", ""
         outcome: Outcome = "ok"
@@ -134,6 +143,7 @@ def _train(services: Services, request: requests.TrainRequest, context: Context)
     record = services.training.submit(
         checked, request.text if checked.config is config else "",
         request_id=context.request_id, priority=request.priority,
+        key=request.idempotency_key or context.idempotency_key,
     )  # fmt: skip
     services.executor.submitted(record.id)
     return _started(record.id, "training", checked.warnings)
@@ -158,8 +168,9 @@ def _generate(services: Services, request: requests.GenerateRequest, context: Co
     wanted = validate(GenerationRequest, fields, "generate")
     wanted = services.generation.check(wanted, services.places)
     record = services.generation.submit(
-        wanted, request_id=context.request_id, priority=request.priority
-    )
+        wanted, request_id=context.request_id, priority=request.priority,
+        key=request.idempotency_key or context.idempotency_key,
+    )  # fmt: skip
     services.executor.submitted(record.id)
     return _started(record.id, "generation", ())
 

@@ -17,7 +17,7 @@ from loradash.domain.generation import (
     AdapterUse,
     GenerationRequest,
 )
-from loradash.domain.ids import is_process_id, new_process_id
+from loradash.domain.ids import is_process_id, new_process_id, process_id_of
 from loradash.domain.process import ProcessRecord, Progress
 from loradash.domain.schema import validate
 from loradash.domain.yaml_text import dump_mapping, load_mapping
@@ -38,6 +38,7 @@ from loradash.runtime.workspace import Workspace
 from loradash.services.adapter_files import AdapterFiles
 from loradash.services.places import ANYWHERE, Places
 from loradash.services.results import is_address
+from loradash.services.submission import submit
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
@@ -95,12 +96,14 @@ class GenerationService:
         request_id: str = "",
         priority: int = 0,
         taking: Change | None = None,
+        key: str = "",
     ) -> ProcessRecord:
         """Store the request, then create the record: the generation waits, or is taken at once.
 
+        With an idempotency ``key``, the generation that was submitted with it before is returned.
         Raises `InvalidConfig` for a request too large to be stored as a config.
         """
-        process_id = new_process_id("gen")
+        process_id = process_id_of("gen", key) if key else new_process_id("gen")
         now = datetime.now(UTC)
         record = ProcessRecord(
             id=process_id, kind="generation", name=request.name, created_at=now, enqueued_at=now,
@@ -109,8 +112,7 @@ class GenerationService:
         )  # fmt: skip
         text = dump_mapping(request.model_dump(mode="json", exclude_defaults=True))
         _read_back(text)
-        self._store.put(keys.result_config(process_id), text.encode())
-        return self._registry.create(taking(record) if taking else record)
+        return submit(self._registry, self._store, record, text, may_exist=bool(key), taking=taking)
 
     def work(self, attempt: Attempt) -> Terminal:
         """Draw the images that an earlier attempt hasn't stored yet. Done means: all are stored."""

@@ -49,7 +49,7 @@ class Runner:
         self._works = works
         self._timing = timing
         self._on_end = on_end
-        self._disk_is_low = disk_is_low
+        self.disk_is_low = disk_is_low
 
     def taking(self, device: str) -> Callable[[ProcessRecord], ProcessRecord]:
         """Return the change that makes a pending process ours."""
@@ -96,7 +96,7 @@ class Runner:
             bound(process_id=record.id, request_id=record.request_id),
             Attempt(
                 self._registry, self._store, record, stop, self._timing,
-                environment=environment, on_event=on_event, disk_is_low=self._disk_is_low,
+                environment=environment, on_event=on_event, disk_is_low=self.disk_is_low,
             ) as attempt,
         ):  # fmt: skip
             log.info(

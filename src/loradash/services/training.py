@@ -20,7 +20,7 @@ from loradash.domain.events import (
     Terminal,
     parse_event,
 )
-from loradash.domain.ids import new_process_id
+from loradash.domain.ids import new_process_id, process_id_of
 from loradash.domain.process import ProcessRecord, Progress
 from loradash.domain.training_config import TrainingConfig
 from loradash.domain.training_text import parse_training_text, training_text
@@ -51,6 +51,7 @@ from loradash.services.datasets.folders import Progress as ImageProgress
 from loradash.services.datasets.folders import check_for_training, check_sections
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.places import ANYWHERE, Places
+from loradash.services.submission import submit
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
@@ -171,12 +172,14 @@ class TrainingService:
         request_id: str = "",
         priority: int = 0,
         taking: Change | None = None,
+        key: str = "",
     ) -> ProcessRecord:
         """Store the config, then create the record: the training waits.
 
-        With ``taking`` it is the caller's from the first moment on, and no server takes it.
+        With ``taking`` it is the caller's from the first moment on, and no server takes it. With
+        an idempotency ``key``, the training that was submitted with it before is returned.
         """
-        process_id = new_process_id("train")
+        process_id = process_id_of("train", key) if key else new_process_id("train")
         now = datetime.now(UTC)
         record = ProcessRecord(
             id=process_id, kind="training", name=checked.config.name, created_at=now,
@@ -185,8 +188,7 @@ class TrainingService:
             progress=Progress(total_steps=checked.config.process.train.updates),
         )  # fmt: skip
         text = config_text or training_text(checked.config)
-        self._store.put(keys.result_config(process_id), text.encode())
-        return self._registry.create(taking(record) if taking else record)
+        return submit(self._registry, self._store, record, text, may_exist=bool(key), taking=taking)
 
     def work(self, attempt: Attempt) -> Terminal:
         """Prepare the folder, run the engine from the newest checkpoint, keep the results.

@@ -1,0 +1,1 @@
+"""The RunPod Serverless worker: jobs of RunPod's queue, answered by the same use cases."""

@@ -1,0 +1,56 @@
+"""Who works on the process that a job names: we, somebody else, or nobody any more.
+
+A queue that delivers at least once may deliver a job twice, to two workers at once, or again after
+its worker was lost. The lease decides; a job only ever asks for it.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from loradash.domain import process as changes
+from loradash.domain.process import ProcessRecord, Status
+from loradash.registry.registry import Change, ProcessRegistry
+from loradash.runtime.owner import is_gone
+
+
+class Answer(NamedTuple):
+    """What became of asking for a process: its record now, and whether it is ours."""
+
+    record: ProcessRecord
+    is_ours: bool
+
+
+class Ownership:
+    """Asks for processes on behalf of this worker."""
+
+    def __init__(
+        self, registry: ProcessRegistry, taking: Callable[[str], Change], max_attempts: int
+    ) -> None:
+        self._registry = registry
+        self._taking = taking
+        self._max_attempts = max_attempts
+
+    def take(self, process_id: str, device: str) -> Answer:
+        """Take a process if it waits, or if its owner is lost.
+
+        It isn't ours if it has ended, if somebody works on it, or if it was given up now because
+        its workers were lost too often. Raises `NotFound` and `RegistryUnavailable`.
+        """
+        take = self._taking(device)
+        tokens: set[str] = set()
+
+        def change(record: ProcessRecord) -> ProcessRecord:
+            gone = record.lease is not None and is_gone(record.lease.owner)
+            record = changes.lapsed(
+                record, now=datetime.now(UTC), max_attempts=self._max_attempts, owner_is_gone=gone
+            )
+            if record.status is not Status.PENDING:
+                return record
+            record = take(record)
+            assert record.lease is not None
+            tokens.add(record.lease.token)
+            return record
+
+        record = self._registry.change(process_id, change)
+        return Answer(record, record.lease is not None and record.lease.token in tokens)

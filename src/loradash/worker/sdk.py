@@ -1,0 +1,141 @@
+"""RunPod's SDK, kept to this file: the environment it reads, its import cost, its traps.
+
+Measured with runpod 1.12.0. `docs/deploy-runpod.md` tells what follows for users.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from types import FrameType, ModuleType
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger("loradash.worker")
+
+Job = dict[str, Any]
+Handler = Callable[[Job], Awaitable[dict[str, Any]]]
+
+_PR_SET_PDEATHSIG = 1
+_ANSWER_S = 20.0
+
+
+def load() -> Any:
+    """Import the SDK and return ``runpod.serverless``.
+
+    Two thirds of its import are spent on describing the CPU for a debugger that we don't use, so
+    that module is left out. The checks that it makes by itself would open a CUDA context in this
+    process, which works on no GPU; ours take their place.
+    """
+    os.environ.setdefault("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true")
+    os.environ.setdefault("RUNPOD_SKIP_GPU_CHECK", "true")
+    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")  # its default prints every output
+    if "cpuinfo" not in sys.modules:
+        stub = ModuleType("cpuinfo")
+        stub.get_cpu_info = dict  # type: ignore[attr-defined]
+        sys.modules["cpuinfo"] = stub
+    import runpod.serverless
+
+    return runpod.serverless
+
+
+def start(
+    serverless: Any,
+    handler: Handler,
+    checks: list[Callable[[], None]],
+    on_signal: Callable[[], None],
+    grace_s: float,
+) -> None:
+    """Take jobs until a signal ends the worker. Returns where the SDK returns.
+
+    At a signal ``on_signal`` is called, and then this process ends as soon as no job is in hand, at
+    the latest after ``grace_s``. The SDK alone would keep its long poll open, take one more job and
+    never run it.
+    """
+    for check in checks:
+        serverless.register_fitness_check(check)
+    _let_children_die_with_us()
+    signals = _Signals(on_signal, grace_s)
+
+    def concurrency(_current: int) -> int:
+        signals.install()  # after the SDK's own, which are set when its loop begins
+        return 1
+
+    serverless.start({"handler": handler, "concurrency_modifier": concurrency})
+
+
+async def tell_progress(job: Job, progress: dict[str, Any]) -> None:
+    """Send a job's progress and wait until it has arrived.
+
+    The SDK's own ``progress_update`` sends in a thread that nobody waits for, so that progress can
+    arrive after the result and make a finished job look unfinished.
+    """
+    from runpod.http_client import AsyncClientSession
+    from runpod.serverless.modules.rp_http import send_result
+
+    async with AsyncClientSession() as session:
+        await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
+
+
+def _let_children_die_with_us() -> None:
+    """Forked children end with this process, even if it is killed.
+
+    The SDK's child would otherwise go on telling RunPod that the dead worker's job is being worked
+    on. Engines aren't forked in this sense: they notice by themselves and write a checkpoint.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    os.register_at_fork(after_in_child=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+
+
+class _Signals:
+    def __init__(self, on_signal: Callable[[], None], grace_s: float) -> None:
+        self._on_signal = on_signal
+        self._grace_s = grace_s
+        self._is_installed = False
+        self._is_ending = False
+
+    def install(self) -> None:
+        """Take the place of the SDK's handlers, which don't tell the one who works."""
+        if self._is_installed:
+            return
+        self._is_installed = True
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.getsignal(number)
+            signal.signal(number, self._chained(before))
+
+    def _chained(self, before: Any) -> Callable[[int, FrameType | None], None]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            self._on_signal()
+            if not self._is_ending:
+                self._is_ending = True
+                threading.Thread(target=self._end, name="end", daemon=True).start()
+            if callable(before):
+                before(number, frame)
+
+        return handle
+
+    def _end(self) -> None:
+        """Leave once no job is in hand: the SDK would wait for its polls, up to 90 s."""
+        from runpod.serverless.modules.worker_state import JobsProgress
+
+        deadline_s = time.monotonic() + self._grace_s + _ANSWER_S
+        while JobsProgress().get_job_count() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        log.info("worker_ends", unfinished=JobsProgress().get_job_count())
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(0)
+
+
+def cancelled() -> asyncio.CancelledError:
+    """What a handler raises so that the SDK sends no result: the job isn't done."""
+    return asyncio.CancelledError()

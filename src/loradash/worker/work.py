@@ -1,0 +1,207 @@
+"""What a worker does with a job: answer it, or run the process that it asks for to its end.
+
+Synchronous and without RunPod's SDK, so that it can be tested as it is; `handler` puts it into the
+SDK's event loop.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from loradash.domain.events import Event
+from loradash.domain.ids import is_process_id
+from loradash.domain.process import ProcessRecord, Status
+from loradash.domain.requests import makes_process
+from loradash.errors import LoradashError, RegistryUnavailable
+from loradash.executors.local import Memory, MemoryNeeds
+from loradash.registry.registry import ProcessRegistry
+from loradash.runtime.gpu import Slot
+from loradash.runtime.supervisor import StopRequest, StopWish
+from loradash.services.dispatch import Dispatcher, Reply
+from loradash.services.running import Runner
+from loradash.worker.ownership import Answer, Ownership
+
+log = structlog.get_logger("loradash.worker")
+
+RUN_PROCESS = "run_process"
+"""Type of the jobs that a control plane sends: run the process with this ``process_id``."""
+
+_LOOK_EVERY_S = 2.0
+_GPU_SHARE = 0.9
+_MEMORY_PATIENCE_S = 60.0
+
+
+class JobStopped(Exception):
+    """The job must not be answered: its process was given back, or another job runs it."""
+
+
+class Worker:
+    """Works off jobs. One process at a time; light requests are answered beside it."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        registry: ProcessRegistry,
+        ownership: Ownership,
+        runner: Runner,
+        slot: Slot,
+        memory: Memory,
+        needs: MemoryNeeds,
+        give_way: Callable[[str], None],
+        *,
+        stop_grace_s: float,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._registry = registry
+        self._ownership = ownership
+        self._runner = runner
+        self._slot = slot
+        self._memory = memory
+        self._needs = needs
+        self._give_way = give_way
+        self._stop_grace_s = stop_grace_s
+        self._one_process = threading.Lock()
+        self._stops: list[StopRequest] = []
+        self._is_stopping = False
+
+    def answer(self, job_id: str, data: object) -> Reply:
+        """Answer a request; a training or generation is submitted, once for each job.
+
+        The reply is ``{"error": text}`` if anything goes wrong.
+        """
+        if wanted := _process_wanted(data):
+            return {"process_id": wanted, "data": {"process_id": wanted}, "status": "started"}
+        return self._dispatcher.answer(data, request_id=job_id, idempotency_key=f"job/{job_id}")
+
+    def run(
+        self,
+        process_id: str,
+        stop: StopRequest,
+        on_event: Callable[[Event], None] = lambda _event: None,
+    ) -> Reply:
+        """Run a process, or follow whoever runs it, to its end; return how it ended.
+
+        Raises `JobStopped` where nothing may be said: the worker stops, or the job was ended.
+        """
+        self._stops.append(stop)
+        try:
+            if self._is_stopping:
+                raise JobStopped
+            while True:
+                try:
+                    taken = self._ownership.take(process_id, self._slot.name)
+                except RegistryUnavailable as error:
+                    log.warning("registry_awaited", process_id=process_id, error=error.message)
+                    _pause(stop)
+                    continue
+                if taken.is_ours:
+                    return self._run_ours(taken, stop, on_event)
+                if taken.record.status.is_end:
+                    return outcome(taken.record)
+                _pause(stop)  # somebody has it; if he is lost, it will be ours
+        except LoradashError as error:
+            return {"error": str(error), "process_id": process_id}
+        finally:
+            self._stops.remove(stop)
+
+    def stop(self, wish: StopWish = "shutdown") -> None:
+        """Take nothing more, and stop what runs with a checkpoint; the second time at once.
+
+        To be called from a signal handler: no locks here.
+        """
+        self._is_stopping = True
+        for stop in list(self._stops):
+            stop(wish, self._stop_grace_s)
+
+    def _run_ours(
+        self, taken: Answer, stop: StopRequest, on_event: Callable[[Event], None]
+    ) -> Reply:
+        record = taken.record
+        with self._one_process:
+            self._make_room(record, stop)
+            self._runner.run(record, self._slot, stop, on_event)
+        record = self._registry.get(record.id)
+        if record.status.is_end:
+            return outcome(record)
+        if stop.wish == "lease_lost":  # another worker has it, and his job will tell
+            log.warning("process_is_elsewhere", process_id=record.id)
+        raise JobStopped
+
+    def _make_room(self, record: ProcessRecord, stop: StopRequest) -> None:
+        """Wait a little for memory that an earlier process is about to give back."""
+        if record.kind == "training":
+            self._give_way(self._slot.name)
+        is_training = record.kind == "training"
+        need = self._needs.training_mb if is_training else self._needs.generation_mb
+        total = self._memory.total_mb(self._slot)
+        if self._slot.gpu_index is None or total is None or not is_training:
+            return
+        need = min(need, _GPU_SHARE * total)
+        give_up_s = time.monotonic() + _MEMORY_PATIENCE_S
+        while (free := self._memory.free_mb(self._slot)) is not None and free < need:
+            if stop.count or time.monotonic() > give_up_s:
+                log.warning("memory_is_short", free_mb=free, needed_mb=need)
+                return  # the engine says so itself, with `out_of_memory`, if it's really too little
+            time.sleep(0.5)
+
+
+def outcome(record: ProcessRecord) -> Reply:
+    """How a process ended, as a job's small output. Only what is completed has no ``error``."""
+    reply: Reply = {
+        "process_id": record.id,
+        "data": {"process_id": record.id},
+        "process_status": str(record.status),
+        "type": record.kind,
+        "name": record.name,
+        "output_path": record.output_prefix or None,
+        "attempts": record.attempt_count,
+    }
+    if record.status is Status.COMPLETED:
+        return {**reply, "status": "completed"}
+    if record.error:
+        text = "\n".join(
+            part for part in (record.error.message, record.error.remedy, *record.error.problems)
+            if part
+        )  # fmt: skip
+        return {**reply, "error": text, "error_code": record.error.code}
+    return {**reply, "error": f"process {record.id} was cancelled", "error_code": "cancelled"}
+
+
+def progress_of(record_view: Mapping[str, Any]) -> Reply:
+    """What a job's progress shows of its process."""
+    names = ("phase", "phase_detail", "progress", "step", "total_steps", "loss", "eta", "attempt")
+    process_id = record_view["process_id"]
+    return {
+        "process_id": process_id,
+        "data": {"process_id": process_id},
+        **{name: record_view[name] for name in names},
+    }
+
+
+def _process_wanted(data: object) -> str:
+    """The process that a control plane's job names; '' for every other input."""
+    if not isinstance(data, dict) or data.get("type") != RUN_PROCESS:
+        return ""
+    process_id = data.get("process_id")
+    return process_id if isinstance(process_id, str) and is_process_id(process_id) else ""
+
+
+def is_control_planes(data: object) -> bool:
+    """Whether a control plane sent this job, and looks after its process."""
+    return bool(_process_wanted(data))
+
+
+def runs_process(data: object) -> bool:
+    """Whether the job lasts as long as a process does."""
+    return is_control_planes(data) or makes_process(data)
+
+
+def _pause(stop: StopRequest) -> None:
+    until_s = time.monotonic() + _LOOK_EVERY_S
+    while time.monotonic() < until_s:
+        if stop.count:
+            raise JobStopped
+        time.sleep(0.05)
