@@ -132,6 +132,12 @@ def to_pending(record):
     return changes.requeued(record, at(9))
 
 
+def to_failed(record):
+    if record.status is Status.PENDING:
+        return changes.given_up(record, PROBLEM, at(9))
+    return changes.failed(record, "token", PROBLEM, at(9))
+
+
 def to_cancelled(record):
     if record.status is Status.RUNNING:
         return changes.cancelled(record, "token", at(9))
@@ -144,7 +150,7 @@ MOVES = {
     Status.COMPLETED: lambda record: changes.completed(
         record, "token", now=at(9), output_prefix="results/x"
     ),
-    Status.FAILED: lambda record: changes.failed(record, "token", PROBLEM, at(9)),
+    Status.FAILED: to_failed,
     Status.CANCELLED: to_cancelled,
 }
 

@@ -17,8 +17,11 @@ from loradash.domain.process import (
     cancel_requested,
     cancelled,
     completed,
+    dispatched,
     failed,
+    given_up,
     lapsed,
+    recalled,
     released,
     renewed,
     reprioritized,
@@ -80,6 +83,7 @@ MOVES = {
     Status.FAILED: [
         lambda record: failed(record, "token", PROBLEM, at(10)),
         lambda record: lapsed(record, now=at(60), max_attempts=1),
+        lambda record: given_up(record, PROBLEM, at(10)),
     ],
     Status.CANCELLED: [
         lambda record: cancel_requested(record, at(10)),
@@ -282,6 +286,47 @@ def test_a_requeued_process_goes_to_the_end_of_the_queue_with_a_clean_slate():
 def test_only_failed_and_cancelled_processes_are_resumed(status):
     with pytest.raises(ConflictingState, match=status):
         requeued(in_status(status), at(60))
+
+
+def sent(record, job_id="job-1", after_attempt=0, now_s=1.0):
+    return dispatched(record, job_id, after_attempt=after_attempt, now=at(now_s))
+
+
+def test_jobs_that_bring_a_process_nowhere_are_counted_until_a_worker_takes_it():
+    first = sent(waiting())
+    again = sent(first, "job-2", now_s=2)
+    assert (again.dispatch.job_id, again.dispatch.count, again.dispatch.sent_at) == (
+        "job-2", 2, at(2),
+    )  # fmt: skip
+    back = released(take(again, 3), "token", at(4))
+    assert back.was_taken_since_dispatch
+    assert not again.was_taken_since_dispatch
+    assert sent(back, "job-3", after_attempt=1).dispatch.count == 1
+
+
+def test_a_job_may_be_noted_after_a_worker_has_taken_its_process():
+    record = sent(take(waiting()))
+    assert record.status is Status.RUNNING
+    assert record.was_taken_since_dispatch
+    ended = completed(take(waiting()), "token", now=at(9), output_prefix="r")
+    assert sent(ended) is ended
+
+
+def test_a_job_is_recalled_only_while_it_is_the_one_that_is_waited_for():
+    record = sent(waiting())
+    assert recalled(record, "job-1", at(5)).dispatch is None
+    assert recalled(record, "job-0", at(5)) is record
+    assert recalled(waiting(), "job-1", at(5)).dispatch is None
+    running = take(record, 2)
+    assert recalled(running, "job-1", at(5)) is running
+
+
+def test_what_is_given_up_says_why_and_can_be_resumed_with_a_clean_slate():
+    record = given_up(sent(waiting()), PROBLEM, at(5))
+    assert (record.status, record.error, record.ended_at) == (Status.FAILED, PROBLEM, at(5))
+    assert requeued(record, at(6)).dispatch is None
+    with pytest.raises(ConflictingState, match="running"):
+        given_up(take(waiting()), PROBLEM, at(5))
 
 
 def test_priorities_have_a_range_and_only_what_waits_has_one():

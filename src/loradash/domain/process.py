@@ -39,7 +39,7 @@ class Status(StrEnum):
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = MappingProxyType(
     {
-        Status.PENDING: frozenset({Status.RUNNING, Status.CANCELLED}),
+        Status.PENDING: frozenset({Status.RUNNING, Status.FAILED, Status.CANCELLED}),
         Status.RUNNING: frozenset(
             {Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELLED}
         ),
@@ -60,6 +60,15 @@ class Lease(_Frozen):
     owner: str
     token: str
     expires_at: AwareDatetime
+
+
+class Dispatch(_Frozen):
+    """The job in another queue that is to bring a process to a worker."""
+
+    job_id: str
+    sent_at: AwareDatetime
+    after_attempt: int = Field(description="number of attempts when it was sent")
+    count: int = Field(1, description="jobs in a row that were sent without an attempt between")
 
 
 class Problem(_Frozen):
@@ -126,6 +135,7 @@ class ProcessRecord(_Frozen):
     )
     attempts: tuple[AttemptNote, ...] = Field((), description="the latest ones")
     worked_s: float = Field(0.0, description="seconds that ended attempts took")
+    dispatch: Dispatch | None = None
     error: Problem | None = None
     output_prefix: str = Field("", description="where the results are, once completed")
 
@@ -133,6 +143,11 @@ class ProcessRecord(_Frozen):
     def attempt(self) -> AttemptNote | None:
         """The latest attempt."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def was_taken_since_dispatch(self) -> bool:
+        """Whether the job that was sent for it has brought it to a worker."""
+        return self.dispatch is not None and self.attempt_count > self.dispatch.after_attempt
 
     def elapsed_s(self, now: datetime) -> float:
         """Seconds of work so far, over all attempts."""
@@ -311,8 +326,44 @@ def requeued(record: ProcessRecord, now: datetime) -> ProcessRecord:
         )
     return _moved(
         record, Status.PENDING, now, enqueued_at=now, ended_at=None, error=None,
-        cancel_requested_at=None, fruitless_attempts=0,
+        cancel_requested_at=None, fruitless_attempts=0, dispatch=None,
     )  # fmt: skip
+
+
+def dispatched(
+    record: ProcessRecord, job_id: str, *, after_attempt: int, now: datetime
+) -> ProcessRecord:
+    """A job was sent that brings it to a worker; one that has ended meanwhile stays as it is.
+
+    ``after_attempt`` is the number of its attempts before the job was sent: by now a worker may
+    have taken it.
+    """
+    if record.status.is_end:
+        return record
+    before = record.dispatch
+    in_a_row = before.count if before and before.after_attempt == after_attempt else 0
+    dispatch = Dispatch(
+        job_id=job_id, sent_at=now, after_attempt=after_attempt, count=in_a_row + 1
+    )
+    return record.model_copy(update={"dispatch": dispatch, "updated_at": now})
+
+
+def recalled(record: ProcessRecord, job_id: str, now: datetime) -> ProcessRecord:
+    """The job that was sent for it is to bring it nowhere; changes nothing if it already has."""
+    dispatch = record.dispatch
+    if record.status is not Status.PENDING or not dispatch or dispatch.job_id != job_id:
+        return record
+    return record.model_copy(update={"dispatch": None, "updated_at": now})
+
+
+def given_up(record: ProcessRecord, problem: Problem, now: datetime) -> ProcessRecord:
+    """No worker takes it: a waiting process fails. Raises `ConflictingState` unless it waits."""
+    if record.status is not Status.PENDING:
+        raise ConflictingState(
+            f"process {record.id} is {record.status} and doesn't wait for a worker",
+            remedy="Look at its state again.",
+        )
+    return _moved(record, Status.FAILED, now, ended_at=now, error=problem)
 
 
 def reprioritized(record: ProcessRecord, priority: int, now: datetime) -> ProcessRecord:

@@ -62,8 +62,8 @@ class Timing(NamedTuple):
     """Seconds: how long a lease holds, what a cancelled engine gets; tries until given up.
 
     ``store_patience_s`` is how long an object store that is away is waited for; ``tell_s`` how
-    often steps and log lines are written. Where each write costs money that is less often than a
-    cancel is listened for.
+    often steps and log lines are written, and ``hear_s`` how often a cancel is listened for, if not
+    with every tick: where each write costs money they are told less often.
     """
 
     lease_s: float
@@ -71,7 +71,7 @@ class Timing(NamedTuple):
     max_attempts: int
     store_patience_s: float = 0.0
     tell_s: float = 0.0
-    hear_s: float = TICK_S
+    hear_s: float = 0.0
 
 
 class Attempt:
@@ -308,7 +308,7 @@ class Attempt:
         reachable = True
         told_s = 0.0
         while not self._over.is_set():
-            is_due = self._due.wait(self._timing.hear_s)
+            is_due = self._due.wait(max(TICK_S, self._timing.hear_s))
             self._due.clear()
             try:
                 self._look_at_disk()
