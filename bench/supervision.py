@@ -23,7 +23,7 @@ from loradash.registry.sql import SqlRegistry
 from loradash.runtime.supervisor import StopRequest
 from loradash.settings import Settings
 from loradash.telemetry import logging
-from loradash.wiring import Core, make_core
+from loradash.wiring.core import Core, make_core
 
 
 def main() -> None:

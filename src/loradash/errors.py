@@ -114,6 +114,18 @@ class ServerUnreachable(LoradashError):
     code = "server_unreachable"
 
 
+class ExecutorUnavailable(LoradashError):
+    """RunPod can't be reached, or doesn't answer as it should; it may pass by itself."""
+
+    code = "executor_unavailable"
+
+
+class ExecutorRefused(LoradashError):
+    """RunPod answers and refuses: the key, the endpoint, or what was asked for."""
+
+    code = "executor_refused"
+
+
 class OutOfMemory(LoradashError):
     """The GPU's or the machine's memory ran out."""
 

@@ -211,7 +211,8 @@ class Settings(BaseSettings):
         "auto",
         validation_alias="LORADASH_REGISTRY",
         description="Where records are kept: in the database (sql) or in the object store; auto: "
-        "in the object store for a worker with a bucket and without DATABASE_URL.",
+        "in the object store for workers, and servers that use them, with a bucket and without "
+        "DATABASE_URL.",
     )
     lease_s: Annotated[float, Field(ge=3, le=3600)] = Field(
         30,
@@ -223,6 +224,56 @@ class Settings(BaseSettings):
         validation_alias="MAX_ATTEMPTS",
         description="Give a process up after its worker was lost this often in a row without any "
         "progress.",
+    )
+    executor: Literal["local", "runpod"] = Field(
+        "local",
+        validation_alias="LORADASH_EXECUTOR",
+        description="Where a server's trainings and generations run: on this machine (local), or "
+        "on the workers of a RunPod Serverless endpoint (runpod).",
+    )
+    runpod_api_key: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="RUNPOD_API_KEY",
+        description="Key of the RunPod account, to send jobs to the endpoint.",
+    )
+    runpod_endpoint_id: str = Field(
+        "",
+        validation_alias="RUNPOD_ENDPOINT_ID",
+        description="Id of the endpoint; RunPod sets it for workers.",
+    )
+    runpod_base_url: str = Field(
+        "https://api.runpod.ai/v2",
+        validation_alias="RUNPOD_ENDPOINT_BASE_URL",
+        description="Address of RunPod's API of endpoints; for tests another one.",
+    )
+    runpod_pod_id: str = Field(
+        "",
+        pattern=r"^[\w.-]*$",
+        validation_alias="RUNPOD_POD_ID",
+        description="Name of this worker; RunPod sets it.",
+    )
+    runpod_max_jobs: Annotated[int, Field(ge=1, le=1000)] = Field(
+        20,
+        validation_alias="LORADASH_RUNPOD_MAX_JOBS",
+        description="Jobs that are at RunPod at the same time, waiting or running; what waits here "
+        "can still be given another priority.",
+    )
+    runpod_webhook: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        validation_alias="LORADASH_RUNPOD_WEBHOOK",
+        description="URL that RunPod calls when a job has ended.",
+    )
+    take_timeout_s: Annotated[float, Field(ge=5, le=3600)] = Field(
+        60,
+        validation_alias="LORADASH_TAKE_TIMEOUT",
+        description="Seconds that a worker may have a job without beginning its process; then the "
+        "job is sent again.",
+    )
+    require_gpu: bool = Field(
+        False,
+        validation_alias="LORADASH_REQUIRE_GPU",
+        description="A worker without a GPU takes no jobs.",
     )
     training_memory_mb: Annotated[int, Field(ge=0)] = Field(
         8192,

@@ -50,6 +50,38 @@ class Endpoint:
         self.workers[name] = worker
         return worker
 
+    def control_plane_environment(self) -> dict[str, str]:
+        """Return what a server needs to use these workers."""
+        return {
+            **self._settings,
+            "LORADASH_EXECUTOR": "runpod",
+            "RUNPOD_API_KEY": "test",
+            "RUNPOD_ENDPOINT_ID": self.queue.endpoint,
+            "RUNPOD_ENDPOINT_BASE_URL": self.queue.url,
+        }
+
+    def swallow_job(self, worker_id: str, *, fail: str = "") -> None:
+        """Take a job as a worker that then does nothing, or fails."""
+        address = f"/v2/{self.queue.endpoint}/job-{{}}/{worker_id}"
+        job: dict[str, Any] = {}
+        deadline = time.monotonic() + 30
+        while not job:
+            assert time.monotonic() < deadline, "no job came"
+            reply = self.queue.call("GET", address.format("take") + "?job_in_progress=0")
+            job = reply.json() if reply.status_code == 200 else {}
+        if fail:
+            self.queue.call("POST", f"{address.format('done')}/{job['id']}", {"error": fail})
+
+    def objects(self, process_id: str) -> dict[str, str]:
+        """Return the etags of all objects that hold this process's id in their keys."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket)
+        return {
+            entry["Key"]: entry["ETag"]
+            for page in pages
+            for entry in page.get("Contents", ())
+            if process_id in entry["Key"]
+        }
+
     def kill(self, name: str) -> None:
         worker = self.workers.pop(name)
         os.killpg(worker.pid, signal.SIGKILL)

@@ -19,7 +19,8 @@ from loradash.domain.ids import new_process_id
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import AlreadyRunning, LoradashError, RegistryUnavailable
 from loradash.executors import local
-from loradash.executors.local import LocalExecutor, MemoryNeeds, server_is_running
+from loradash.executors.local import LocalExecutor, MemoryNeeds
+from loradash.executors.server_lock import server_is_running
 from loradash.registry.memory import MemoryRegistry
 from loradash.runtime.gpu import Slot
 from loradash.runtime.orphans import ChildRecords, Orphan

@@ -30,6 +30,8 @@ from loradash.domain.process import MAX_PRIORITY, MIN_PRIORITY
 from loradash.errors import (
     ConflictingState,
     DiskFull,
+    ExecutorRefused,
+    ExecutorUnavailable,
     InvalidRequest,
     LoradashError,
     NotFound,
@@ -50,8 +52,10 @@ _STATUS_OF: dict[type[LoradashError], int] = {
     ConflictingState: 409,
     ResultsNotStored: 500,
     StoreRefused: 502,
+    ExecutorRefused: 502,
     TransferFailed: 502,
     StoreUnavailable: 503,
+    ExecutorUnavailable: 503,
     RegistryUnavailable: 503,
     DiskFull: 507,
 }

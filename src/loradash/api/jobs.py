@@ -164,9 +164,10 @@ class JobService:
         return {"removed": self._processes.purge_queue(), "status": "completed"}
 
     def health(self) -> dict[str, Any]:
-        """Count jobs and workers; a slot's lane is a worker."""
+        """Count jobs and workers; a slot's lane is a worker, or an endpoint has some."""
         counts = self._processes.counts()
-        slots = self._processes.queue()["slots"]
+        queue = self._processes.queue()
+        slots = queue["slots"]
         busy = sum(bool(slot.get(kind)) for slot in slots for kind in ("training", "generation"))
         idle = max(0, 2 * len(slots) - busy)
         return {
@@ -177,7 +178,7 @@ class JobService:
                 "inQueue": counts[Status.PENDING],
                 "retried": self._retried,
             },
-            "workers": {
+            "workers": queue.get("endpoint", {}).get("workers") or {
                 "idle": idle, "running": busy, "ready": idle, "initializing": 0, "throttled": 0,
                 "unhealthy": 0,
             },

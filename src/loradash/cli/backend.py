@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import httpx2
 
     from loradash.services.dispatch import Dispatcher
-    from loradash.wiring import Core
+    from loradash.wiring.core import Core
 
 _TIMEOUT_S = 300.0
 _PIECE_BYTES = 64 * 1024
@@ -48,7 +48,7 @@ def open_core(settings: Settings, *, threads: int = 0) -> "Core":
     import sys
 
     from loradash.telemetry import logging
-    from loradash.wiring import make_core
+    from loradash.wiring.core import make_core
 
     logging.configure(None, "warning", as_json=False, stream=sys.stderr)
     return make_core(settings, threads=threads)
@@ -70,7 +70,7 @@ class LocalBackend:
         self._core: Core | None = None
 
     def __enter__(self) -> Self:
-        from loradash.wiring import make_dispatcher
+        from loradash.wiring.core import make_dispatcher
 
         self._core = open_core(self._settings)
         self._dispatcher = make_dispatcher(self._core)

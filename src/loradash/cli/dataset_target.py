@@ -66,7 +66,7 @@ def dataset_target(settings: Settings) -> Iterator[DatasetTarget]:
             yield ServerDatasets(http, settings.server_url)
         return
     from loradash.cli.backend import open_core
-    from loradash.wiring import make_dispatcher
+    from loradash.wiring.core import make_dispatcher
 
     core = open_core(settings)
     try:

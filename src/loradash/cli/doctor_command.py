@@ -13,7 +13,7 @@ def doctor(
     from loradash.services.doctor import examine
     from loradash.settings import load_settings
     from loradash.storage.disk import DiskGuard
-    from loradash.wiring import make_store
+    from loradash.wiring.core import make_store
 
     settings = load_settings()
     findings = examine(settings, make_store(settings, DiskGuard()))

@@ -84,9 +84,9 @@ def cancel(process_id: ProcessId) -> None:
 def resume(process_id: ProcessId) -> None:
     """Queue a failed or cancelled process again; it goes on from its last checkpoint."""
     from loradash.cli.output import program, to_stderr
-    from loradash.executors.local import server_is_running
+    from loradash.executors.server_lock import server_is_running
     from loradash.settings import load_settings
-    from loradash.wiring import server_lock
+    from loradash.wiring.core import server_lock
 
     settings = load_settings()
     with _backend() as backend:
@@ -117,11 +117,24 @@ def queue(
             print(
                 f"  {slot['slot']} {lane}: {slot.get(lane) or slot.get(f'{lane}_waits_for', '-')}"
             )
+    for line in _endpoint_lines(state):
+        print(f"  {line}")
     rows = [
         (str(place), one["id"], one["type"], one["name"], str(one["priority"]))
         for place, one in enumerate(state["order"], start=1)
     ]
     print_table(("", "process id", "type", "name", "priority"), rows, "nothing waits")
+
+
+def _endpoint_lines(state: dict[str, Any]) -> list[str]:
+    """What is known of an endpoint elsewhere where processes run."""
+    lines = []
+    if endpoint := state.get("endpoint"):
+        workers = endpoint.get("workers") or {}
+        counts = ", ".join(f"{n} {name}" for name, n in workers.items() if n) or "none"
+        lines.append(f"RunPod endpoint {endpoint['id']}: workers: {counts}")
+        lines += [endpoint["waits_for"]] if endpoint.get("waits_for") else []
+    return lines + ([state["trouble"]] if state.get("trouble") else [])
 
 
 def models(as_json: Json = False) -> None:

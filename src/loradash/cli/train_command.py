@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from loradash.domain.events import Terminal
     from loradash.domain.process import ProcessRecord
     from loradash.services.training import TrainingService
-    from loradash.wiring import Core
+    from loradash.wiring.core import Core
 
 
 def train(

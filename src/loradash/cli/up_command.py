@@ -24,7 +24,7 @@ def up(
     from loradash.runtime.workspace import Workspace
     from loradash.settings import load_settings
     from loradash.telemetry import logging
-    from loradash.wiring import make_server
+    from loradash.wiring.server import make_server
 
     settings = load_settings()
     workspace = Workspace(settings.workspace_path)

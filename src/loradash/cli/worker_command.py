@@ -13,7 +13,7 @@ def worker() -> None:
     from loradash.runtime.workspace import Workspace
     from loradash.settings import load_settings
     from loradash.telemetry import logging
-    from loradash.wiring import make_worker
+    from loradash.wiring.worker import make_worker
 
     settings = load_settings()
     if not os.environ.get("RUNPOD_WEBHOOK_GET_JOB"):

@@ -105,6 +105,10 @@ class Job:
             "endpoint": self.endpoint,
             "input": self.input,
             "sync": self.sync,
+            "policy": {
+                "executionTimeout": _milliseconds(self.execution_timeout_s),
+                "ttl": _milliseconds(self.ttl_s),
+            },
             "worker": self.worker,
             "deliveries": len(self.deliveries),
             "workers": [delivery.worker for delivery in self.deliveries],

@@ -342,9 +342,7 @@ def dispatched(
         return record
     before = record.dispatch
     in_a_row = before.count if before and before.after_attempt == after_attempt else 0
-    dispatch = Dispatch(
-        job_id=job_id, sent_at=now, after_attempt=after_attempt, count=in_a_row + 1
-    )
+    dispatch = Dispatch(job_id=job_id, sent_at=now, after_attempt=after_attempt, count=in_a_row + 1)
     return record.model_copy(update={"dispatch": dispatch, "updated_at": now})
 
 

@@ -450,6 +450,12 @@ _MODELS: dict[str, type[_Request]] = {
     for name in get_args(model.model_fields["type"].annotation)
 }
 REQUEST_TYPES: tuple[str, ...] = tuple(_MODELS)
+RUN_PROCESS = "run_process"
+"""Type of the jobs by which a control plane brings the process ``process_id`` to a worker.
+
+No request of clients: `parse_request` doesn't know it.
+"""
+
 _TYPES_OF_PROCESSES = frozenset({"train", "train_with_yaml", "generate"})
 
 

@@ -8,7 +8,6 @@ One thread looks into the queue, and it alone starts anything. Whatever takes ti
 themselves, a pipeline's end) has threads of its own, so that no slot waits for another one's.
 """
 
-import fcntl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +19,8 @@ from typing import IO, Any, Protocol
 import structlog
 
 from loradash.domain.process import Kind, ProcessRecord, Status
-from loradash.errors import AlreadyRunning, LoradashError
+from loradash.errors import LoradashError
+from loradash.executors.server_lock import only_one
 from loradash.registry.registry import Change, ProcessQueue, ProcessRegistry
 from loradash.runtime.gpu import Slot
 from loradash.runtime.orphans import ChildRecords
@@ -127,7 +127,7 @@ class LocalExecutor:
         Engines without a parent are ended first: they may still be writing their last checkpoint.
         Raises `AlreadyRunning` if another server works in this workspace.
         """
-        self._lock_file = _only_one(self._lock_path, _LOCK_PATIENCE_S)
+        self._lock_file = only_one(self._lock_path, _LOCK_PATIENCE_S)
         try:
             for orphan in self._children.end_orphans(self._orphan_grace_s):
                 log.warning("orphan_ended", **orphan._asdict())
@@ -179,6 +179,9 @@ class LocalExecutor:
         """See `Executor.submitted`."""
         del process_id
         self._wake.set()
+
+    def cancelled(self, record: ProcessRecord) -> None:
+        """See `Executor.cancelled`: the owner sees the mark in the registry by itself."""
 
     def state(self) -> dict[str, Any]:
         """See `Executor.state`."""
@@ -360,33 +363,6 @@ class LocalExecutor:
             cursor = page.next_cursor
             if not cursor:
                 return
-
-
-def server_is_running(lock_path: Path) -> bool:
-    """Whether a server works in the workspace that this lock belongs to."""
-    try:
-        _only_one(lock_path).close()
-    except AlreadyRunning:
-        return True
-    return False
-
-
-def _only_one(lock_path: Path, patience_s: float = 0.0) -> IO[str]:
-    lock_path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience_s
-    lock = lock_path.open("a")
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except BlockingIOError as error:
-            if time.monotonic() >= deadline:
-                lock.close()
-                raise AlreadyRunning(
-                    f"another loradash server works in {lock_path.parent}",
-                    remedy="Stop it, or give this one another WORKSPACE_PATH.",
-                ) from error
-        time.sleep(0.05)
 
 
 def _join(threads: Iterable[threading.Thread], deadline: float) -> None:

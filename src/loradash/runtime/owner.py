@@ -14,6 +14,7 @@ import psutil
 from loradash.runtime.start_time import SAME_START_S, started_s
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_name = ""
 
 
 @cache
@@ -42,6 +43,14 @@ def is_gone(owner: str) -> bool:
         return False
 
 
+def name_machine(name: str) -> None:
+    """Give this machine a name that people know it by, instead of the one that it has."""
+    global _name
+    _name = name
+    _machine.cache_clear()
+    this_owner.cache_clear()
+
+
 @cache
 def _machine() -> str:
     """Name of what our pids are relative to: this boot of the machine, and this container.
@@ -53,4 +62,4 @@ def _machine() -> str:
         numbering = "".join(filter(str.isdigit, str(Path("/proc/self/ns/pid").readlink())))
     except OSError:
         boot, numbering = f"{psutil.boot_time():.0f}", "0"
-    return f"{platform.node() or 'localhost'}-{boot}-{numbering}"
+    return f"{_name or platform.node() or 'localhost'}-{boot}-{numbering}"

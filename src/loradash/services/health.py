@@ -69,10 +69,13 @@ class HealthService:
     def _queue(self) -> dict[str, Any]:
         counts = self._processes.counts()
         queue = self._processes.queue()
+        trouble = queue.get("trouble")
         return {
             "counts": {str(status): number for status, number in counts.items()},
             "paused": queue["paused"],
             "slots": queue["slots"],
+            **({"endpoint": queue["endpoint"]} if "endpoint" in queue else {}),
+            **({"status": "unavailable", "error": trouble} if trouble else {}),
         }
 
     def _storage(self) -> dict[str, Any]:

@@ -78,7 +78,9 @@ class ProcessService:
             asked = changes.cancel_requested(record, now)
             return _without_gone_owner(asked, now)
 
-        return self._registry.change(process_id, change)
+        record = self._registry.change(process_id, change)
+        self._executor.cancelled(record)
+        return record
 
     def resume(self, process_id: str) -> ProcessRecord:
         """Queue a failed, cancelled or lost process again.

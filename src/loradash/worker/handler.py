@@ -27,6 +27,8 @@ class Handler:
     """An async handler: one job in, one small JSON reply out.
 
     ``tell`` sends progress and returns when it has arrived. ``look`` says how a process stands.
+    ``resend`` sends a job of its own for a process: a client that waits then has its reply at once,
+    and not after the 90 s that RunPod keeps it waiting.
     """
 
     def __init__(
@@ -35,11 +37,13 @@ class Handler:
         tell: Callable[[Job, Reply], Awaitable[None]],
         look: Callable[[str], Reply],
         *,
+        resend: Callable[[str], None] | None = None,
         tell_every_s: float = 10.0,
     ) -> None:
         self._worker = worker
         self._tell = tell
         self._look = look
+        self._resend = resend
         self._tell_every_s = tell_every_s
 
     async def __call__(self, job: Job) -> Reply:
@@ -48,10 +52,14 @@ class Handler:
         reply = await asyncio.to_thread(self._worker.answer, job_id, data)
         if "error" in reply or not runs_process(data):
             return sendable(reply)
+        if job_id.startswith(SYNC_ID) and await self._is_sent_on(reply["process_id"]):
+            return sendable(reply)
         stop = StopRequest()
         telling = asyncio.create_task(self._tell_on(job, reply))
         running = asyncio.ensure_future(
-            asyncio.to_thread(self._worker.run, reply["process_id"], stop)
+            asyncio.to_thread(
+                self._worker.run, reply["process_id"], stop, follow=not is_control_planes(data)
+            )
         )
         try:
             ended = await asyncio.shield(running)
@@ -71,6 +79,17 @@ class Handler:
             await asyncio.wait([telling])
         ended.setdefault("request_id", reply.get("request_id"))
         return sendable(ended)
+
+    async def _is_sent_on(self, process_id: str) -> bool:
+        """Whether another job was sent that runs the process, so that this one need not."""
+        if self._resend is None:
+            return False
+        try:
+            await asyncio.to_thread(self._resend, process_id)
+        except LoradashError as error:
+            log.warning("job_not_sent", process_id=process_id, error=str(error))
+            return False
+        return True
 
     async def _tell_on(self, job: Job, reply: Reply) -> None:
         """Send progress now and then: a client that waits finds the ``process_id`` in it.

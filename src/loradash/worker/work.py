@@ -13,8 +13,8 @@ import structlog
 
 from loradash.domain.events import Event
 from loradash.domain.ids import is_process_id
-from loradash.domain.process import ProcessRecord, Status
-from loradash.domain.requests import makes_process
+from loradash.domain.process import Lease, ProcessRecord, Status
+from loradash.domain.requests import RUN_PROCESS, makes_process
 from loradash.errors import LoradashError, RegistryUnavailable
 from loradash.executors.local import Memory, MemoryNeeds
 from loradash.registry.registry import ProcessRegistry
@@ -25,9 +25,6 @@ from loradash.services.running import Runner
 from loradash.worker.ownership import Answer, Ownership
 
 log = structlog.get_logger("loradash.worker")
-
-RUN_PROCESS = "run_process"
-"""Type of the jobs that a control plane sends: run the process with this ``process_id``."""
 
 _LOOK_EVERY_S = 2.0
 _GPU_SHARE = 0.9
@@ -72,7 +69,10 @@ class Worker:
 
         The reply is ``{"error": text}`` if anything goes wrong.
         """
-        if wanted := _process_wanted(data):
+        if is_control_planes(data):
+            wanted = data.get("process_id") if isinstance(data, dict) else None
+            if not isinstance(wanted, str) or not is_process_id(wanted):
+                return {"error": f"process_id: a job of type {RUN_PROCESS} names its process"}
             return {"process_id": wanted, "data": {"process_id": wanted}, "status": "started"}
         return self._dispatcher.answer(data, request_id=job_id, idempotency_key=f"job/{job_id}")
 
@@ -81,12 +81,17 @@ class Worker:
         process_id: str,
         stop: StopRequest,
         on_event: Callable[[Event], None] = lambda _event: None,
+        *,
+        follow: bool = True,
     ) -> Reply:
         """Run a process, or follow whoever runs it, to its end; return how it ended.
 
-        Raises `JobStopped` where nothing may be said: the worker stops, or the job was ended.
+        Without ``follow`` somebody else who gives a sign of life is left alone at once: whoever
+        sent the job looks after the process, and a GPU that only waits costs money. Raises
+        `JobStopped` where nothing may be said: the worker stops, or the job was ended.
         """
         self._stops.append(stop)
+        first_seen: Lease | None = None
         try:
             if self._is_stopping:
                 raise JobStopped
@@ -101,6 +106,10 @@ class Worker:
                     return self._run_ours(taken, stop, on_event)
                 if taken.record.status.is_end:
                     return outcome(taken.record)
+                lease = taken.record.lease
+                if not follow and first_seen and lease != first_seen:
+                    return outcome(taken.record)
+                first_seen = first_seen or lease
                 _pause(stop)  # somebody has it; if he is lost, it will be ours
         except LoradashError as error:
             return {"error": str(error), "process_id": process_id}
@@ -149,7 +158,7 @@ class Worker:
 
 
 def outcome(record: ProcessRecord) -> Reply:
-    """How a process ended, as a job's small output. Only what is completed has no ``error``."""
+    """How a process stands, as a job's small output. One that failed has an ``error``."""
     reply: Reply = {
         "process_id": record.id,
         "data": {"process_id": record.id},
@@ -161,6 +170,8 @@ def outcome(record: ProcessRecord) -> Reply:
     }
     if record.status is Status.COMPLETED:
         return {**reply, "status": "completed"}
+    if not record.status.is_end:
+        return {**reply, "status": "elsewhere"}
     if record.error:
         text = "\n".join(
             part for part in (record.error.message, record.error.remedy, *record.error.problems)
@@ -181,17 +192,9 @@ def progress_of(record_view: Mapping[str, Any]) -> Reply:
     }
 
 
-def _process_wanted(data: object) -> str:
-    """The process that a control plane's job names; '' for every other input."""
-    if not isinstance(data, dict) or data.get("type") != RUN_PROCESS:
-        return ""
-    process_id = data.get("process_id")
-    return process_id if isinstance(process_id, str) and is_process_id(process_id) else ""
-
-
 def is_control_planes(data: object) -> bool:
     """Whether a control plane sent this job, and looks after its process."""
-    return bool(_process_wanted(data))
+    return isinstance(data, dict) and data.get("type") == RUN_PROCESS
 
 
 def runs_process(data: object) -> bool:

@@ -1,31 +1,25 @@
-"""From settings to the concrete parts: the only place that names them.
+"""From settings to the concrete parts that every entry point needs.
 
 Adding an engine is one folder below ``engines`` and one line in `make_engine`.
 """
 
 import os
-import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import structlog
-
-from loradash.domain.process import ProcessRecord, Status
+from loradash.domain.process import ProcessRecord
 from loradash.domain.requests import REQUEST_TYPES
 from loradash.engines.diffusers.engine import DiffusersEngine
-from loradash.errors import DiskFull, InvalidKey, InvalidSettings, LoradashError, StoreUnavailable
+from loradash.errors import InvalidKey, InvalidSettings
 from loradash.executors.executor import Executor, NoExecutor
-from loradash.executors.local import LocalExecutor, MemoryNeeds, QueuedRegistry
+from loradash.executors.local import QueuedRegistry
 from loradash.registry.sql import SqlRegistry
-from loradash.resilience.promptly import Promptly
 from loradash.runtime.attempt import Timing
-from loradash.runtime.gpu import Machine, Slot
+from loradash.runtime.gpu import Machine
 from loradash.runtime.orphans import ChildRecords
-from loradash.runtime.supervisor import Limits, StopRequest
+from loradash.runtime.supervisor import Limits
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.runtime.workspace import Workspace
 from loradash.services.datasets.editing import DatasetEditor
@@ -39,28 +33,18 @@ from loradash.services.health import HealthService
 from loradash.services.places import ANYWHERE, Places
 from loradash.services.processes import ProcessService
 from loradash.services.results import ResultService
-from loradash.services.retention import Retention
-from loradash.services.running import Runner, take_over
+from loradash.services.running import Runner
 from loradash.services.training import TrainingService
 from loradash.settings import Settings
 from loradash.storage.disk import DiskGuard
 from loradash.storage.keys import NOWHERE, Address
 from loradash.storage.local import LocalStore
-from loradash.storage.store import Examination, ObjectStore, Remote, check_prefix
+from loradash.storage.store import ObjectStore, check_prefix
 from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.metrics import Metrics
 
-if TYPE_CHECKING:
-    from loradash.api.app import Server
-
-log = structlog.get_logger("loradash.wiring")
-
 MAX_INLINE_BYTES = 64 * 2**20  # larger results are links
-MAX_QUEUED_BYTES = 6 * 2**20  # RunPod's queue carries 10 MB, and base64 takes a third more
 _TELL_OBJECTS_S, _HEAR_OBJECTS_S = 3.0, 1.0  # each write and look is a request to the bucket
-_CLEAN_EVERY_S = 3600.0
-_STORE_ANSWERS_S = 10.0
-_PARTIAL_FILES_LIVE_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -139,6 +123,16 @@ def _address(settings: Settings) -> Address:
     return Address(settings.s3_bucket, prefix)
 
 
+def sharing_registry(settings: Settings) -> Settings:
+    """Return settings for programs on several machines that see the same processes.
+
+    Without a database their records are in the bucket.
+    """
+    if settings.registry == "auto" and settings.s3_bucket and not settings.database_url:
+        return settings.model_copy(update={"registry": "objects"})
+    return settings
+
+
 def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core:
     """Return the parts that run processes; close it when done.
 
@@ -152,7 +146,7 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
     address = _address(settings)
     registry = _make_registry(settings, store)
     datasets = DatasetStore(
-        store, address, limits=_upload_limits(settings), scratch=_scratch(workspace),
+        store, address, limits=_upload_limits(settings), scratch=scratch_of(workspace),
         concurrency=settings.s3_concurrency,
     )  # fmt: skip
     children = ChildRecords(workspace.run)
@@ -198,128 +192,8 @@ def _make_registry(settings: Settings, store: ObjectStore) -> QueuedRegistry:
 
 def make_dispatcher(core: Core) -> Dispatcher:
     """Return what answers requests in this program, without a server."""
-    services = _make_services(core, NoExecutor(), ANYWHERE, "command")
+    services = make_services(core, NoExecutor(), ANYWHERE, "command")
     return Dispatcher(services, core.metrics, debug=core.settings.debug)
-
-
-def make_server(settings: Settings) -> "Server":
-    """Return the embedded server: requests, queue and executor on this machine."""
-    from loradash.api.app import Server  # commands do without FastAPI
-
-    machine = Machine(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    slots = machine.slots(settings.device)
-    # Each child sees one GPU only, so it's the first one for it. Without NVML, torch may still know
-    # a device (Apple's, AMD's), so the setting stays what it is.
-    device = "cuda" if slots[0].gpu_index is not None else settings.device
-    core = make_core(settings, device=device)
-    executor = _make_executor(core, slots)
-    places = Places([core.workspace.root, *_folders(settings.allowed_paths)])
-    services = _make_services(core, executor, places, "local")
-    retention = Retention(
-        core.registry, core.store, core.workspace, core.engine, settings.file_retention_days
-    )
-    stopping = threading.Event()
-
-    def clean() -> None:
-        retention.clean()
-        if isinstance(core.store, LocalStore):
-            core.store.remove_partial_files(time.time() - _PARTIAL_FILES_LIVE_S)
-        _scratch(core.workspace).remove_left_over(time.time() - _PARTIAL_FILES_LIVE_S)
-
-    cleaner = threading.Thread(
-        target=_repeat, args=(clean, stopping), name="retention", daemon=True
-    )
-    core.metrics.watch(
-        queue_length=partial(_counts, core.registry, Status.PENDING),
-        running=partial(_counts, core.registry, Status.RUNNING),
-    )
-
-    def start() -> None:
-        _look_at_store(core.store)
-        executor.start()
-        cleaner.start()
-
-    def stop() -> None:
-        stopping.set()
-        executor.stop(settings.stop_grace_s + 10)
-        core.close()
-
-    return Server(
-        dispatcher=Dispatcher(services, core.metrics, debug=settings.debug),
-        services=services,
-        metrics=core.metrics,
-        store=core.store,
-        start=start,
-        stop=stop,
-        hurry=executor.hurry,
-        cors_origins=tuple(_words(settings.cors_origins, ",")),
-        max_request_bytes=settings.max_request_mb * 2**20,
-    )
-
-
-def make_worker(settings: Settings) -> Callable[[], None]:
-    """Return what takes RunPod's jobs on this machine until a signal ends it."""
-    from loradash.worker import sdk  # other programs do without RunPod's SDK
-    from loradash.worker.handler import Handler
-    from loradash.worker.ownership import Ownership
-    from loradash.worker.work import Worker, progress_of
-
-    if settings.registry == "auto" and settings.s3_bucket and not settings.database_url:
-        settings = settings.model_copy(update={"registry": "objects"})
-    slot = Machine(os.environ.get("CUDA_VISIBLE_DEVICES")).slots(settings.device)[0]
-    device = "cuda" if slot.gpu_index is not None else settings.device
-    core = make_core(settings, device=device)
-    places = Places([core.workspace.root, *_folders(settings.allowed_paths)])
-    services = _make_services(core, NoExecutor(), places, "serverless", MAX_QUEUED_BYTES)
-    worker = Worker(
-        Dispatcher(services, core.metrics, debug=settings.debug),
-        core.registry,
-        Ownership(core.registry, core.runner.taking, settings.max_attempts),
-        core.runner,
-        slot,
-        core.machine,
-        MemoryNeeds(settings.training_memory_mb, settings.generation_memory_mb),
-        core.generation.give_way,
-        stop_grace_s=settings.stop_grace_s,
-    )
-
-    def look(process_id: str) -> dict[str, Any]:
-        return progress_of(services.processes.get(process_id))
-
-    def store_answers() -> None:
-        next(iter(core.store.list("health")), None)
-
-    def disk_has_room() -> None:
-        if core.runner.disk_is_low():
-            raise DiskFull("the workspace's disk is nearly full", remedy="Give it more space.")
-
-    def start() -> None:
-        for orphan in core.children.end_orphans(settings.stop_grace_s):
-            log.warning("orphan_ended", **orphan._asdict())
-        sdk.start(
-            sdk.load(), Handler(worker, sdk.tell_progress, look), [store_answers, disk_has_room],
-            worker.stop, settings.stop_grace_s,
-        )  # fmt: skip
-
-    return start
-
-
-def _look_at_store(store: ObjectStore) -> None:
-    """Find out what a remote store does before work depends on it.
-
-    Raises `StoreRefused`: that needs a user. One that is away now may come back by itself.
-    """
-    if not isinstance(store, Remote):
-        return
-    look: Promptly[Examination] = Promptly(store.examine, "look-at-store")
-    try:
-        found = look.result(_STORE_ANSWERS_S)
-    except (StoreUnavailable, TimeoutError) as error:
-        log.warning("store_is_away", error=str(error).partition("\n")[0])
-        return
-    log.info(
-        "store_examined", provider=found.provider, notes=found.notes, **asdict(found.capabilities)
-    )
 
 
 def server_lock(settings: Settings) -> Path:
@@ -327,13 +201,14 @@ def server_lock(settings: Settings) -> Path:
     return Workspace(settings.workspace_path).run / "server.lock"
 
 
-def _make_services(
+def make_services(
     core: Core,
     executor: Executor,
     places: Places,
     environment: str,
     max_inline_bytes: int = MAX_INLINE_BYTES,
 ) -> Services:
+    """Return the use cases, for an entry point that may name these places and answer so much."""
     processes = ProcessService(core.registry, core.store, executor)
     return Services(
         training=core.training,
@@ -360,39 +235,14 @@ def _make_services(
     )  # fmt: skip
 
 
-def _make_executor(core: Core, slots: tuple[Slot, ...]) -> LocalExecutor:
-    settings = core.settings
-
-    def run(record: ProcessRecord, slot: Slot, stop: StopRequest) -> None:
-        core.runner.run(record, slot, stop)
-
-    def lost(process_id: str, owner_is_gone: bool) -> ProcessRecord:
-        return take_over(
-            core.registry, process_id, settings.max_attempts, owner_is_gone=owner_is_gone
-        )
-
-    return LocalExecutor(
-        core.registry,
-        slots,
-        core.machine,
-        MemoryNeeds(settings.training_memory_mb, settings.generation_memory_mb),
-        taking=core.runner.taking,
-        run=run,
-        take_over=lost,
-        give_way=core.generation.give_way,
-        children=core.children,
-        lock_path=server_lock(settings),
-        orphan_grace_s=settings.stop_grace_s,
-    )
-
-
 def _upload_limits(settings: Settings) -> UploadLimits:
     return UploadLimits(
         settings.max_file_mb * 2**20, settings.max_upload_mb * 2**20, settings.max_upload_files
     )
 
 
-def _scratch(workspace: Workspace) -> Scratch:
+def scratch_of(workspace: Workspace) -> Scratch:
+    """Return where large uploads lie on their way into the store."""
     return Scratch(workspace.root / "tmp")
 
 
@@ -410,22 +260,11 @@ def _count_end(metrics: Metrics, record: ProcessRecord) -> None:
         metrics.count_process_end(record.kind, str(record.status), code)
 
 
-def _counts(registry: QueuedRegistry, wanted: Status) -> dict[str, int]:
-    return {kind: n for (kind, status), n in registry.counts().items() if status is wanted}
-
-
-def _repeat(work: Callable[[], object], stopping: threading.Event) -> None:
-    while not stopping.is_set():
-        try:
-            work()
-        except (LoradashError, OSError) as error:
-            log.warning("not_cleaned", error=str(error))
-        stopping.wait(_CLEAN_EVERY_S)
-
-
-def _words(text: str, separator: str) -> list[str]:
+def words(text: str, separator: str) -> list[str]:
+    """Return the words of a setting that lists some."""
     return [word.strip() for word in text.split(separator) if word.strip()]
 
 
-def _folders(text: str) -> list[Path]:
-    return [Path(word) for word in _words(text, os.pathsep)]
+def folders(text: str) -> list[Path]:
+    """Return the folders of a setting that lists some."""
+    return [Path(word) for word in words(text, os.pathsep)]

@@ -1,0 +1,305 @@
+"""The executor of a control plane: a RunPod Serverless endpoint works off the registry's queue.
+
+For each waiting process a job is sent that names it; the worker that gets the job takes the
+process. What is known stands in the record (`Dispatch`), so a restart of the control plane changes
+nothing; a job that is sent once too often finds its process taken and costs a moment.
+
+One thread looks at the queue and alone sends jobs; requests only leave wishes for it.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import structlog
+
+from loradash.domain import process as changes
+from loradash.domain.process import ProcessRecord, Status
+from loradash.errors import ExecutorRefused, LoradashError
+from loradash.executors.local import QueuedRegistry
+from loradash.executors.runpod_client import EndpointHealth, RunpodJob
+from loradash.executors.runpod_rules import JobRules, Verdict, input_of, judge, waiting_for
+from loradash.executors.server_lock import only_one
+
+log = structlog.get_logger("loradash.executor")
+
+_LOOK_EVERY_S = 2.0
+_LOOK_IDLE_EVERY_S = 15.0  # what other programs submit; each look costs requests to the registry
+_ASK_EVERY_S = 5.0
+_HEALTH_EVERY_S = 15.0
+_REFUSED_PAUSE_S = 30.0
+_CANCEL_PATIENCE_S = 8.0  # the owner hears of a cancel by the registry, which is the better way
+_ASK_AT_ONCE = 8
+_MOST_WAITING = 1000
+_LOCK_PATIENCE_S = 1.0
+
+
+class Client(Protocol):
+    """What is needed of `loradash.executors.runpod_client.RunpodClient`."""
+
+    def run(
+        self,
+        payload: Mapping[str, Any],
+        *,
+        execution_timeout_s: float,
+        ttl_s: float,
+        webhook: str = "",
+    ) -> str:
+        """Queue a job; return its id."""
+        ...
+
+    def status(self, job_id: str) -> RunpodJob | None:
+        """Return a job, or None if RunPod doesn't know it."""
+        ...
+
+    def cancel(self, job_id: str) -> bool:
+        """Cancel a job; whether RunPod knew it."""
+        ...
+
+    def health(self) -> EndpointHealth:
+        """Count jobs and workers."""
+        ...
+
+
+def send_job(
+    client: Client, registry: QueuedRegistry, record: ProcessRecord, rules: JobRules
+) -> ProcessRecord:
+    """Send a job for a waiting process and note it in its record, which is returned.
+
+    If the note can't be made, the job is there all the same, and another one may follow it.
+    """
+    job_id = client.run(
+        input_of(record.id), execution_timeout_s=rules.execution_timeout_s(record.kind),
+        ttl_s=rules.ttl_s(record.kind), webhook=rules.webhook,
+    )  # fmt: skip
+    log.info("job_sent", process_id=record.id, job=job_id)
+    noted = registry.change(
+        record.id,
+        lambda now_is: changes.dispatched(
+            now_is, job_id, after_attempt=record.attempt_count, now=datetime.now(UTC)
+        ),
+    )
+    if noted.status is Status.CANCELLED:  # meanwhile, and nobody knew of the job
+        client.cancel(job_id)
+    return noted
+
+
+class RunpodExecutor:
+    """Sends what waits to an endpoint, and sees to it that a worker takes it."""
+
+    def __init__(
+        self,
+        registry: QueuedRegistry,
+        client: Client,
+        rules: JobRules,
+        *,
+        endpoint_id: str,
+        max_jobs: int,
+        take_over: Callable[[str, bool], ProcessRecord],
+        lock_path: Path,
+    ) -> None:
+        self._registry = registry
+        self._client = client
+        self._rules = rules
+        self._endpoint_id = endpoint_id
+        self._max_jobs = max_jobs
+        self._take_over = take_over
+        self._lock_path = lock_path
+        self._lock_file: IO[str] | None = None
+        self._wake = threading.Event()
+        self._stopping = False
+        self._trouble = ""
+        self._health: EndpointHealth | None = None
+        self._next_health_s = 0.0
+        self._unwanted: deque[str] = deque()
+        self._cancel_asked: set[str] = set()
+        self._next_ask_s: dict[str, float] = {}
+        self._in_progress_since_s: dict[tuple[str, int], float] = {}
+        self._pool = ThreadPoolExecutor(_ASK_AT_ONCE, thread_name_prefix="runpod")
+        self._thread = threading.Thread(target=self._work, name="executor", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send jobs. Raises `AlreadyRunning` if another server has this workspace."""
+        self._lock_file = only_one(self._lock_path, _LOCK_PATIENCE_S)
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Send nothing more. What runs at RunPod goes on, and the next start finds it."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.ident:
+            self._thread.join(timeout_s)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._lock_file:
+            self._lock_file.close()
+
+    def hurry(self) -> None:
+        """Send nothing more; to be called from a signal handler."""
+        self._stopping = True
+
+    def submitted(self, process_id: str) -> None:
+        """See `Executor.submitted`."""
+        del process_id
+        self._wake.set()
+
+    def cancelled(self, record: ProcessRecord) -> None:
+        """See `Executor.cancelled`: a job that waits for a worker is taken out of the queue."""
+        if record.status is Status.CANCELLED and record.dispatch:
+            self._unwanted.append(record.dispatch.job_id)
+            self._wake.set()
+
+    def state(self) -> dict[str, Any]:
+        """See `Executor.state`."""
+        endpoint: dict[str, Any] = {"id": self._endpoint_id}
+        health = self._health
+        if health is not None:
+            endpoint |= {"jobs": dict(health.jobs), "workers": dict(health.workers)}
+            if reason := waiting_for(health.jobs, health.workers):
+                endpoint["waits_for"] = reason
+        return {"slots": [], "endpoint": endpoint, "trouble": self._trouble}
+
+    def _work(self) -> None:
+        while not self._stopping:
+            trouble, pause_s = "", _LOOK_EVERY_S
+            try:
+                if not self.look():
+                    pause_s = _LOOK_IDLE_EVERY_S
+            except LoradashError as error:
+                trouble = str(error)
+                if trouble != self._trouble:
+                    log.warning("queue_not_worked", error=trouble)
+                if isinstance(error, ExecutorRefused):
+                    pause_s = _REFUSED_PAUSE_S
+            except Exception as error:  # the queue must go on, whatever one look into it has met
+                trouble = repr(error)
+                if trouble != self._trouble:
+                    log.exception("queue_not_worked")
+            self._trouble = trouble
+            self._wake.wait(pause_s)
+            self._wake.clear()
+
+    def look(self) -> bool:
+        """Do once all that is to be done; whether there is anything that must be looked after.
+
+        Raises what the registry and the client raise; what was done until then stays done.
+        """
+        while self._unwanted:
+            self._client.cancel(self._unwanted[0])
+            self._unwanted.popleft()
+        for process_id in self._registry.lapsed(datetime.now(UTC)):
+            record = self._take_over(process_id, False)
+            log.warning("lease_lapsed", process_id=process_id, status=str(record.status))
+        paused = self._registry.paused()
+        waiting = self._registry.pending(limit=_MOST_WAITING)
+        running = self._registry.page(statuses=[Status.RUNNING], limit=200).records
+        self._look_at_health(is_idle=not waiting and not running)
+        self._hurry_cancels(running)
+        sent = [record for record in waiting if record.dispatch]
+        if paused:
+            self._recall([record for record in sent if not record.was_taken_since_dispatch])
+        else:
+            self._look_after(sent)
+            room = self._max_jobs - len(running) - len(sent)
+            for record in waiting:
+                if room <= 0 or self._stopping:
+                    break
+                if record.dispatch is None:
+                    send_job(self._client, self._registry, record, self._rules)
+                    room -= 1
+        self._forget_all_but([*waiting, *running])
+        return bool(waiting or running)
+
+    def _look_after(self, sent: list[ProcessRecord]) -> None:
+        """Find out what becomes of the jobs that were sent, and act on it."""
+        now_s = time.monotonic()
+        due = [one for one in sent if self._next_ask_s.get(one.id, 0.0) <= now_s]
+        jobs = self._pool.map(self._job_of, due)
+        for record, job in zip(due, jobs, strict=True):
+            self._next_ask_s[record.id] = now_s + _ASK_EVERY_S
+            verdict = judge(record, job, self._in_progress(record, job), self._rules)
+            if verdict.action != "wait":
+                log.warning(
+                    "job_brought_nothing", process_id=record.id, action=verdict.action,
+                    reason=verdict.reason,
+                )  # fmt: skip
+                self._act(record, verdict)
+
+    def _job_of(self, record: ProcessRecord) -> RunpodJob | None:
+        assert record.dispatch
+        return self._client.status(record.dispatch.job_id)
+
+    def _in_progress(self, record: ProcessRecord, job: RunpodJob | None) -> timedelta:
+        """How long the job has been in progress, as far as we have seen."""
+        assert record.dispatch
+        key = (record.dispatch.job_id, record.attempt_count)
+        if job is None or job.status != "IN_PROGRESS":
+            self._in_progress_since_s.pop(key, None)
+            return timedelta()
+        now_s = time.monotonic()
+        return timedelta(seconds=now_s - self._in_progress_since_s.setdefault(key, now_s))
+
+    def _act(self, record: ProcessRecord, verdict: Verdict) -> None:
+        dispatch, now = record.dispatch, datetime.now(UTC)
+        assert dispatch
+
+        def change(now_is: ProcessRecord) -> ProcessRecord:
+            if now_is.status is not Status.PENDING or now_is.dispatch != dispatch:
+                return now_is  # a worker has it after all, or somebody ended it
+            if verdict.action == "cancel":
+                return changes.cancel_requested(now_is, now)
+            assert verdict.problem
+            return changes.given_up(now_is, verdict.problem, now)
+
+        if verdict.action == "resend":
+            # The new job first: should this program end now, the process has one all the same.
+            send_job(self._client, self._registry, record, self._rules)
+        else:
+            self._registry.change(record.id, change)
+        if verdict.action != "cancel":
+            self._client.cancel(dispatch.job_id)
+
+    def _recall(self, sent: list[ProcessRecord]) -> None:
+        """The queue is paused: take out of RunPod's queue what no worker has taken yet."""
+        for record in sent:
+            assert record.dispatch
+            job_id = record.dispatch.job_id
+            recalled = self._registry.change(
+                record.id,
+                lambda now_is, job_id=job_id: changes.recalled(  # type: ignore[misc]
+                    now_is, job_id, datetime.now(UTC)
+                ),
+            )
+            if recalled.dispatch is None:
+                self._client.cancel(job_id)
+
+    def _hurry_cancels(self, running: tuple[ProcessRecord, ...]) -> None:
+        """Tell RunPod, too, if an owner hasn't acted on a cancel within moments."""
+        now = datetime.now(UTC)
+        for record in running:
+            asked, dispatch = record.cancel_requested_at, record.dispatch
+            if not asked or not dispatch or dispatch.job_id in self._cancel_asked:
+                continue
+            if now - asked > timedelta(seconds=_CANCEL_PATIENCE_S):
+                self._cancel_asked.add(dispatch.job_id)
+                self._client.cancel(dispatch.job_id)
+
+    def _look_at_health(self, *, is_idle: bool) -> None:
+        now_s = time.monotonic()
+        if now_s < self._next_health_s or (is_idle and self._health is not None):
+            return
+        self._next_health_s = now_s + _HEALTH_EVERY_S
+        self._health = self._client.health()
+
+    def _forget_all_but(self, records: list[ProcessRecord]) -> None:
+        ids = {record.id for record in records}
+        jobs = {record.dispatch.job_id for record in records if record.dispatch}
+        self._next_ask_s = {one: s for one, s in self._next_ask_s.items() if one in ids}
+        self._cancel_asked &= jobs
+        self._in_progress_since_s = {
+            key: since_s for key, since_s in self._in_progress_since_s.items() if key[0] in jobs
+        }

@@ -1,0 +1,132 @@
+"""What is to be done about a waiting process for which a job was sent to RunPod. No I/O.
+
+RunPod delivers at least once, and now and then not at all: a worker may take a job and end before
+it has begun, a job may vanish after its time, or be ended by a person in RunPod's console. The
+record says whether somebody works on the process; the job only says whether somebody is going to.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Literal, NamedTuple
+
+from loradash.domain.process import Kind, Problem, ProcessRecord
+from loradash.domain.requests import RUN_PROCESS
+from loradash.errors import TimedOut, WorkerLost
+from loradash.executors.runpod_client import RunpodJob
+
+_MARGIN_S = 900.0
+"""What a job may take beside the time of its process: fetching a model, storing results."""
+
+_WAIT_S = 24 * 3600.0
+
+
+class JobRules(NamedTuple):
+    """How long jobs may take, in seconds, and how often one is sent until a process is given up.
+
+    ``take_timeout_s`` is how long a worker may have a job without having taken its process;
+    ``settle_s`` how long after an attempt has ended without an end of its process.
+    """
+
+    training_s: float
+    generation_s: float
+    take_timeout_s: float = 60.0
+    settle_s: float = 10.0
+    max_dispatches: int = 3
+    webhook: str = ""
+
+    def execution_timeout_s(self, kind: Kind) -> float:
+        """How long RunPod may let a worker have the job."""
+        return (self.training_s if kind == "training" else self.generation_s) + _MARGIN_S
+
+    def ttl_s(self, kind: Kind) -> float:
+        """How long RunPod keeps the job: it ends even a running one then."""
+        return self.execution_timeout_s(kind) + _WAIT_S
+
+
+class Verdict(NamedTuple):
+    """What to do: wait, send another job because of ``reason``, cancel the process, or fail it."""
+
+    action: Literal["wait", "resend", "cancel", "fail"]
+    reason: str = ""
+    problem: Problem | None = None
+
+
+WAIT = Verdict("wait")
+
+
+def input_of(process_id: str) -> dict[str, Any]:
+    """Return the input of a job that brings this process to a worker."""
+    return {"type": RUN_PROCESS, "process_id": process_id}
+
+
+def judge(
+    record: ProcessRecord, job: RunpodJob | None, in_progress: timedelta, rules: JobRules
+) -> Verdict:
+    """Return what to do about a waiting process, given its job as RunPod sees it.
+
+    ``job`` is None if RunPod doesn't know it (any more); ``in_progress`` tells how long it has been
+    seen in progress since the process began to wait.
+    """
+    if job is None:
+        return _again(record, "RunPod doesn't know its job any more", rules)
+    match job.status:
+        case "IN_PROGRESS":
+            taken = record.was_taken_since_dispatch
+            patience_s = rules.settle_s if taken else rules.take_timeout_s
+            if in_progress < timedelta(seconds=patience_s):
+                return WAIT
+            worker = f"worker {job.worker_id}" if job.worker_id else "a worker"
+            what = "has stopped working on it" if taken else "took its job and never began"
+            return _again(record, f"{worker} {what}", rules)
+        case "COMPLETED":
+            return _again(record, _told(job) or "its job ended without having run it", rules)
+        case "FAILED":
+            return _again(record, _told(job) or "its job failed", rules)
+        case "CANCELLED":
+            return Verdict("cancel", "its job was cancelled at RunPod")
+        case "TIMED_OUT" if record.was_taken_since_dispatch:
+            return Verdict("fail", problem=_out_of_time(record.kind, rules))
+        case "TIMED_OUT":
+            return _again(record, "RunPod ended its job for lack of time", rules)
+        case _:  # in the queue, or a state that this loradash doesn't know
+            return WAIT
+
+
+def waiting_for(jobs: Mapping[str, int], workers: Mapping[str, int]) -> str:
+    """Return why what is queued at RunPod may have to wait, by the endpoint's own counts.
+
+    A queue that no worker works off has two causes that look the same from outside: no GPU is
+    free, or workers crash as they start. Their counts tell.
+    """
+    if not jobs.get("inQueue") or any(workers.get(state) for state in ("idle", "ready", "running")):
+        return ""
+    others = [f"{count} {state}" for state, count in sorted(workers.items()) if count]
+    return f"RunPod has no worker for it yet ({', '.join(others) or 'none is starting'})"
+
+
+def _again(record: ProcessRecord, reason: str, rules: JobRules) -> Verdict:
+    count = record.dispatch.count if record.dispatch else 0
+    if count < rules.max_dispatches or record.was_taken_since_dispatch:
+        return Verdict("resend", reason)
+    problem = Problem(
+        code=WorkerLost.code,
+        message=f"no worker took it: {count} jobs were sent to RunPod; the last: {reason}",
+        remedy="Look at the endpoint's workers and their logs in RunPod's console, then resume it.",
+        resumable=True,
+    )
+    return Verdict("fail", reason, problem)
+
+
+def _told(job: RunpodJob) -> str:
+    text = job.error or (job.output.get("error") if isinstance(job.output, dict) else "")
+    return str(text).strip().partition("\n")[0][:300] if text else ""
+
+
+def _out_of_time(kind: Kind, rules: JobRules) -> Problem:
+    setting = "TRAINING_TIMEOUT" if kind == "training" else "GENERATION_TIMEOUT"
+    return Problem(
+        code=TimedOut.code,
+        message=f"RunPod ended its job after {rules.execution_timeout_s(kind):.0f} s",
+        remedy=f"Raise {setting}, then resume it: it goes on from its last checkpoint.",
+        resumable=kind == "training",
+    )

@@ -1,0 +1,215 @@
+"""The server: requests and dashboard; processes run on this machine or at a RunPod endpoint."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from loradash.api.app import Server
+from loradash.domain.process import ProcessRecord, Status
+from loradash.errors import InvalidSettings, LoradashError, StoreUnavailable
+from loradash.executors.executor import Executor
+from loradash.executors.local import LocalExecutor, MemoryNeeds, QueuedRegistry
+from loradash.resilience.promptly import Promptly
+from loradash.runtime.gpu import Machine, Slot
+from loradash.runtime.supervisor import StopRequest
+from loradash.services.dispatch import Dispatcher
+from loradash.services.places import Places
+from loradash.services.retention import Retention
+from loradash.services.running import take_over
+from loradash.settings import Settings
+from loradash.storage.local import LocalStore
+from loradash.storage.store import Examination, ObjectStore, Remote
+from loradash.wiring.core import (
+    Core,
+    folders,
+    make_core,
+    make_services,
+    scratch_of,
+    server_lock,
+    sharing_registry,
+    words,
+)
+
+log = structlog.get_logger("loradash.wiring")
+
+_CLEAN_EVERY_S = 3600.0
+_STORE_ANSWERS_S = 10.0
+_PARTIAL_FILES_LIVE_S = 24 * 3600.0
+
+
+class _ServersExecutor(Executor, Protocol):
+    """An executor that lives as long as its server."""
+
+    def start(self) -> None: ...
+
+    def stop(self, timeout_s: float) -> None: ...
+
+    def hurry(self) -> None: ...
+
+
+def make_server(settings: Settings) -> Server:
+    """Return the server: requests, the queue, and an executor that works it off.
+
+    Raises `InvalidSettings`, and `RegistryUnavailable` if the registry can't be opened.
+    """
+    is_control_plane = settings.executor == "runpod"
+    if is_control_plane:
+        settings = _for_workers_elsewhere(settings)
+    machine = Machine(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    slots = machine.slots(settings.device)
+    # Each child sees one GPU only, so it's the first one for it. Without NVML, torch may still know
+    # a device (Apple's, AMD's), so the setting stays what it is.
+    device = "cuda" if slots[0].gpu_index is not None else settings.device
+    core = make_core(settings, device=device)
+    executor: _ServersExecutor
+    if is_control_plane:
+        executor = _make_runpod_executor(core)
+        places = Places(folders(settings.allowed_paths))  # they are the workers' folders
+    else:
+        executor = _make_local_executor(core, slots)
+        places = Places([core.workspace.root, *folders(settings.allowed_paths)])
+    environment = "control plane" if is_control_plane else "local"
+    services = make_services(core, executor, places, environment)
+    retention = Retention(
+        core.registry, core.store, core.workspace, core.engine, settings.file_retention_days
+    )
+    stopping = threading.Event()
+
+    def clean() -> None:
+        retention.clean()
+        if isinstance(core.store, LocalStore):
+            core.store.remove_partial_files(time.time() - _PARTIAL_FILES_LIVE_S)
+        scratch_of(core.workspace).remove_left_over(time.time() - _PARTIAL_FILES_LIVE_S)
+
+    cleaner = threading.Thread(
+        target=_repeat, args=(clean, stopping), name="retention", daemon=True
+    )
+    core.metrics.watch(
+        queue_length=partial(_counts, core.registry, Status.PENDING),
+        running=partial(_counts, core.registry, Status.RUNNING),
+    )
+
+    def start() -> None:
+        _look_at_store(core.store)
+        executor.start()
+        cleaner.start()
+
+    def stop() -> None:
+        stopping.set()
+        executor.stop(settings.stop_grace_s + 10)
+        core.close()
+
+    return Server(
+        dispatcher=Dispatcher(services, core.metrics, debug=settings.debug),
+        services=services,
+        metrics=core.metrics,
+        store=core.store,
+        start=start,
+        stop=stop,
+        hurry=executor.hurry,
+        cors_origins=tuple(words(settings.cors_origins, ",")),
+        max_request_bytes=settings.max_request_mb * 2**20,
+    )
+
+
+def _for_workers_elsewhere(settings: Settings) -> Settings:
+    """Return settings that workers on other machines can share. Raises `InvalidSettings`."""
+    settings = sharing_registry(settings)
+    problems = []
+    if not settings.s3_bucket and not settings.objects_shared:
+        problems.append("S3_BUCKET isn't set, and workers must see the same objects")
+    if settings.registry != "objects" and settings.registry_url.startswith("sqlite"):
+        problems.append(
+            "DATABASE_URL isn't set, or names a SQLite file, which workers can't see; with "
+            "S3_BUCKET the bucket can hold the records (LORADASH_REGISTRY=objects)"
+        )
+    if problems:
+        raise InvalidSettings(
+            "LORADASH_EXECUTOR=runpod needs what this machine and the workers both reach",
+            problems=problems,
+            remedy="Give both the same bucket, and the same database if there is one.",
+        )
+    return settings
+
+
+def _make_local_executor(core: Core, slots: tuple[Slot, ...]) -> LocalExecutor:
+    settings = core.settings
+
+    def run(record: ProcessRecord, slot: Slot, stop: StopRequest) -> None:
+        core.runner.run(record, slot, stop)
+
+    return LocalExecutor(
+        core.registry,
+        slots,
+        core.machine,
+        MemoryNeeds(settings.training_memory_mb, settings.generation_memory_mb),
+        taking=core.runner.taking,
+        run=run,
+        take_over=_taking_over(core),
+        give_way=core.generation.give_way,
+        children=core.children,
+        lock_path=server_lock(settings),
+        orphan_grace_s=settings.stop_grace_s,
+    )
+
+
+def _make_runpod_executor(core: Core) -> _ServersExecutor:
+    from loradash.executors.runpod import RunpodExecutor  # a machine with a GPU does without
+    from loradash.wiring.runpod import job_rules, make_client
+
+    settings = core.settings
+    return RunpodExecutor(
+        core.registry,
+        make_client(settings),
+        job_rules(settings),
+        endpoint_id=settings.runpod_endpoint_id,
+        max_jobs=settings.runpod_max_jobs,
+        take_over=_taking_over(core),
+        lock_path=server_lock(settings),
+    )
+
+
+def _taking_over(core: Core) -> Callable[[str, bool], ProcessRecord]:
+    def lost(process_id: str, owner_is_gone: bool) -> ProcessRecord:
+        return take_over(
+            core.registry, process_id, core.settings.max_attempts, owner_is_gone=owner_is_gone
+        )
+
+    return lost
+
+
+def _look_at_store(store: ObjectStore) -> None:
+    """Find out what a remote store does before work depends on it.
+
+    Raises `StoreRefused`: that needs a user. One that is away now may come back by itself.
+    """
+    if not isinstance(store, Remote):
+        return
+    look: Promptly[Examination] = Promptly(store.examine, "look-at-store")
+    try:
+        found = look.result(_STORE_ANSWERS_S)
+    except (StoreUnavailable, TimeoutError) as error:
+        log.warning("store_is_away", error=str(error).partition("\n")[0])
+        return
+    log.info(
+        "store_examined", provider=found.provider, notes=found.notes, **asdict(found.capabilities)
+    )
+
+
+def _counts(registry: QueuedRegistry, wanted: Status) -> dict[str, int]:
+    return {kind: n for (kind, status), n in registry.counts().items() if status is wanted}
+
+
+def _repeat(work: Callable[[], object], stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        try:
+            work()
+        except (LoradashError, OSError) as error:
+            log.warning("not_cleaned", error=str(error))
+        stopping.wait(_CLEAN_EVERY_S)

@@ -1,0 +1,101 @@
+"""The worker: jobs of RunPod's queue, one process at a time, everything else in the bucket."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from loradash.domain.process import Status
+from loradash.errors import DiskFull, EngineUnavailable, InvalidSettings
+from loradash.executors.executor import NoExecutor
+from loradash.executors.local import MemoryNeeds
+from loradash.runtime.gpu import Machine
+from loradash.runtime.owner import name_machine
+from loradash.services.dispatch import Dispatcher
+from loradash.services.places import Places
+from loradash.services.processes import view
+from loradash.settings import Settings
+from loradash.wiring.core import Core, folders, make_core, make_services, sharing_registry
+from loradash.worker import sdk
+from loradash.worker.handler import Handler
+from loradash.worker.ownership import Ownership
+from loradash.worker.work import Worker, progress_of
+
+log = structlog.get_logger("loradash.wiring")
+
+MAX_QUEUED_BYTES = 6 * 2**20  # RunPod's queue carries 10 MB, and base64 takes a third more
+
+
+def make_worker(settings: Settings) -> Callable[[], None]:
+    """Return what takes RunPod's jobs on this machine until a signal ends it.
+
+    Raises `RegistryUnavailable` if the registry can't be opened.
+    """
+    settings = sharing_registry(settings)
+    if settings.runpod_pod_id:
+        name_machine(settings.runpod_pod_id)
+    slot = Machine(os.environ.get("CUDA_VISIBLE_DEVICES")).slots(settings.device)[0]
+    device = "cuda" if slot.gpu_index is not None else settings.device
+    core = make_core(settings, device=device)
+    places = Places([core.workspace.root, *folders(settings.allowed_paths)])
+    services = make_services(core, NoExecutor(), places, "serverless", MAX_QUEUED_BYTES)
+    worker = Worker(
+        Dispatcher(services, core.metrics, debug=settings.debug),
+        core.registry,
+        Ownership(core.registry, core.runner.taking, settings.max_attempts),
+        core.runner,
+        slot,
+        core.machine,
+        MemoryNeeds(settings.training_memory_mb, settings.generation_memory_mb),
+        core.generation.give_way,
+        stop_grace_s=settings.stop_grace_s,
+    )
+
+    def look(process_id: str) -> dict[str, Any]:
+        return progress_of(view(core.registry.get(process_id), datetime.now(UTC)))
+
+    def store_answers() -> None:
+        next(iter(core.store.list("health")), None)
+
+    def disk_has_room() -> None:
+        if core.runner.disk_is_low():
+            raise DiskFull("the workspace's disk is nearly full", remedy="Give it more space.")
+
+    def gpu_is_there() -> None:
+        if settings.require_gpu and slot.gpu_index is None:
+            raise EngineUnavailable(
+                f"no GPU is there ({core.machine.reason or 'none was found'})",
+                remedy="Give the endpoint a GPU, or unset LORADASH_REQUIRE_GPU.",
+            )
+
+    def start() -> None:
+        for orphan in core.children.end_orphans(settings.stop_grace_s):
+            log.warning("orphan_ended", **orphan._asdict())
+        handler = Handler(worker, sdk.tell_progress, look, resend=_resending(core))
+        checks = [store_answers, disk_has_room, gpu_is_there]
+        sdk.start(sdk.load(), handler, checks, worker.stop, settings.stop_grace_s)
+
+    return start
+
+
+def _resending(core: Core) -> Callable[[str], None] | None:
+    """Return what sends a job of its own for a process, or None where no key for it is given."""
+    if not core.settings.runpod_api_key.get_secret_value():
+        return None
+    from loradash.executors.runpod import send_job  # its HTTP client costs time to import
+    from loradash.wiring.runpod import job_rules, make_client
+
+    try:
+        client = make_client(core.settings)
+    except InvalidSettings as error:
+        log.warning("no_jobs_sent", error=str(error))
+        return None
+
+    def resend(process_id: str) -> None:
+        record = core.registry.get(process_id)
+        if record.status is Status.PENDING and record.dispatch is None:  # else it was sent before
+            send_job(client, core.registry, record, job_rules(core.settings))
+
+    return resend
