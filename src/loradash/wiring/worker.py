@@ -73,29 +73,42 @@ def make_worker(settings: Settings) -> Callable[[], None]:
     def start() -> None:
         for orphan in core.children.end_orphans(settings.stop_grace_s):
             log.warning("orphan_ended", **orphan._asdict())
-        handler = Handler(worker, sdk.tell_progress, look, resend=_resending(core))
+        handler = Handler(worker, sdk.tell_progress, look, jobs=_jobs_of(core))
         checks = [store_answers, disk_has_room, gpu_is_there]
         sdk.start(sdk.load(), handler, checks, worker.stop, settings.stop_grace_s)
 
     return start
 
 
-def _resending(core: Core) -> Callable[[str], None] | None:
-    """Return what sends a job of its own for a process, or None where no key for it is given."""
+class _Jobs:
+    """The endpoint's jobs, for a worker that has a key for them."""
+
+    def __init__(self, core: Core) -> None:
+        from loradash.wiring.runpod import job_rules, make_client  # imports cost a start's time
+
+        self._registry = core.registry
+        self._client = make_client(core.settings)
+        self._rules = job_rules(core.settings)
+
+    def send(self, process_id: str) -> None:
+        """See `loradash.worker.handler.Jobs`."""
+        from loradash.executors.runpod import send_job
+
+        record = self._registry.get(process_id)
+        if record.status is Status.PENDING and record.dispatch is None:  # else it was sent before
+            send_job(self._client, self._registry, record, self._rules)
+
+    def goes_on(self, job_id: str) -> bool:
+        """See `loradash.worker.handler.Jobs`."""
+        job = self._client.status(job_id)
+        return job is not None and not job.status.final
+
+
+def _jobs_of(core: Core) -> _Jobs | None:
     if not core.settings.runpod_api_key.get_secret_value():
         return None
-    from loradash.executors.runpod import send_job  # its HTTP client costs time to import
-    from loradash.wiring.runpod import job_rules, make_client
-
     try:
-        client = make_client(core.settings)
+        return _Jobs(core)
     except InvalidSettings as error:
-        log.warning("no_jobs_sent", error=str(error))
+        log.warning("jobs_unreachable", error=str(error))
         return None
-
-    def resend(process_id: str) -> None:
-        record = core.registry.get(process_id)
-        if record.status is Status.PENDING and record.dispatch is None:  # else it was sent before
-            send_job(client, core.registry, record, job_rules(core.settings))
-
-    return resend

@@ -3,13 +3,13 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from loradash.domain.requests import makes_process
 from loradash.errors import LoradashError
-from loradash.runtime.supervisor import StopRequest
+from loradash.runtime.supervisor import StopRequest, StopWish
 from loradash.worker.work import JobStopped, Worker, is_control_planes, runs_process
 
 log = structlog.get_logger("loradash.worker")
@@ -23,12 +23,23 @@ SYNC_ID = "sync-"
 """How the ids of jobs begin whose client waits."""
 
 
+class Jobs(Protocol):
+    """What a worker may ask of its endpoint."""
+
+    def send(self, process_id: str) -> None:
+        """Queue a job of its own for a process that waits."""
+        ...
+
+    def goes_on(self, job_id: str) -> bool:
+        """Whether a job waits or runs, as far as RunPod is concerned."""
+        ...
+
+
 class Handler:
     """An async handler: one job in, one small JSON reply out.
 
     ``tell`` sends progress and returns when it has arrived. ``look`` says how a process stands.
-    ``resend`` sends a job of its own for a process: a client that waits then has its reply at once,
-    and not after the 90 s that RunPod keeps it waiting.
+    ``jobs`` are those of the endpoint, where the worker has a key to ask for them.
     """
 
     def __init__(
@@ -37,19 +48,26 @@ class Handler:
         tell: Callable[[Job, Reply], Awaitable[None]],
         look: Callable[[str], Reply],
         *,
-        resend: Callable[[str], None] | None = None,
+        jobs: Jobs | None = None,
         tell_every_s: float = 10.0,
     ) -> None:
         self._worker = worker
         self._tell = tell
         self._look = look
-        self._resend = resend
+        self._jobs = jobs
         self._tell_every_s = tell_every_s
 
     async def __call__(self, job: Job) -> Reply:
         """Return the reply; raises `asyncio.CancelledError` where the job must get none."""
         data, job_id = job.get("input"), str(job["id"])
-        reply = await asyncio.to_thread(self._worker.answer, job_id, data)
+        answering = asyncio.ensure_future(asyncio.to_thread(self._worker.answer, job_id, data))
+        try:
+            reply = await asyncio.shield(answering)
+        except asyncio.CancelledError:
+            reply = await answering
+            if "error" not in reply and runs_process(data):
+                await self._leave(job_id, data, reply["process_id"])
+            raise
         if "error" in reply or not runs_process(data):
             return sendable(reply)
         if job_id.startswith(SYNC_ID) and await self._is_sent_on(reply["process_id"]):
@@ -67,9 +85,7 @@ class Handler:
             log.info("job_given_back", job=job_id, process_id=reply["process_id"])
             raise asyncio.CancelledError from None
         except asyncio.CancelledError:
-            # Cancelled, timed out or expired: RunPod doesn't say which. A control plane asks it,
-            # and lets the process go on elsewhere; nobody else would.
-            stop("shutdown" if is_control_planes(data) else "job_ended")
+            stop(await self._wish(job_id, data))
             await asyncio.wait([running])
             if not running.cancelled():
                 running.exception()
@@ -80,12 +96,36 @@ class Handler:
         ended.setdefault("request_id", reply.get("request_id"))
         return sendable(ended)
 
+    async def _wish(self, job_id: str, data: Any) -> StopWish:
+        """What is to become of a process whose job was taken from us.
+
+        It was cancelled, ran out of time, or was given to another worker: the SDK doesn't say
+        which. A control plane finds out and sees to its process; for other jobs we ask, if we can.
+        """
+        if is_control_planes(data):
+            return "shutdown"
+        if self._jobs is not None:
+            try:
+                if await asyncio.to_thread(self._jobs.goes_on, job_id):
+                    return "shutdown"
+            except LoradashError as error:
+                log.warning("job_not_asked_for", job=job_id, error=str(error))
+        return "job_ended"
+
+    async def _leave(self, job_id: str, data: Any, process_id: str) -> None:
+        """The job was taken from us before its process was begun: nobody else would end it."""
+        if await self._wish(job_id, data) == "job_ended":
+            await asyncio.to_thread(self._worker.cancel, process_id)
+
     async def _is_sent_on(self, process_id: str) -> bool:
-        """Whether another job was sent that runs the process, so that this one need not."""
-        if self._resend is None:
+        """Whether another job was sent that runs the process, so that this one need not.
+
+        A client that waits then has its reply at once, and not after the 90 s that RunPod keeps it.
+        """
+        if self._jobs is None:
             return False
         try:
-            await asyncio.to_thread(self._resend, process_id)
+            await asyncio.to_thread(self._jobs.send, process_id)
         except LoradashError as error:
             log.warning("job_not_sent", process_id=process_id, error=str(error))
             return False

@@ -7,10 +7,12 @@ SDK's event loop.
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
+from loradash.domain import process as changes
 from loradash.domain.events import Event
 from loradash.domain.ids import is_process_id
 from loradash.domain.process import Lease, ProcessRecord, Status
@@ -93,7 +95,7 @@ class Worker:
         self._stops.append(stop)
         first_seen: Lease | None = None
         try:
-            if self._is_stopping:
+            if self._is_stopping or stop.count:
                 raise JobStopped
             while True:
                 try:
@@ -111,10 +113,23 @@ class Worker:
                     return outcome(taken.record)
                 first_seen = first_seen or lease
                 _pause(stop)  # somebody has it; if he is lost, it will be ours
+        except JobStopped:
+            if stop.wish == "job_ended":
+                self.cancel(process_id)
+            raise
         except LoradashError as error:
             return {"error": str(error), "process_id": process_id}
         finally:
             self._stops.remove(stop)
+
+    def cancel(self, process_id: str) -> None:
+        """End a process whose job has ended; one that has ended itself stays as it is."""
+        try:
+            self._registry.change(
+                process_id, lambda record: changes.cancel_requested(record, datetime.now(UTC))
+            )
+        except LoradashError as error:
+            log.warning("process_not_cancelled", process_id=process_id, error=error.message)
 
     def stop(self, wish: StopWish = "shutdown") -> None:
         """Take nothing more, and stop what runs with a checkpoint; the second time at once.

@@ -1,0 +1,297 @@
+"""The control plane's executor, with a made-up endpoint and all else real."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from loradash.domain import process as changes
+from loradash.domain.ids import new_process_id
+from loradash.domain.process import ProcessRecord, Status
+from loradash.errors import AlreadyRunning, ExecutorRefused, ExecutorUnavailable
+from loradash.executors import runpod as runpod_module
+from loradash.executors.runpod import RunpodExecutor
+from loradash.executors.runpod_client import EndpointHealth, JobStatus, RunpodJob
+from loradash.executors.runpod_rules import JobRules
+from loradash.registry.memory import MemoryRegistry
+from loradash.services.processes import ProcessService
+from loradash.services.running import take_over
+from loradash.storage.memory import MemoryStore
+from tests.unit.waits import until
+
+RULES = JobRules(training_s=7200, generation_s=600)
+
+
+class Endpoint:
+    """Jobs in a dict; ``fault`` is what every call raises."""
+
+    def __init__(self):
+        self.jobs = {}
+        self.sent = []
+        self.cancelled = []
+        self.fault = None
+        self.counts = EndpointHealth({"inQueue": 0}, {"idle": 1})
+        self.on_run = lambda process_id: None
+
+    def run(self, payload, *, execution_timeout_s, ttl_s, webhook=""):
+        self._meet_fault()
+        job_id = f"job-{len(self.sent)}"
+        self.sent.append(payload["process_id"])
+        self.jobs[job_id] = "IN_QUEUE"
+        self.on_run(payload["process_id"])
+        return job_id
+
+    def status(self, job_id):
+        self._meet_fault()
+        status = self.jobs.get(job_id)
+        return RunpodJob(job_id, JobStatus(status)) if status else None
+
+    def cancel(self, job_id):
+        self._meet_fault()
+        self.cancelled.append(job_id)
+        return True
+
+    def health(self):
+        self._meet_fault()
+        return self.counts
+
+    def _meet_fault(self):
+        if self.fault:
+            raise self.fault
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(runpod_module, "_ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(runpod_module, "_HEALTH_EVERY_S", 0.0)
+
+
+@pytest.fixture
+def registry():
+    return MemoryRegistry()
+
+
+@pytest.fixture
+def endpoint():
+    return Endpoint()
+
+
+@pytest.fixture
+def make(registry, endpoint, tmp_path):
+    made = []
+
+    def make(max_jobs=20):
+        executor = RunpodExecutor(
+            registry, endpoint, RULES, endpoint_id="ep", max_jobs=max_jobs,
+            take_over=lambda one, gone: take_over(registry, one, 3, owner_is_gone=gone),
+            lock_path=tmp_path / "run" / "server.lock",
+        )  # fmt: skip
+        made.append(executor)
+        return executor
+
+    yield make
+    for executor in made:
+        executor.stop(5)
+
+
+@pytest.fixture
+def executor(make):
+    return make()
+
+
+def waiting(registry, **fields):
+    now = datetime.now(UTC)
+    return registry.create(
+        ProcessRecord(
+            id=new_process_id("train"), kind="training", name="cat", created_at=now,
+            enqueued_at=now, updated_at=now, **fields,
+        )
+    ).id  # fmt: skip
+
+
+def take(registry, process_id, lease_s=60.0):
+    return registry.change(
+        process_id,
+        lambda one: changes.taken(
+            one, owner="a/1/1.00", token="token", now=datetime.now(UTC), lease_s=lease_s,
+            device="cuda:0",
+        ),
+    )  # fmt: skip
+
+
+def test_each_waiting_process_gets_one_job(registry, endpoint, executor):
+    ids = [waiting(registry) for _ in range(3)]
+    for _ in range(3):
+        assert executor.look()
+    assert sorted(endpoint.sent) == sorted(ids)
+    assert registry.get(ids[0]).dispatch.job_id in endpoint.jobs
+
+
+def test_another_control_plane_goes_on_with_the_jobs_of_the_one_before(
+    registry, endpoint, executor, make
+):
+    process_id = waiting(registry)
+    executor.look()
+    make().look()
+    assert endpoint.sent == [process_id]
+
+
+def test_the_more_urgent_goes_first_and_no_more_than_allowed(registry, endpoint, make):
+    executor = make(max_jobs=2)
+    low, high, middle = (waiting(registry, priority=n) for n in (-5, 5, 0))
+    executor.look()
+    assert endpoint.sent == [high, middle]
+    take(registry, high)
+    executor.look()
+    assert endpoint.sent == [high, middle]
+    registry.change(high, lambda one: changes.cancelled(one, "token", datetime.now(UTC)))
+    executor.look()
+    assert endpoint.sent == [high, middle, low]
+
+
+def test_a_paused_queue_sends_nothing_and_calls_back(registry, endpoint, executor):
+    first = waiting(registry)
+    executor.look()
+    registry.pause(True)
+    second = waiting(registry)
+    executor.look()
+    assert endpoint.cancelled == ["job-0"]
+    assert registry.get(first).dispatch is None
+    registry.pause(False)
+    executor.look()
+    assert endpoint.sent == [first, first, second]
+
+
+def test_a_job_is_replaced_before_it_is_ended(registry, endpoint, executor):
+    process_id = waiting(registry)
+    executor.look()
+    del endpoint.jobs["job-0"]
+    executor.look()
+    assert registry.get(process_id).dispatch.job_id == "job-1"
+    assert registry.get(process_id).dispatch.count == 2
+    assert endpoint.cancelled == ["job-0"]
+
+
+def test_what_was_taken_meanwhile_is_left_alone(registry, endpoint, executor, monkeypatch):
+    process_id = waiting(registry)
+    executor.look()
+    endpoint.jobs["job-0"] = "CANCELLED"
+    real = endpoint.status
+
+    def status(job_id):
+        take(registry, process_id)
+        return real(job_id)
+
+    monkeypatch.setattr(endpoint, "status", status)
+    executor.look()
+    assert registry.get(process_id).status is Status.RUNNING
+
+
+def test_a_process_without_takers_fails_with_the_reason(registry, endpoint, executor):
+    process_id = waiting(registry)
+    executor.look()
+    for n in range(3):
+        endpoint.jobs[f"job-{n}"] = "FAILED"
+        executor.look()
+    record = registry.get(process_id)
+    assert (record.status, record.error.code) == (Status.FAILED, "worker_lost")
+    assert len(endpoint.sent) == 3
+
+
+def test_a_lapsed_process_is_brought_to_another_worker(registry, endpoint, executor):
+    process_id = waiting(registry)
+    executor.look()
+    take(registry, process_id, lease_s=-1)
+    endpoint.jobs["job-0"] = "COMPLETED"
+    executor.look()
+    record = registry.get(process_id)
+    assert (record.status, record.attempts[0].ending) == (Status.PENDING, "lost")
+    assert (record.dispatch.job_id, record.dispatch.count) == ("job-1", 1)
+
+
+def test_cancelling_what_waits_takes_its_job_out_of_the_queue(registry, endpoint, executor):
+    process_id = waiting(registry)
+    executor.look()
+    ProcessService(registry, MemoryStore(), executor).cancel(process_id)
+    executor.look()
+    assert endpoint.cancelled == ["job-0"]
+
+
+def test_a_cancel_while_the_job_is_being_sent_ends_that_job(registry, endpoint, executor):
+    process_id = waiting(registry)
+    service = ProcessService(registry, MemoryStore(), executor)
+    endpoint.on_run = service.cancel
+    executor.look()
+    assert endpoint.cancelled == ["job-0"]
+    assert registry.get(process_id).status is Status.CANCELLED
+
+
+def test_runpod_is_told_of_a_cancel_that_the_owner_does_not_hear(
+    registry, endpoint, executor, monkeypatch
+):
+    process_id = waiting(registry)
+    executor.look()
+    take(registry, process_id)
+    ProcessService(registry, MemoryStore(), executor).cancel(process_id)
+    executor.look()
+    assert endpoint.cancelled == []
+    monkeypatch.setattr(runpod_module, "_CANCEL_PATIENCE_S", -1.0)
+    executor.look()
+    executor.look()
+    assert endpoint.cancelled == ["job-0"]
+
+
+@pytest.mark.parametrize("fault", [ExecutorUnavailable("away"), ExecutorRefused("no such key")])
+def test_trouble_is_told_and_passes(registry, endpoint, executor, fault):
+    endpoint.fault = fault
+    process_id = waiting(registry)
+    executor.start()
+    until(lambda: str(fault) in executor.state()["trouble"])
+    assert registry.get(process_id).status is Status.PENDING
+    endpoint.fault = None
+    executor.submitted(process_id)
+    until(lambda: endpoint.sent == [process_id])
+    until(lambda: executor.state()["trouble"] == "")
+
+
+def test_the_state_tells_workers_and_why_nothing_starts(registry, endpoint, executor):
+    endpoint.counts = EndpointHealth({"inQueue": 1}, {"throttled": 3})
+    waiting(registry)
+    executor.look()
+    shown = executor.state()["endpoint"]
+    assert shown["workers"] == {"throttled": 3}
+    assert "3 throttled" in shown["waits_for"]
+
+
+def test_an_idle_control_plane_asks_runpod_nothing(registry, endpoint, executor):
+    executor.look()
+    endpoint.fault = AssertionError("asked")
+    assert not executor.look()
+
+
+def test_one_server_works_in_a_workspace(executor, make):
+    executor.start()
+    with pytest.raises(AlreadyRunning):
+        make().start()
+
+
+def test_a_job_seen_in_progress_has_its_time_from_then_on(
+    registry, endpoint, executor, monkeypatch
+):
+    clock = [100.0]
+    monkeypatch.setattr(runpod_module.time, "monotonic", lambda: clock[0])
+    waiting(registry)
+    executor.look()
+    clock[0] += 600  # it has waited for a worker all the time
+    endpoint.jobs["job-0"] = "IN_PROGRESS"
+    executor.look()
+    assert len(endpoint.sent) == 1
+    clock[0] += RULES.take_timeout_s
+    executor.look()
+    assert len(endpoint.sent) == 2
+
+
+def test_times_are_those_of_the_record(registry, endpoint, executor):
+    process_id = waiting(registry)
+    executor.look()
+    age = datetime.now(UTC) - registry.get(process_id).dispatch.sent_at
+    assert timedelta() <= age < timedelta(seconds=5)

@@ -1,0 +1,86 @@
+"""What is submitted twice under one key is one process."""
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+
+from loradash.domain.ids import is_process_id, new_process_id, process_id_of
+from loradash.domain.process import ProcessRecord, Status
+from loradash.errors import ConflictingState
+from loradash.registry.memory import MemoryRegistry
+from loradash.services.submission import submit
+from loradash.storage import keys
+from loradash.storage.memory import MemoryStore
+from tests.unit.world import TRAINING, World
+from tests.unit.world import picture as a_picture
+
+
+def new(process_id=""):
+    now = datetime.now(UTC)
+    return ProcessRecord(
+        id=process_id or new_process_id("train"), kind="training", name="cat", created_at=now,
+        enqueued_at=now, updated_at=now,
+    )  # fmt: skip
+
+
+def test_a_key_has_one_id_for_each_kind():
+    assert process_id_of("train", "a") == process_id_of("train", "a")
+    ids = {process_id_of(kind, key) for kind in ("train", "gen") for key in ("a", "b", "ä")}
+    assert len(ids) == 6
+    assert all(is_process_id(one) for one in ids)
+
+
+def test_what_is_sent_again_is_what_is_there_and_its_config_stays():
+    registry, store = MemoryRegistry(), MemoryStore()
+    first = submit(registry, store, new("train_01k9x3q4zt8m2v7c0hde"), "first", may_exist=True)
+    again = submit(registry, store, new(first.id), "second", may_exist=True)
+    assert again == first
+    assert store.get(keys.result_config(first.id)) == b"first"
+
+
+def test_an_id_that_is_not_made_of_a_key_is_never_used_twice():
+    registry, store = MemoryRegistry(), MemoryStore()
+    record = submit(registry, store, new(), "first", may_exist=False)
+    with pytest.raises(ConflictingState):
+        submit(registry, store, new(record.id), "second", may_exist=False)
+
+
+def test_many_at_once_make_one():
+    registry, store = MemoryRegistry(), MemoryStore()
+    process_id = process_id_of("train", "key")
+    with ThreadPoolExecutor(8) as threads:
+        made = threads.map(
+            lambda _: submit(registry, store, new(process_id), "config", may_exist=True), range(32)
+        )
+        assert {record.id for record in made} == {process_id}
+    assert len(registry.page().records) == 1
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World(tmp_path)
+    picture = base64.b64encode(a_picture()).decode()
+    files = [{"filename": "a.png", "content": picture}]
+    assert "error" not in world.ask("upload_training_data", dataset_folder="cats", files=files)
+    return world
+
+
+def test_a_request_with_a_key_is_one_process_however_often_it_is_sent(world):
+    ids = {
+        world.ask("train", config=TRAINING, idempotency_key="monday")["process_id"]
+        for _ in range(3)
+    }
+    other = world.ask("train", config=TRAINING, idempotency_key="tuesday")["process_id"]
+    plain = {world.ask("train", config=TRAINING)["process_id"] for _ in range(2)}
+    assert len(ids) == 1
+    assert len(ids | {other} | plain) == 4
+
+
+def test_an_ended_process_is_what_its_key_stands_for(world):
+    process_id = world.ask("train", config=TRAINING, idempotency_key="monday")["process_id"]
+    world.ask("cancel", process_id=process_id)
+    again = world.ask("train", config=TRAINING, idempotency_key="monday")
+    assert again["process_id"] == process_id
+    assert world.registry.get(process_id).status is Status.CANCELLED
