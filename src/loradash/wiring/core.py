@@ -15,7 +15,6 @@ from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.errors import InvalidKey, InvalidSettings
 from loradash.executors.executor import Executor, NoExecutor
 from loradash.executors.local import QueuedRegistry
-from loradash.registry.sql import SqlRegistry
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Machine
 from loradash.runtime.orphans import ChildRecords
@@ -183,11 +182,14 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
 
 
 def _make_registry(settings: Settings, store: ObjectStore) -> QueuedRegistry:
-    if settings.registry != "objects":
-        return SqlRegistry(settings.registry_url)
-    from loradash.registry.objects import ObjectRegistry  # a database does without
+    # Each does without the other one's libraries, which take a worker's start longer than the rest.
+    if settings.registry == "objects":
+        from loradash.registry.objects import ObjectRegistry
 
-    return ObjectRegistry(store)
+        return ObjectRegistry(store)
+    from loradash.registry.sql import SqlRegistry
+
+    return SqlRegistry(settings.registry_url)
 
 
 def make_dispatcher(core: Core) -> Dispatcher:
