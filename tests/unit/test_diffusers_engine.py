@@ -7,12 +7,19 @@ from loradash.domain.dataset import DatasetReport, ImageProblem
 from loradash.domain.events import Done, StepDone
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_text import parse_training
+from loradash.engines.diffusers import engine as engine_module
 from loradash.engines.diffusers.engine import DiffusersEngine, read_adapter_header
 from loradash.engines.diffusers.families import find_base_model
 from loradash.engines.diffusers.job import GENERATOR_LINE, Generate, TrainingJob
 from loradash.engines.diffusers.support import check
 from loradash.engines.engine import WarmGenerator
-from loradash.errors import InvalidAdapter, InvalidBaseModel, InvalidCheckpoint, InvalidConfig
+from loradash.errors import (
+    EngineUnavailable,
+    InvalidAdapter,
+    InvalidBaseModel,
+    InvalidCheckpoint,
+    InvalidConfig,
+)
 
 ID = "train_01k9x3q4zt8m2v7c0hde"
 KEY = "unet.down.0.lora_A.weight"
@@ -404,3 +411,12 @@ def test_results_are_adapter_samples_config_job_events_and_log(engine, tmp_path)
 def test_a_new_training_has_no_results_and_no_checkpoint(engine, tmp_path):
     assert engine.artifacts(tmp_path) == []
     assert not engine.has_checkpoint(tmp_path)
+
+
+def test_without_torch_it_says_so_before_a_process_is_started(monkeypatch, tmp_path):
+    engine = DiffusersEngine(device="cpu", threads=2, offline=True)
+    assert engine.serve_command(tmp_path).argv
+    monkeypatch.setattr(engine_module, "find_spec", lambda name: None)
+    with pytest.raises(EngineUnavailable, match="torch") as caught:
+        engine.serve_command(tmp_path)
+    assert "loradash[diffusers]" in caught.value.remedy

@@ -22,6 +22,7 @@ def doctor(
         print_result({"ok": not bad, "findings": [finding._asdict() for finding in findings]})
     else:
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         colours = {"ok": "green", "off": "yellow", "bad": "red"}
@@ -29,6 +30,8 @@ def doctor(
         for finding in findings:
             detail = finding.detail + (f"  ({finding.remedy})" if finding.remedy else "")
             colour = colours[finding.verdict]
-            table.add_row(f"[{colour}]{finding.verdict}[/{colour}]", finding.subject, detail)
+            table.add_row(
+                f"[{colour}]{finding.verdict}[/{colour}]", finding.subject, escape(detail)
+            )
         Console(highlight=False).print(table)
     raise typer.Exit(1 if bad else 0)

@@ -5,6 +5,7 @@ import os
 import struct
 import sys
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -27,7 +28,7 @@ from loradash.engines.diffusers.job import (
     TrainingJob,
 )
 from loradash.engines.engine import Artifact, Command
-from loradash.errors import InvalidAdapter, InvalidCheckpoint
+from loradash.errors import EngineUnavailable, InvalidAdapter, InvalidCheckpoint
 from loradash.paths import local_path
 
 _MAX_HEADER_BYTES = 100_000_000
@@ -187,6 +188,11 @@ class DiffusersEngine:
         }
         if self._offline:
             environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        if self._python == sys.executable and find_spec("torch") is None:
+            raise EngineUnavailable(
+                "torch isn't installed here, so nothing can be trained or generated",
+                remedy="pip install 'loradash[diffusers]', or deploy an image that has it.",
+            )
         return Command(
             argv=(self._python, "-m", "loradash.engines.diffusers", *arguments),
             environment=environment,
