@@ -28,7 +28,8 @@ def doctor(
         colours = {"ok": "green", "off": "yellow", "bad": "red"}
         table = Table(box=None, show_header=False, padding=(0, 1))
         for finding in findings:
-            detail = finding.detail + (f"  ({finding.remedy})" if finding.remedy else "")
+            remedy = f"  ({finding.remedy})" if finding.remedy else ""
+            detail = escape(finding.detail + remedy)
             colour = colours[finding.verdict]
             table.add_row(
                 f"[{colour}]{finding.verdict}[/{colour}]", finding.subject, escape(detail)

@@ -30,8 +30,9 @@ def load() -> Any:
     """Import the SDK and return ``runpod.serverless``.
 
     Two thirds of its import are spent on describing the CPU for a debugger, and a tenth on SSH for
-    its command line; a worker uses neither, so these modules are left out. The checks that it makes by itself would open a CUDA context in this
-    process, which works on no GPU; ours take their place.
+    its command line; a worker uses neither, so these modules are left out. The checks that it makes
+    by itself would open a CUDA context in this process, which works on no GPU; ours take their
+    place.
     """
     os.environ.setdefault("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true")
     os.environ.setdefault("RUNPOD_SKIP_GPU_CHECK", "true")
