@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test lint types unit setup dev format clean
+.PHONY: demo test chaos lint types unit setup dev format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/loradash demo --output demo-output
@@ -23,6 +23,10 @@ test: $(VENV)/.installed-dev
 
 unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 tests/unit tests/contract
+
+# Kills RunPod workers at random while they train, and compares the weights: CHAOS="--seed 8 --kills 20".
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

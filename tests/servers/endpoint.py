@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -19,19 +21,26 @@ from tests.servers.seaweedfs import SeaweedServer
 class Endpoint:
     """A queue, a bucket, and workers that share nothing else: each has a disk of its own."""
 
-    def __init__(self, queue: RunpodQueue, seaweedfs: SeaweedServer, folder: Path) -> None:
+    def __init__(
+        self,
+        queue: RunpodQueue,
+        seaweedfs: SeaweedServer,
+        folder: Path,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.queue = queue
         self._folder = folder
         self._s3 = seaweedfs.client()
-        self._bucket = seaweedfs.new_bucket()
+        self.bucket = seaweedfs.new_bucket()
         self._settings = {
-            "S3_BUCKET": self._bucket,
+            "S3_BUCKET": self.bucket,
             "S3_ENDPOINT_URL": seaweedfs.endpoint_url,
             "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
             "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
             "LORADASH_DEVICE": "cpu",
             "LORADASH_THREADS": "1",
             "LORADASH_LEASE": "4",
+            **settings,
         }
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -74,7 +83,7 @@ class Endpoint:
 
     def objects(self, process_id: str) -> dict[str, str]:
         """Return the etags of all objects that hold this process's id in their keys."""
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket)
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
         return {
             entry["Key"]: entry["ETag"]
             for page in pages
@@ -135,7 +144,7 @@ class Endpoint:
         manifest = f"results/{process_id}/manifest.json"
         while True:
             with contextlib.suppress(ClientError):
-                content = self._s3.get_object(Bucket=self._bucket, Key=manifest)["Body"].read()
+                content = self._s3.get_object(Bucket=self.bucket, Key=manifest)["Body"].read()
                 if b"/checkpoints/" in content:
                     return
             assert time.monotonic() < deadline, {n: self.log(n) for n in self.workers}

@@ -1,0 +1,1 @@
+"""Trainings while their workers are killed all the time, and what must hold afterwards."""
