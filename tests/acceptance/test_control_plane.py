@@ -101,16 +101,20 @@ def test_a_job_that_a_worker_took_and_never_began_is_sent_again(
     assert endpoint.queue.status(swallowed)["status"] == "CANCELLED"
 
 
+@pytest.mark.parametrize("lost", ["machine", "program"])
 def test_a_training_whose_worker_is_lost_is_brought_to_another_one(
-    plane: Server, endpoint: Endpoint
+    plane: Server, endpoint: Endpoint, lost: str
 ) -> None:
-    endpoint.start("a")
+    worker = endpoint.start("a")
     process_id = plane.submit(type="train", config=training("shapes", steps=40, save_every=5))
     plane.wait_until(process_id, lambda one: one["step"] >= 8)
     endpoint.wait_for_checkpoint(process_id)
-    endpoint.kill("a")
+    if lost == "machine":
+        endpoint.kill("a")
+    else:
+        worker.kill()
     endpoint.start("b")
-    shown = plane.wait_until(process_id, ["completed"])
+    plane.wait_until(process_id, ["completed"])
     shown = plane.process(process_id, metrics_after=0)
     assert [one["ending"] for one in shown["attempts"]] == ["lost", "completed"]
     assert [row["step"] for row in shown["metrics"]] == list(range(1, 41))

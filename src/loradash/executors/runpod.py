@@ -116,6 +116,7 @@ class RunpodExecutor:
         self._trouble = ""
         self._health: EndpointHealth | None = None
         self._next_health_s = 0.0
+        self._something_waits = False
         self._unwanted: deque[str] = deque()
         self._cancel_asked: set[str] = set()
         self._next_ask_s: dict[str, float] = {}
@@ -159,7 +160,7 @@ class RunpodExecutor:
         health = self._health
         if health is not None:
             endpoint |= {"jobs": dict(health.jobs), "workers": dict(health.workers)}
-            if reason := waiting_for(health.jobs, health.workers):
+            if self._something_waits and (reason := waiting_for(health.jobs, health.workers)):
                 endpoint["waits_for"] = reason
         return {"slots": [], "endpoint": endpoint, "trouble": self._trouble}
 
@@ -197,6 +198,7 @@ class RunpodExecutor:
         paused = self._registry.paused()
         waiting = self._registry.pending(limit=_MOST_WAITING)
         running = self._registry.page(statuses=[Status.RUNNING], limit=200).records
+        self._something_waits = bool(waiting)
         self._look_at_health(is_idle=not waiting and not running)
         self._hurry_cancels(running)
         sent = [record for record in waiting if record.dispatch]
@@ -247,15 +249,21 @@ class RunpodExecutor:
         dispatch, now = record.dispatch, datetime.now(UTC)
         assert dispatch
 
+        def is_outdated(now_is: ProcessRecord) -> bool:
+            """A worker has it after all, or somebody ended it."""
+            return now_is.status is not Status.PENDING or now_is.dispatch != dispatch
+
         def change(now_is: ProcessRecord) -> ProcessRecord:
-            if now_is.status is not Status.PENDING or now_is.dispatch != dispatch:
-                return now_is  # a worker has it after all, or somebody ended it
+            if is_outdated(now_is):
+                return now_is
             if verdict.action == "cancel":
                 return changes.cancel_requested(now_is, now)
             assert verdict.problem
             return changes.given_up(now_is, verdict.problem, now)
 
         if verdict.action == "resend":
+            if is_outdated(self._registry.get(record.id)):
+                return
             # The new job first: should this program end now, the process has one all the same.
             send_job(self._client, self._registry, record, self._rules)
         else:
