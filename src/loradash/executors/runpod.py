@@ -190,7 +190,10 @@ class RunpodExecutor:
         Raises what the registry and the client raise; what was done until then stays done.
         """
         while self._unwanted:
-            self._client.cancel(self._unwanted[0])
+            try:
+                self._client.cancel(self._unwanted[0])
+            except ExecutorRefused as error:  # at worst a worker finds its process cancelled
+                log.warning("job_not_cancelled", job=self._unwanted[0], error=str(error))
             self._unwanted.popleft()
         for process_id in self._registry.lapsed(datetime.now(UTC)):
             record = self._take_over(process_id, False)
