@@ -158,3 +158,23 @@ def test_a_job_that_two_workers_get_runs_once(endpoint: Endpoint, dataset: Path)
     [process] = endpoint.ask(type="processes")["processes"]
     assert (process["status"], process["attempt"]) == ("completed", 1)
     assert endpoint.queue.jobs()[job_id]["deliveries"] == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"LORADASH_REQUIRE_GPU": "true"}, "LORADASH_REQUIRE_GPU"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_a_worker_that_can_not_work_takes_no_job_and_says_why(
+    seaweedfs: SeaweedServer, tmp_path: Path, settings: dict[str, str], named: str
+) -> None:
+    with RunpodQueue(requeue_after=3) as queue:
+        endpoint = Endpoint(queue, seaweedfs, tmp_path / "workers", settings)
+        job_id = queue.submit({"type": "health"})
+        worker = endpoint.start("a")
+        assert worker.wait(30) == 1, endpoint.log("a")
+        assert queue.status(job_id)["status"] == "IN_QUEUE"
+        assert named in endpoint.log("a")
+        endpoint.close()
