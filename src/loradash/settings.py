@@ -210,8 +210,8 @@ class Settings(BaseSettings):
     registry: Literal["auto", "sql", "objects"] = Field(
         "auto",
         validation_alias="LORADASH_REGISTRY",
-        description="Where records are kept: in the database (sql) or in the object store; auto: "
-        "in the object store for workers, and servers that use them, with a bucket and without "
+        description="Where records are kept: in the database (sql) or in the object store "
+        "(objects); auto: in the object store for workers, and servers that use them, without "
         "DATABASE_URL.",
     )
     lease_s: Annotated[float, Field(ge=3, le=3600)] = Field(

@@ -125,9 +125,10 @@ def _address(settings: Settings) -> Address:
 def sharing_registry(settings: Settings) -> Settings:
     """Return settings for programs on several machines that see the same processes.
 
-    Without a database their records are in the bucket.
+    Without a database their records are where the files are.
     """
-    if settings.registry == "auto" and settings.s3_bucket and not settings.database_url:
+    is_shared = settings.s3_bucket or settings.objects_shared
+    if settings.registry == "auto" and is_shared and not settings.database_url:
         return settings.model_copy(update={"registry": "objects"})
     return settings
 

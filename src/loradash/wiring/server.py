@@ -126,8 +126,8 @@ def _for_workers_elsewhere(settings: Settings) -> Settings:
         problems.append("S3_BUCKET isn't set, and workers must see the same objects")
     if settings.registry != "objects" and settings.registry_url.startswith("sqlite"):
         problems.append(
-            "DATABASE_URL isn't set, or names a SQLite file, which workers can't see; with "
-            "S3_BUCKET the bucket can hold the records (LORADASH_REGISTRY=objects)"
+            "the records are in a SQLite file, which workers can't see: unset DATABASE_URL or name "
+            "another database, and let LORADASH_REGISTRY be auto or objects"
         )
     if problems:
         raise InvalidSettings(
