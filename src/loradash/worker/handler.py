@@ -93,7 +93,8 @@ class Handler:
         finally:
             telling.cancel()
             await asyncio.wait([telling])
-        ended.setdefault("request_id", reply.get("request_id"))
+        if request_id := reply.get("request_id"):
+            ended.setdefault("request_id", request_id)
         return sendable(ended)
 
     async def _wish(self, job_id: str, data: Any) -> StopWish:
