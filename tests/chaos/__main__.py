@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write everything that was found there, too")
     arguments = vars(parser.parse_args())
     json_path = arguments.pop("json")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left running
     outcome = run(Wanted(**arguments), lambda text: print(text, flush=True))
     print(report(outcome))
     if json_path:

@@ -135,7 +135,7 @@ class Scene:
 @contextmanager
 def scene(folder: Path, s3: SeaweedServer) -> Iterator[Scene]:
     """Make an endpoint without workers; end everything afterwards."""
-    with RunpodQueue(requeue_after=REQUEUE_S) as queue:
+    with RunpodQueue(requeue_after=REQUEUE_S, max_deliveries=1000) as queue:
         endpoint = Endpoint(queue, s3, folder / "workers", SETTINGS)
         store = S3Store(config_of(s3, bucket=endpoint.bucket))
         try:

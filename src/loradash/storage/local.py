@@ -143,7 +143,14 @@ class LocalStore:
         """See `ObjectStore.delete`."""
         path = self._path(key)
         if path.is_file():
-            path.unlink(missing_ok=True)
+            # Between the check and the write of a conditional put nothing may vanish.
+            alone = (
+                self._locked()
+                if self.capabilities.conditional_replace
+                else contextlib.nullcontext()
+            )
+            with alone:
+                path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # the first that isn't empty ends it
                 for folder in path.parents:
                     if folder == self._root:
