@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import psutil
 from botocore.exceptions import ClientError
 
 from tests.servers.queue import RunpodQueue
@@ -92,9 +94,16 @@ class Endpoint:
         }
 
     def kill(self, name: str) -> None:
+        """Lose a worker's machine, with its disk."""
         worker = self.workers.pop(name)
+        family = psutil.Process(worker.pid).children(recursive=True)
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=10)
+        shutil.rmtree(self._folder / name / "workspace", ignore_errors=True)
 
     def close(self) -> None:
         for name in list(self.workers):

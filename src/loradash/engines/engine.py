@@ -57,7 +57,10 @@ class Engine(Protocol):
         reports: tuple[DatasetReport, ...],
         folder: Path,
     ) -> None:
-        """Write the job file of a new training into the process's folder."""
+        """Write the job file of a new training into the process's folder.
+
+        A report whose folder is relative means one seen from there, also on another machine.
+        """
         ...
 
     def training_command(self, folder: Path) -> Command:

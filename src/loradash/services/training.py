@@ -303,7 +303,10 @@ class TrainingService:
                 _raise_if_stopped(attempt)
                 attempt.show("preparing", f"images {done}/{total}")
 
-            reports = check_for_training(config, looked_at)
+            reports = tuple(
+                self._movable(attempt, folder, report)
+                for report in check_for_training(config, looked_at)
+            )
             self._engine.write_training_job(attempt.id, config, reports, folder)
         if "job" not in stored:
             attempt.keeper.now([NewArtifact("config", folder / CONFIG_FILE, CONFIG_FILE),
@@ -314,6 +317,15 @@ class TrainingService:
                 attempt.say(f"{count} checkpoints restored from the object store")
         if fetched:
             attempt.say(f"datasets: {', '.join(fetched)}")
+
+    def _movable(self, attempt: Attempt, folder: Path, report: DatasetReport) -> DatasetReport:
+        """Name what was fetched into the workspace by its way from the job's folder.
+
+        Another machine, whose workspace may be somewhere else, fetches it to the same place.
+        """
+        if not Path(report.folder).is_relative_to(self._workspace.training_data(attempt.id)):
+            return report
+        return report.model_copy(update={"folder": os.path.relpath(report.folder, folder)})
 
     def _with_local_datasets(
         self, attempt: Attempt, folder: Path, job_exists: bool

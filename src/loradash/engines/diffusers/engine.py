@@ -66,7 +66,7 @@ class DiffusersEngine:
         reports: tuple[DatasetReport, ...],
         folder: Path,
     ) -> None:
-        """Write ``job.json``, at once and whole."""
+        """See `Engine.write_training_job`; ``job.json`` appears at once and whole."""
         model = config.process.model
         base_model = find_base_model(
             model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
@@ -78,7 +78,7 @@ class DiffusersEngine:
             base_model=base_model.model_copy(update={"fingerprint": fingerprint(base_model)}),
             datasets=tuple(
                 DatasetPlan(
-                    folder=str(Path(report.folder).resolve()),
+                    folder=report.folder,
                     sha256=report.sha256,
                     skip=tuple(problem.relative_path for problem in report.problems),
                 )

@@ -24,6 +24,7 @@ class DatasetPlan(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     folder: str
+    """A relative one begins at the job's folder, and goes with it to another machine."""
     sha256: str
     skip: tuple[str, ...] = ()
 

@@ -109,7 +109,9 @@ class TrainingRun:
             job.base_model, self._dtype, device, offline=job.offline
         )
         self._stop.check()
-        items = read_items(job, self.architecture.bucket_step(), self._emitter, self._stop)
+        items = read_items(
+            job, self._folder, self.architecture.bucket_step(), self._emitter, self._stop
+        )
         parameters = encode_items(
             items,
             self.architecture,

@@ -84,9 +84,9 @@ class TrainingData:
 
 
 def read_items(
-    job: TrainingJob, bucket_step: int, emitter: Emitter, stop: StopSignal
+    job: TrainingJob, folder: Path, bucket_step: int, emitter: Emitter, stop: StopSignal
 ) -> list[Item]:
-    """List the items of a job's datasets.
+    """List the items of the datasets of the job in ``folder``.
 
     Raises `InvalidDataset` if the data isn't what it was when the training was submitted.
     """
@@ -94,7 +94,7 @@ def read_items(
     reports: list[DatasetReport] = []
     for plan, section in zip(job.datasets, sections, strict=True):
         report = scan(
-            Path(plan.folder),
+            (folder / plan.folder).resolve(),
             section.caption_suffix,
             skip=plan.skip,
             on_image=lambda *_: stop.check(),
