@@ -9,7 +9,11 @@ from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_text import parse_training
 from loradash.engines.diffusers import engine as engine_module
 from loradash.engines.diffusers.engine import DiffusersEngine, read_adapter_header
-from loradash.engines.diffusers.families import find_base_model
+from loradash.engines.diffusers.families import (
+    BaseModelSource,
+    find_base_model,
+    on_this_machine,
+)
 from loradash.engines.diffusers.job import GENERATOR_LINE, Generate, TrainingJob
 from loradash.engines.diffusers.support import check
 from loradash.engines.engine import WarmGenerator
@@ -313,6 +317,14 @@ def test_checking_a_base_model_finds_it_without_loading_it(engine, base_model):
     engine.check_base_model(str(base_model({"_class_name": "StableDiffusionPipeline"})))
     with pytest.raises(InvalidBaseModel):
         engine.check_base_model("missing")
+
+
+def test_an_embedded_base_model_is_where_loradash_is_installed():
+    found = find_base_model("emoji-base")
+    elsewhere = found.model_copy(update={"location": "/elsewhere/emoji_base/model"})
+    assert on_this_machine(elsewhere) == found
+    other = BaseModelSource(name="/models/x", kind="folder", location="/models/x")
+    assert on_this_machine(other) is other
 
 
 def test_a_job_file_holds_all_that_a_training_needs(engine, tmp_path):

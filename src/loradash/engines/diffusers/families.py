@@ -95,6 +95,16 @@ def find_base_model(
     )
 
 
+def on_this_machine(source: BaseModelSource) -> BaseModelSource:
+    """Return where a base model that another machine has found is here.
+
+    Only an embedded one may be somewhere else: where loradash is installed.
+    """
+    if source.name not in EMBEDDED_BASE_MODELS:
+        return source
+    return source.model_copy(update={"location": str(base_model_folder(source.name))})
+
+
 def fingerprint(source: BaseModelSource) -> str | None:
     """Return a hash that differs for another base model in the same place; None for a hub id.
 

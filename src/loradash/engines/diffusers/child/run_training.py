@@ -24,7 +24,7 @@ from loradash.engines.diffusers.child.randomness import seed_everything
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.child.trainer import Trainer, write_checkpoint
 from loradash.engines.diffusers.child.training_data import TrainingData, encode_items, read_items
-from loradash.engines.diffusers.families import fingerprint
+from loradash.engines.diffusers.families import fingerprint, on_this_machine
 from loradash.engines.diffusers.job import (
     ADAPTER_FOLDER,
     CACHE_FOLDER,
@@ -100,14 +100,13 @@ class TrainingRun:
 
         self._emitter.phase("loading", job.base_model.name)
         self._stop.check()
-        if job.base_model.fingerprint and fingerprint(job.base_model) != job.base_model.fingerprint:
+        source = on_this_machine(job.base_model)
+        if source.fingerprint and fingerprint(source) != source.fingerprint:
             raise InvalidBaseModel(
                 f"base model {job.base_model.name} has changed since the training was submitted",
                 remedy="Put the files back as they were, or start a new training.",
             )
-        self.architecture = load_base_model(
-            job.base_model, self._dtype, device, offline=job.offline
-        )
+        self.architecture = load_base_model(source, self._dtype, device, offline=job.offline)
         self._stop.check()
         items = read_items(
             job, self._folder, self.architecture.bucket_step(), self._emitter, self._stop
