@@ -293,8 +293,9 @@ def test_a_change_of_the_phase_is_told_at_once(begin, registry, monkeypatch):
         assert registry.get(attempt.id).progress.step == 1
 
 
-def test_the_lease_is_renewed_while_nothing_happens(begin, registry):
-    timing = TIMING._replace(lease_s=2.0)
+@pytest.mark.parametrize("tell_s", [0.0, 60.0])
+def test_the_lease_is_renewed_while_nothing_happens(begin, registry, tell_s):
+    timing = TIMING._replace(lease_s=2.0, tell_s=tell_s)
     record = new_record(registry, timing=timing)
     with begin(record, timing=timing):
         until(

@@ -28,7 +28,8 @@ class Endpoint:
         self.jobs = {}
         self.sent = []
         self.cancelled = []
-        self.fault = None
+        self.fault = self.health_fault = None
+        self.is_closed = False
         self.counts = EndpointHealth({"inQueue": 0}, {"idle": 1})
         self.on_run = lambda process_id: None
 
@@ -52,7 +53,12 @@ class Endpoint:
 
     def health(self):
         self._meet_fault()
+        if self.health_fault:
+            raise self.health_fault
         return self.counts
+
+    def close(self):
+        self.is_closed = True
 
     def _meet_fault(self):
         if self.fault:
@@ -266,6 +272,27 @@ def test_an_idle_control_plane_asks_runpod_nothing(registry, endpoint, executor)
     executor.look()
     endpoint.fault = AssertionError("asked")
     assert not executor.look()
+
+
+def test_counts_that_can_not_be_had_keep_no_job_back(registry, endpoint, executor):
+    endpoint.health_fault = ExecutorUnavailable("away")
+    process_id = waiting(registry)
+    with pytest.raises(ExecutorUnavailable):
+        executor.look()
+    assert endpoint.sent == [process_id]
+
+
+def test_all_that_run_count_as_jobs_however_many_they_are(registry, endpoint, make):
+    for _ in range(205):
+        take(registry, waiting(registry))
+    waiting(registry)
+    make(max_jobs=205).look()
+    assert endpoint.sent == []
+
+
+def test_the_connections_end_with_the_executor(endpoint, executor):
+    executor.stop(5)
+    assert endpoint.is_closed
 
 
 def test_one_server_works_in_a_workspace(executor, make):

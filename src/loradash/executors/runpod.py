@@ -35,7 +35,7 @@ _HEALTH_EVERY_S = 15.0
 _REFUSED_PAUSE_S = 30.0
 _CANCEL_PATIENCE_S = 8.0  # the owner hears of a cancel by the registry, which is the better way
 _ASK_AT_ONCE = 8
-_MOST_WAITING = 1000
+_MOST = 1000  # of what waits, and of what runs; more jobs than that can't be asked for
 _LOCK_PATIENCE_S = 1.0
 
 
@@ -63,6 +63,10 @@ class Client(Protocol):
 
     def health(self) -> EndpointHealth:
         """Count jobs and workers."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
         ...
 
 
@@ -136,6 +140,7 @@ class RunpodExecutor:
         if self._thread.ident:
             self._thread.join(timeout_s)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
         if self._lock_file:
             self._lock_file.close()
 
@@ -199,10 +204,9 @@ class RunpodExecutor:
             record = self._take_over(process_id, False)
             log.warning("lease_lapsed", process_id=process_id, status=str(record.status))
         paused = self._registry.paused()
-        waiting = self._registry.pending(limit=_MOST_WAITING)
-        running = self._registry.page(statuses=[Status.RUNNING], limit=200).records
+        waiting = self._registry.pending(limit=_MOST)
+        running = self._registry.page(statuses=[Status.RUNNING], limit=_MOST).records
         self._something_waits = bool(waiting)
-        self._look_at_health(is_idle=not waiting and not running)
         self._hurry_cancels(running)
         sent = [record for record in waiting if record.dispatch]
         if paused:
@@ -217,6 +221,7 @@ class RunpodExecutor:
                     send_job(self._client, self._registry, record, self._rules)
                     room -= 1
         self._forget_all_but([*waiting, *running])
+        self._look_at_health(is_idle=not waiting and not running)  # only to be shown: last
         return bool(waiting or running)
 
     def _look_after(self, sent: list[ProcessRecord]) -> None:

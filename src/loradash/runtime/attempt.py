@@ -253,9 +253,8 @@ class Attempt:
                     problems=tuple(_plain(problem) for problem in ending.problems[:50]),
                 )  # fmt: skip
                 return changes.failed(record, self.token, problem, now)
-            if record.cancel_requested_at or self.stop.wish == "cancel":
-                return changes.cancelled(record, self.token, now)
-            if self.stop.wish == "job_ended":  # nobody would go on with it by himself
+            # Nobody would go on by himself with a process whose job has ended.
+            if record.cancel_requested_at or self.stop.wish in ("cancel", "job_ended"):
                 return changes.cancelled(record, self.token, now)
             if self.stop.wish == "shutdown":
                 return changes.released(record, self.token, now)
@@ -307,12 +306,13 @@ class Attempt:
     def _tick_on(self) -> None:
         reachable = True
         told_s = 0.0
+        tell_s = min(self._timing.tell_s, self._timing.lease_s / 4)  # what is told renews the lease
         while not self._over.is_set():
             is_due = self._due.wait(max(TICK_S, self._timing.hear_s))
             self._due.clear()
             try:
                 self._look_at_disk()
-                if is_due or time.monotonic() - told_s >= self._timing.tell_s:
+                if is_due or time.monotonic() - told_s >= tell_s:
                     told_s = time.monotonic()
                     self._write()
                 self._hear()

@@ -3,7 +3,6 @@
 Measured with runpod 1.12.0. `docs/deploy-runpod.md` tells what follows for users.
 """
 
-import asyncio
 import contextlib
 import ctypes
 import os
@@ -147,8 +146,3 @@ class _Signals:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(0)
-
-
-def cancelled() -> asyncio.CancelledError:
-    """What a handler raises so that the SDK sends no result: the job isn't done."""
-    return asyncio.CancelledError()
