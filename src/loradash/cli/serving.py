@@ -8,7 +8,8 @@ from types import FrameType
 import uvicorn
 
 from loradash.api.app import Server, create_app
-from loradash.errors import InvalidSettings, LoradashError
+from loradash.errors import LoradashError
+from loradash.listening import listen
 
 _CONNECTIONS_END_S = 5
 
@@ -55,7 +56,7 @@ def serve(server: Server, host: str, port: int, on_ready: Callable[[str], None])
             problems.append(error)
             uvicorn_server.should_exit = True
 
-    listener = _listen(host, port)
+    listener = listen(host, port)
     url = f"http://{host}:{listener.getsockname()[1]}"
     config = uvicorn.Config(
         create_app(replace(server, start=start)), log_config=None, access_log=False,
@@ -68,17 +69,3 @@ def serve(server: Server, host: str, port: int, on_ready: Callable[[str], None])
         listener.close()
     if problems:
         raise problems[0]
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise InvalidSettings(
-            f"{host}:{port} can't be listened on: {error.strerror}",
-            remedy="Choose another port with --port, or stop what uses it.",
-        ) from error
-    return listener

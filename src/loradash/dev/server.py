@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from loradash.errors import InvalidSettings
+from loradash.listening import listen
 
 HOST = "127.0.0.1"  # anybody who reaches it may do anything with it
 _CONNECTIONS_END_S = 1  # long polls are cut: there is nothing to save
@@ -73,7 +73,7 @@ def serve(
     Raises `InvalidSettings` if the port is taken.
     """
     connections = Connections()
-    listener = _listen(port)
+    listener = listen(HOST, port)
     url = f"http://{HOST}:{listener.getsockname()[1]}"
     config = uvicorn.Config(
         make_app(connections.cut), http=connections.protocol(), log_config=None,
@@ -87,17 +87,3 @@ def serve(
 
 def _peer(transport: asyncio.Transport) -> tuple[str, int]:
     return cast("tuple[str, int]", transport.get_extra_info("peername"))
-
-
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-    except OSError as error:
-        listener.close()
-        raise InvalidSettings(
-            f"{HOST}:{port} can't be listened on: {error.strerror}",
-            remedy="Choose another port with --port, or stop what uses it.",
-        ) from error
-    return listener
