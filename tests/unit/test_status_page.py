@@ -42,6 +42,22 @@ def test_an_empty_server_says_what_to_do(world):
     assert "/v2/local/runsync" in text
 
 
+def test_a_control_plane_shows_its_endpoint_and_why_nothing_starts(world, monkeypatch):
+    state = {
+        "slots": [], "trouble": f"RunPod can't be reached {EVIL}",
+        "endpoint": {
+            "id": "ep1", "workers": {"throttled": 2, "idle": 0, "unhealthy": 1},
+            "waits_for": "RunPod has no worker for it yet",
+        },
+    }  # fmt: skip
+    monkeypatch.setattr(world.services.executor, "state", lambda: state, raising=False)
+    text = page(world)
+    words = " ".join(re.sub(r"<[^>]*>", " ", text).split())
+    assert "RunPod endpoint ep1 : 2 throttled, 1 unhealthy RunPod has no worker for it yet" in words
+    assert "RunPod can&#39;t be reached" in text
+    assert EVIL not in text
+
+
 def test_a_running_training_is_shown_with_its_progress(world):
     process_id = world.running(name="my cat", step=3).id
     text = page(world)
