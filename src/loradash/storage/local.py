@@ -124,7 +124,9 @@ class LocalStore:
         """See `ObjectStore.list`."""
         prefix = check_prefix(prefix)
         start = self._path(prefix) if prefix else self._root
-        found = (path for path in start.rglob("*") if path.is_file() and not path.is_symlink())
+        # A walk passes over folders that vanish meanwhile; Python 3.11's `rglob` raises.
+        paths = (Path(folder, name) for folder, _, names in os.walk(start) for name in names)
+        found = (path for path in paths if path.is_file() and not path.is_symlink())
         for key, path in sorted((self._key(path), path) for path in found):
             if "\\" not in key:  # a partial file, or the lock
                 with contextlib.suppress(FileNotFoundError):  # deleted since
