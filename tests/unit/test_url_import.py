@@ -17,7 +17,8 @@ from cryptography.x509.oid import NameOID
 from PIL import Image
 
 from loradash.errors import InvalidRequest
-from loradash.services.datasets.url_import import MAX_REDIRECTS, TimeLimits, UrlImporter, is_public
+from loradash.services.datasets.public_addresses import is_public
+from loradash.services.datasets.url_import import MAX_REDIRECTS, TimeLimits, UrlImporter
 
 from .world import picture
 
@@ -26,7 +27,8 @@ ZIP = b"PK\x03\x04" + bytes(100)
 MIB = 2**20
 
 PUBLIC = ["8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700::1111", "2001:4860:4860::8888",
-          "64:ff9b::808:808", "::ffff:8.8.8.8", "2002:808:808::1"]  # fmt: skip
+          "64:ff9b::808:808", "::ffff:8.8.8.8", "2002:808:808::1", "168.63.129.15", "192.0.1.1",
+          "2001:200::1", "2a00:1450::1", "3fff:1000::1", "2606:4700::5efe:808:808"]  # fmt: skip
 NOT_PUBLIC = [
     "127.0.0.1", "127.9.9.9", "0.0.0.0", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1",
     "169.254.169.254", "100.64.0.1", "100.127.255.255", "192.0.2.1", "198.18.0.1", "203.0.113.9",
@@ -35,6 +37,12 @@ NOT_PUBLIC = [
     "fec0::1", "ff02::1", "ff0e::1", "2001:db8::1", "2001::1", "64:ff9b:1::1",
     "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1",
     "64:ff9b::a9fe:a9fe", "2002:7f00:1::1", "2002:a00:1::1", "100::1", "4000::1",
+    "192.0.0.1", "192.0.0.9", "192.0.0.192", "192.0.0.255", "192.88.99.1", "168.63.129.16",
+    "100.100.100.200", "198.51.100.1", "198.19.255.255", "3fff::1", "3fff:fff:ffff::1",
+    "2001:1::1", "2001:2::1", "2001:20::1", "5f00::1", "100:0:0:1::1", "2620:4f:8000::1",
+    "::ffff:168.63.129.16", "::ffff:192.0.0.192", "64:ff9b::a83f:8110", "2002:a83f:8110::1",
+    "2001:0:4136:e378:8000:63bf:5601:5601", "2606:4700::5efe:10.0.0.1",
+    "2606:4700::200:5efe:7f00:1",
 ]  # fmt: skip
 
 
@@ -46,6 +54,17 @@ def test_addresses_of_the_internet_are_public(address):
 @pytest.mark.parametrize("address", NOT_PUBLIC)
 def test_addresses_of_networks_around_us_are_not_public(address):
     assert not is_public(ipaddress.ip_address(address))
+
+
+def test_python_is_not_asked_what_is_public(monkeypatch):
+    def asked(_):
+        raise AssertionError("its answer depends on its version")
+
+    for kind in (ipaddress.IPv4Address, ipaddress.IPv6Address):
+        for name in ("is_global", "is_private", "is_reserved", "is_multicast", "is_link_local"):
+            monkeypatch.setattr(kind, name, property(asked))
+    assert all(is_public(ipaddress.ip_address(address)) for address in PUBLIC)
+    assert not any(is_public(ipaddress.ip_address(address)) for address in NOT_PUBLIC)
 
 
 class Site:

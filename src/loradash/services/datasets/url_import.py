@@ -23,8 +23,8 @@ import httpx2
 from loradash.domain.request_fields import file_name, shown
 from loradash.domain.sizes import size_text
 from loradash.errors import InvalidRequest
+from loradash.services.datasets.public_addresses import IpAddress, is_public
 
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IsAllowed = Callable[[IpAddress], bool]
 Kind = Literal["zip", "jpeg", "png", "webp", "bmp"]
 
@@ -34,8 +34,6 @@ WEB_PORTS = frozenset({80, 443})
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_UNICAST = ipaddress.ip_network("2000::/3")
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _HEAD_BYTES = 16
 _ENDINGS: dict[Kind, tuple[str, ...]] = {
     "jpeg": (".jpg", ".jpeg"),
@@ -63,19 +61,6 @@ class TimeLimits:
 
 
 DEFAULT_TIMES = TimeLimits()
-
-
-def is_public(address: IpAddress) -> bool:
-    """Whether an address is of the public internet, and not of a network around this machine.
-
-    An IPv6 address that stands for an IPv4 address is what that one is.
-    """
-    if isinstance(address, ipaddress.IPv4Address):
-        return address.is_global and not address.is_multicast
-    inner = _embedded(address)
-    if inner is not None:
-        return is_public(inner)
-    return address in _UNICAST and address.is_global
 
 
 class UrlImporter:
@@ -289,13 +274,6 @@ def _is_certificate(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
-
-
-def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """Return the IPv4 address that an IPv6 address leads to, if it does."""
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour
 
 
 def _port(url: httpx2.URL) -> int:
