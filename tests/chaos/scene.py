@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from loradash.domain.ids import process_id_of
+from loradash.domain.ids import key_of_job, process_id_of
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import LoradashError, NotFound
 from loradash.registry.objects import ObjectRegistry
@@ -85,7 +85,7 @@ class Scene:
 
     def process_id(self, job_id: str) -> str:
         """The process of a job that asks for a training."""
-        return process_id_of("train", f"job/{job_id}")
+        return process_id_of("train", key_of_job(job_id))
 
     def record(self, job_id: str) -> ProcessRecord | None:
         """The record of a job's training, if it is there yet."""

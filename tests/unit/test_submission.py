@@ -6,7 +6,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from loradash.domain.ids import is_process_id, new_process_id, process_id_of
+from loradash.domain.ids import (
+    is_process_id,
+    key_of_client,
+    key_of_job,
+    new_process_id,
+    process_id_of,
+)
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import ConflictingState
 from loradash.registry.memory import MemoryRegistry
@@ -30,6 +36,19 @@ def test_a_key_has_one_id_for_each_kind():
     ids = {process_id_of(kind, key) for kind in ("train", "gen") for key in ("a", "b", "ä")}
     assert len(ids) == 6
     assert all(is_process_id(one) for one in ids)
+
+
+def test_no_key_of_a_client_is_another_clients_or_a_jobs():
+    texts = ["a", "job/a", "job/job/a", "client/a", "client/job/a", "client/client/a", "job/", ""]
+    clients = [key_of_client(text) for text in texts]
+    jobs = [key_of_job(text) for text in texts]
+    ids = {process_id_of("train", key) for key in (*clients, *jobs)}
+    assert len(ids) == 2 * len(texts)
+
+
+def test_a_common_key_has_the_id_that_it_has_always_had():
+    assert process_id_of("train", key_of_client("monday")) == "train_n26wa18r2rex65pe36rq"
+    assert process_id_of("gen", key_of_job("a")) == "gen_qw006641bdxcy0h7sz36"
 
 
 def test_what_is_sent_again_is_what_is_there_and_its_config_stays():
@@ -84,3 +103,10 @@ def test_an_ended_process_is_what_its_key_stands_for(world):
     again = world.ask("train", config=TRAINING, idempotency_key="monday")
     assert again["process_id"] == process_id
     assert world.registry.get(process_id).status is Status.CANCELLED
+
+
+def test_a_clients_key_never_meets_a_job_of_the_queue(world):
+    job = {"type": "train", "config": TRAINING}
+    made = world.dispatcher.answer(job, request_id="1", idempotency_key=key_of_job("1"))
+    taken = world.ask("train", config=TRAINING, idempotency_key="job/1")
+    assert made["process_id"] != taken["process_id"]

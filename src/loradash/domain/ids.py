@@ -15,6 +15,8 @@ ProcessId = Annotated[str, StringConstraints(pattern=PROCESS_ID_PATTERN)]
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
 _TIME_DIGITS = 10
 _RANDOM_DIGITS = 10
+_JOB_KEYS = "job/"
+_CLIENT_KEYS = "client/"
 
 UPLOAD_ID = re.compile(rf"upload_([{_ALPHABET}]{{10}})[{_ALPHABET}]{{10}}")
 
@@ -39,6 +41,16 @@ def process_id_of(kind: Literal["train", "gen"], key: str) -> str:
         number, digit = divmod(number, 32)
         digits.append(_ALPHABET[digit])
     return f"{kind}_{''.join(digits)}"
+
+
+def key_of_job(job_id: str) -> str:
+    """Return the idempotency key of a job of a queue, which may be delivered several times."""
+    return f"{_JOB_KEYS}{job_id}"
+
+
+def key_of_client(key: str) -> str:
+    """Return the idempotency key that stands for a client's, whatever it holds: never a job's."""
+    return f"{_CLIENT_KEYS}{key}" if key.startswith((_JOB_KEYS, _CLIENT_KEYS)) else key
 
 
 def is_process_id(text: str) -> bool:

@@ -16,6 +16,7 @@ import structlog
 
 from loradash.domain import requests
 from loradash.domain.generation import GenerationRequest, parse_generation_text
+from loradash.domain.ids import key_of_client
 from loradash.domain.requests import AnyRequest, parse_request, unknown_fields
 from loradash.domain.schema import validate
 from loradash.domain.training_text import parse_training
@@ -143,10 +144,14 @@ def _train(services: Services, request: requests.TrainRequest, context: Context)
     record = services.training.submit(
         checked, request.text if checked.config is config else "",
         request_id=context.request_id, priority=request.priority,
-        key=request.idempotency_key or context.idempotency_key,
+        key=_key(request.idempotency_key, context),
     )  # fmt: skip
     services.executor.submitted(record.id)
     return _started(record.id, "training", checked.warnings)
+
+
+def _key(given: str | None, context: Context) -> str:
+    return key_of_client(given) if given else context.idempotency_key
 
 
 def _generate(services: Services, request: requests.GenerateRequest, context: Context) -> Reply:
@@ -169,7 +174,7 @@ def _generate(services: Services, request: requests.GenerateRequest, context: Co
     wanted = services.generation.check(wanted, services.places)
     record = services.generation.submit(
         wanted, request_id=context.request_id, priority=request.priority,
-        key=request.idempotency_key or context.idempotency_key,
+        key=_key(request.idempotency_key, context),
     )  # fmt: skip
     services.executor.submitted(record.id)
     return _started(record.id, "generation", ())

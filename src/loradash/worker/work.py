@@ -14,7 +14,7 @@ import structlog
 
 from loradash.domain import process as changes
 from loradash.domain.events import Event
-from loradash.domain.ids import is_process_id
+from loradash.domain.ids import is_process_id, key_of_job
 from loradash.domain.process import Lease, ProcessRecord, Status
 from loradash.domain.requests import RUN_PROCESS, makes_process
 from loradash.errors import LoradashError, RegistryUnavailable
@@ -76,7 +76,7 @@ class Worker:
             if not isinstance(wanted, str) or not is_process_id(wanted):
                 return {"error": f"process_id: a job of type {RUN_PROCESS} names its process"}
             return {"process_id": wanted, "data": {"process_id": wanted}, "status": "started"}
-        return self._dispatcher.answer(data, request_id=job_id, idempotency_key=f"job/{job_id}")
+        return self._dispatcher.answer(data, request_id=job_id, idempotency_key=key_of_job(job_id))
 
     def run(
         self,
