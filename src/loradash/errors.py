@@ -97,7 +97,7 @@ class WorkerLost(LoradashError):
 
 
 class InvalidRequest(LoradashError):
-    """A request that can't be understood or isn't allowed; each problem names its field."""
+    """A request that can't be read or isn't allowed; each problem names its field."""
 
     code = "request_invalid"
 

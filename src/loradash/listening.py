@@ -1,5 +1,6 @@
 """A socket to serve at, or an error that says why not."""
 
+import errno
 import socket
 
 from loradash.errors import InvalidSettings
@@ -16,8 +17,13 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise InvalidSettings(
+                f"Port {port} is already in use.",
+                remedy="Choose another port with --port, or stop the program that uses it.",
+            ) from error
         raise InvalidSettings(
-            f"{host}:{port} can't be listened on: {error.strerror}",
-            remedy="Choose another port with --port, or stop what uses it.",
+            f"Can't listen on {host}:{port}: {error.strerror}",
+            remedy="Choose another address or port.",
         ) from error
     return listener

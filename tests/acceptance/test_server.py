@@ -325,7 +325,7 @@ def test_sigterm_saves_and_the_next_start_continues(
 def test_second_server_in_a_workspace_says_what_to_do(shared: Server) -> None:
     second = shared.cli.run("up", "--port", "0", timeout_s=60)
     assert second.exit_code == 1
-    assert "another loradash server works in" in second.err
+    assert "another loradash server is running in" in second.err
     assert "Stop it, or give this one another WORKSPACE_PATH." in second.err
     assert "Traceback" not in second.err
     assert shared.ask(type="health")["services"]["storage"]["status"] == "healthy"
@@ -465,7 +465,7 @@ def test_logs_follow_to_the_end_and_tell_it(
     assert f"process {running} is being stopped" in asked.out
     out, err = log.communicate(timeout=60)
     assert log.returncode == 130, err
-    assert "cancel was asked for" in out
+    assert "cancel requested" in out
     assert command("logs", running).exit_code == 0
     again = command("cancel", undisturbed["id"])
     assert again.exit_code == 1
@@ -473,7 +473,7 @@ def test_logs_follow_to_the_end_and_tell_it(
 
     resumed = command("resume", running)
     assert resumed.exit_code == 0
-    assert f"{running} is in the queue" in resumed.out
+    assert f"{running} is queued" in resumed.out
     shared.wait_until(running, {"running"})
     command("cancel", running)
     one = shared.wait_until(running, ENDED)

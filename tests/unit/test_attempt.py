@@ -397,7 +397,7 @@ def test_a_cancel_in_the_registry_is_heard(begin, registry):
         attempt.finish(Stopped(step=3))
     record = registry.get(attempt.id)
     assert (record.status, record.attempt.ending) == (Status.CANCELLED, "cancelled")
-    assert texts(registry, attempt.id) == ["cancel was asked for", "stopped at step 3"]
+    assert texts(registry, attempt.id) == ["cancel requested", "stopped at step 3"]
 
 
 def test_a_cancel_does_not_hurry_what_stops_already(begin, registry):

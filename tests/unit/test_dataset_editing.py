@@ -1007,7 +1007,7 @@ def test_few_imports_go_on_at_a_time_and_the_next_is_told_so(store, tmp_path):
         ]
         for _ in running:
             assert importer.running.acquire(timeout=30)
-        with pytest.raises(ConflictingState, match="imports are going on"):
+        with pytest.raises(ConflictingState, match="imports are already running"):
             editor.import_url("cats", "https://x")
         importer.release.set()
         for one in running:

@@ -374,7 +374,7 @@ def test_a_bug_is_an_error_with_the_requests_id_and_its_traceback_in_the_log(
     reply = world.dispatcher.answer({"type": kind, **requests[kind]}, request_id=request_id)
     assert list(reply) == ["error"]
     assert request_id in reply["error"]
-    assert "in loradash itself (RuntimeError)" in reply["error"]
+    assert "internal error (RuntimeError)" in reply["error"]
     assert ("the bug" in reply["error"]) is debug
     assert ("Traceback" in reply["error"]) is debug
     (broke,) = events(log, "request_broke")

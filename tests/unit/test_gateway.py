@@ -530,7 +530,7 @@ def test_an_error_of_our_own_is_told_without_its_traceback(tmp_path, log):
         registry.broken = True
         for path in ("/queue", f"/v2/local/status/{MISSING}"):
             response = client.get(path)
-            assert is_error(response, 500, "an error in loradash itself (RuntimeError)")
+            assert is_error(response, 500, "internal error (RuntimeError)")
             assert "the bug of the registry" not in response.text
     assert "the bug of the registry" in log.getvalue()
 

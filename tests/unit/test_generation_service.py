@@ -660,7 +660,7 @@ def test_a_cancel_ends_a_generator_that_does_not_listen_within_the_grace(make):
     assert (record.status, record.attempt.ending) == (Status.CANCELLED, "cancelled")
     assert record.lease is None
     assert list(here.artifacts(process_id, "image")) == ["image_0000.png"]
-    assert "cancel was asked for" in here.log(process_id)
+    assert "cancel requested" in here.log(process_id)
     assert here.pipelines["local"].pid is None
 
 

@@ -299,9 +299,9 @@ def test_a_generation_waits_for_memory_says_so_and_then_starts(make):
     machine.phase(training, "training")
     machine.memory.free = 4_000
     drawn = machine.add("generation")
-    until(lambda: machine.waits_for("generation").startswith("memory"))
+    until(lambda: machine.waits_for("generation").startswith("Waiting for memory"))
     assert machine.waits_for("generation") == (
-        f"memory: 4000 of 5000 MB are free, {training} runs"
+        f"Waiting for memory: 4000 MB free, 5000 MB needed ({training} is running)"
     )  # fmt: skip
     never(lambda: drawn in machine.running)
     machine.memory.free = 6_000
@@ -328,7 +328,11 @@ def test_what_was_started_just_now_may_still_take_its_memory(make, phase):
     machine.until_running(training)
     machine.phase(training, phase)
     drawn = machine.add("generation")
-    until(lambda: machine.waits_for("generation").startswith("memory: 14000 of 15000 MB"))
+    until(
+        lambda: machine.waits_for("generation").startswith(
+            "Waiting for memory: 14000 MB free, 15000 MB"
+        )
+    )
     machine.phase(training, "training")
     machine.until_running(training, drawn)
 
@@ -339,14 +343,18 @@ def test_two_that_can_not_fit_a_small_gpu_together_are_not_tried(make):
     training = machine.add()
     machine.until_running(training)
     drawn = machine.add("generation")
-    until(lambda: machine.waits_for("generation").startswith("memory: 11500 of 15000 MB"))
+    until(
+        lambda: machine.waits_for("generation").startswith(
+            "Waiting for memory: 11500 MB free, 15000 MB"
+        )
+    )
     never(lambda: drawn in machine.running)
 
 
 def test_on_a_gpu_that_is_smaller_than_asked_for_a_process_is_tried_if_it_is_empty(make):
     machine = make(memory=Memory(free_mb=6_000, total_mb=8_000))
     training = machine.add()
-    until(lambda: machine.waits_for().startswith("memory: 6000 of 7200 MB"))
+    until(lambda: machine.waits_for().startswith("Waiting for memory: 6000 MB free, 7200 MB"))
     machine.memory.free = 7_500
     machine.until_running(training)
 
@@ -354,13 +362,17 @@ def test_on_a_gpu_that_is_smaller_than_asked_for_a_process_is_tried_if_it_is_emp
 def test_a_small_machine_without_gpu_trains_beside_what_else_it_does(make):
     machine = make(slots=(Slot("cpu"),), memory=Memory(free_mb=900, total_mb=8_000))
     training = machine.add()
-    until(lambda: machine.waits_for().startswith("memory: 900 of 2000 MB"))
+    until(lambda: machine.waits_for().startswith("Waiting for memory: 900 MB free, 2000 MB"))
     machine.memory.free = 3_100
     machine.until_running(training)
     machine.phase(training, "training")
     machine.memory.free = 900
     drawn = machine.add("generation")
-    until(lambda: machine.waits_for("generation").startswith("memory: 900 of 1000 MB"))
+    until(
+        lambda: machine.waits_for("generation").startswith(
+            "Waiting for memory: 900 MB free, 1000 MB"
+        )
+    )
     machine.memory.free = 1_100
     machine.until_running(training, drawn)
 
@@ -368,7 +380,7 @@ def test_a_small_machine_without_gpu_trains_beside_what_else_it_does(make):
 def test_a_training_waits_for_memory_that_other_programs_hold(make):
     machine = make(memory=Memory(free_mb=9_000))
     training = machine.add()
-    until(lambda: machine.waits_for() == "memory: 9000 of 10000 MB are free")
+    until(lambda: machine.waits_for() == "Waiting for memory: 9000 MB free, 10000 MB needed")
     never(lambda: machine.running)
     machine.memory.free = 11_000
     machine.until_running(training)
@@ -379,7 +391,9 @@ def test_where_memory_is_unknown_only_one_runs_at_a_time(make):
     training = machine.add()
     machine.until_running(training)
     machine.add("generation")
-    until(lambda: machine.waits_for("generation") == f"{training} (free memory is unknown)")
+    until(
+        lambda: machine.waits_for("generation") == f"Waiting for {training}: free memory is unknown"
+    )
     never(lambda: len(machine.running) > 1)
 
 
@@ -428,7 +442,12 @@ def test_a_training_that_waits_says_behind_what(make):
     machine.until_running(drawn)
     machine.phase(drawn, "generating")
     machine.add()
-    until(lambda: machine.waits_for() == f"memory: 9000 of 10000 MB are free, {drawn} runs")
+    until(
+        lambda: (
+            machine.waits_for()
+            == f"Waiting for memory: 9000 MB free, 10000 MB needed ({drawn} is running)"
+        )
+    )
     assert machine.gave_way == []
 
 
@@ -486,7 +505,7 @@ def test_a_pipeline_that_draws_does_not_give_way(make):
 def test_a_pipeline_gives_way_once_and_not_every_second(make):
     machine = make(memory=Memory(free_mb=9_000))
     machine.add()
-    until(lambda: machine.waits_for().startswith("memory"))
+    until(lambda: machine.waits_for().startswith("Waiting for memory"))
     machine.looked()
     assert len(machine.gave_way) == 1
 

@@ -484,7 +484,7 @@ def test_a_document_of_the_future_is_named(store):
     key = keys.process_record(record.id)
     store.put(key, store.get(key).replace(b'"pending"', b'"asleep"'))
     for ask in (lambda: registry.get(record.id), opened(store).counts, opened(store).page):
-        with pytest.raises(RegistryUnavailable, match="can't be understood") as caught:
+        with pytest.raises(RegistryUnavailable, match="can't be read") as caught:
             ask()
         assert "newer" in caught.value.remedy
 

@@ -282,10 +282,22 @@ def test_a_requeued_process_goes_to_the_end_of_the_queue_with_a_clean_slate():
     assert requeued(lost(take(waiting()), max_attempts=1), at(60)).error is None
 
 
-@pytest.mark.parametrize("status", [Status.PENDING, Status.RUNNING, Status.COMPLETED])
-def test_only_failed_and_cancelled_processes_are_resumed(status):
-    with pytest.raises(ConflictingState, match=status):
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (Status.PENDING, "is waiting in the queue; nothing to resume"),
+        (Status.RUNNING, "is already running; nothing to resume"),
+        (Status.COMPLETED, "is already completed; nothing to resume"),
+    ],
+)
+def test_only_failed_and_cancelled_processes_are_resumed(status, said):
+    with pytest.raises(ConflictingState, match=said):
         requeued(in_status(status), at(60))
+
+
+def test_a_completed_process_that_is_taken_says_what_is_so():
+    with pytest.raises(ConflictingState, match="is already completed; nothing to resume"):
+        take(in_status(Status.COMPLETED))
 
 
 def sent(record, job_id="job-1", after_attempt=0, now_s=1.0):

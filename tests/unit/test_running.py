@@ -131,7 +131,7 @@ def test_an_error_that_nobody_expected_is_a_failure_and_its_traceback_is_logged(
         run(runner, record.id)
     error = registry.get(record.id).error
     assert (error.code, error.resumable) == ("internal", True)
-    assert error.message.startswith("an error in loradash itself: ZeroDivisionError: xxx")
+    assert error.message.startswith("internal error: ZeroDivisionError: xxx")
     assert len(error.message) == 500
     assert "log" in error.remedy
     (entry,) = [one for one in logged if one["event"] == "process_failed"]

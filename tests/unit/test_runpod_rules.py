@@ -44,7 +44,7 @@ def test_a_worker_has_a_minute_to_begin_what_it_took():
     assert judge(sent(), taken, 59 * SECOND, RULES).action == "wait"
     verdict = judge(sent(), taken, 60 * SECOND, RULES)
     assert (verdict.action, verdict.reason) == (
-        "resend", "worker w1 took its job and never began",
+        "resend", "worker w1 took its job and never started it",
     )  # fmt: skip
 
 
@@ -57,12 +57,12 @@ def test_a_worker_that_gave_a_process_back_is_soon_replaced():
 @pytest.mark.parametrize(
     ("seen", "reason"),
     [
-        (None, "doesn't know its job"),
+        (None, "no longer knows its job"),
         (job("COMPLETED"), "without having run it"),
         (job("COMPLETED", output={"error": "no room\nmore"}), "no room"),
         (job("FAILED", error="CUDA is too old\ntraceback"), "CUDA is too old"),
         (job("FAILED"), "failed"),
-        (job("TIMED_OUT"), "lack of time"),
+        (job("TIMED_OUT"), "time limit"),
     ],
 )
 def test_a_job_that_brought_nothing_is_sent_again_until_it_makes_no_sense(seen, reason):

@@ -906,7 +906,7 @@ def test_a_cancel_is_heard_and_ends_the_training_as_cancelled(here, engine, proc
     (attempt,) = record.attempts
     assert (attempt.ending, attempt.to_step) == ("cancelled", 1)
     log = here.log(process_id, "loradash")
-    assert "cancel was asked for" in log
+    assert "cancel requested" in log
     assert log[-1] == "stopped at step 1"
 
 

@@ -414,11 +414,11 @@ def test_what_the_dataset_loses_meanwhile_is_asked_for_then(store, datasets, tar
 
 
 DAMAGE = [
-    ("1.png", None, "hasn't arrived; send it"),
+    ("1.png", None, "wasn't received; send it"),
     ("1.png", picture(1)[:-1], "were announced; send it again"),
     ("1.png", picture(1) + b"x", "were announced; send it again"),
-    ("1.png", bytes([*picture(1)[:-1], 7]), "another sha256"),
-    ("1.txt", b"ONE", "another sha256"),
+    ("1.png", bytes([*picture(1)[:-1], 7]), "its sha256 differs"),
+    ("1.txt", b"ONE", "its sha256 differs"),
     ("1.txt", b"", "0 bytes arrived, but 3 were announced"),
 ]
 

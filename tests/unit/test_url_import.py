@@ -458,7 +458,7 @@ def test_a_size_that_is_said_is_believed_if_it_is_too_large(site, target):
 
 def test_a_file_that_breaks_off_is_refused(site, target):
     site.gives("/a.zip", ZIP, Content_Length=str(len(ZIP) + 1))
-    refused(site, site.url("/a.zip"), target, "didn't give the file")
+    refused(site, site.url("/a.zip"), target, "didn't return the file")
 
 
 def silent(handler):
@@ -493,7 +493,7 @@ def test_a_slow_server_is_given_up(site, target, answer):
     site.answers["/a.zip"] = answer
     began_s = time.monotonic()
     times = TimeLimits(connect_s=0.5, read_s=0.5, total_s=1)
-    refused(site, site.url("/a.zip"), target, "too slow|didn't give", times=times)
+    refused(site, site.url("/a.zip"), target, "too slow|didn't return", times=times)
     assert time.monotonic() - began_s < 4
 
 
@@ -524,7 +524,7 @@ def test_a_server_that_is_away_is_told(target):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     fetch = UrlImporter(ports={port}, is_allowed=lambda address: True).fetch
-    with pytest.raises(InvalidRequest, match="didn't give the file"):
+    with pytest.raises(InvalidRequest, match="didn't return the file"):
         fetch(f"http://127.0.0.1:{port}/a.zip", target, MIB)
 
 

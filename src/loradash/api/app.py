@@ -135,31 +135,31 @@ def _add_routes(app: FastAPI, server: Server) -> None:
     def reference() -> str:
         return render_reference(app)
 
-    @app.get("/health", tags=["server"], summary="Is everything there?")
+    @app.get("/health", tags=["server"], summary="Health of the server")
     def health() -> Response:
         report = services.health.report()
         return json_response(report, 200 if report["status"] == "healthy" else 503)
 
-    @app.get("/metrics", tags=["server"], summary="Counters for Prometheus")
+    @app.get("/metrics", tags=["server"], summary="Metrics for Prometheus")
     def metrics() -> Response:
         content, content_type = server.metrics.render()
         return Response(content, media_type=content_type)
 
-    @app.get("/queue", tags=["queue"], summary="What waits, in order, and what runs where")
+    @app.get("/queue", tags=["queue"], summary="Show waiting and running processes")
     def queue() -> Response:
         return json_response(services.processes.queue())
 
-    @app.post("/queue/pause", tags=["queue"], summary="Start nothing more")
+    @app.post("/queue/pause", tags=["queue"], summary="Pause the queue")
     def pause() -> Response:
         services.processes.pause(True)
         return json_response({"paused": True})
 
-    @app.post("/queue/resume", tags=["queue"], summary="Go on starting what waits")
+    @app.post("/queue/resume", tags=["queue"], summary="Resume the queue")
     def resume() -> Response:
         services.processes.pause(False)
         return json_response({"paused": False})
 
-    @app.post("/queue/{process_id}/priority", tags=["queue"], summary="Change a process's place")
+    @app.post("/queue/{process_id}/priority", tags=["queue"], summary="Change a process's priority")
     def priority(process_id: str, wanted: _Priority) -> Response:
         record = services.processes.reprioritize(process_id, wanted.priority)
         return json_response({"id": record.id, "priority": record.priority})
@@ -189,7 +189,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:
         log.error("request_broke", path=request.url.path[:200], exc_info=error)
-        text = f"an error in loradash itself ({type(error).__name__}); the server's log has it"
+        text = f"internal error ({type(error).__name__}); see the server's log"
         return json_response({"error": text}, 500)
 
 

@@ -35,8 +35,6 @@ async def receive(
                     await asyncio.to_thread(file.write, bytes(piece))
                     piece.clear()
         except ClientDisconnect as error:
-            raise InvalidRequest(
-                f"the {what} ended before its end", remedy="Send it again."
-            ) from error
+            raise InvalidRequest(f"the {what} ended early", remedy="Send it again.") from error
         await asyncio.to_thread(file.write, bytes(piece))
     check_size(size_bytes, True)

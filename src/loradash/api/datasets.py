@@ -31,7 +31,7 @@ _MAX_NAMES = 10_000
 Folder = Annotated[str, Path(max_length=200)]
 File = Annotated[str, Path(max_length=1000)]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
-Cursor = Annotated[str, Query(max_length=1000, description="next_cursor of the page before")]
+Cursor = Annotated[str, Query(max_length=1000, description="next_cursor of the previous page")]
 
 _ZIP = {
     "requestBody": {
@@ -60,7 +60,7 @@ class _Description(_Body):
 class _CaptionText(_Body):
     text: Annotated[str, Field(max_length=MAX_CAPTION_BYTES)]
     if_version: Annotated[str, Field(max_length=1000)] | None = Field(
-        None, description="version of the caption that is replaced; '' if there is none yet"
+        None, description="version of the caption to replace; '' if there is none yet"
     )
 
 
@@ -85,7 +85,7 @@ def make_router(store: ObjectStore, services: Services) -> APIRouter:
 def _add_datasets(router: APIRouter, services: Services) -> None:
     editor = services.dataset_editor
 
-    @router.get("", summary="Datasets by name")
+    @router.get("", summary="List the datasets")
     def list_datasets(limit: Limit = 100, cursor: Cursor = "") -> Response:
         return _reply(editor.details.summaries(limit, cursor))
 
@@ -96,13 +96,13 @@ def _add_datasets(router: APIRouter, services: Services) -> None:
         )
         return _reply(made, 201)
 
-    @router.get("/{name}", summary="A dataset's images with their captions")
+    @router.get("/{name}", summary="List a dataset's images and captions")
     def images(
         name: Folder,
         limit: Limit = 100,
         cursor: Cursor = "",
         text: Annotated[
-            str, Query(max_length=200, description="what the name or the caption must hold")
+            str, Query(max_length=200, description="only images whose name or caption contains it")
         ] = "",
         without_caption: bool = False,
     ) -> Response:
@@ -123,7 +123,7 @@ def _add_datasets(router: APIRouter, services: Services) -> None:
     def delete(name: Folder) -> Response:
         return json_response({"name": name, "deleted_files": editor.delete(name)})
 
-    @router.get("/{name}/statistics", summary="Numbers about a dataset")
+    @router.get("/{name}/statistics", summary="Statistics of a dataset")
     def statistics(
         name: Folder,
         resolution: Annotated[int, Query(ge=64, le=8192, description="for the buckets")] = 512,
@@ -131,11 +131,11 @@ def _add_datasets(router: APIRouter, services: Services) -> None:
     ) -> Response:
         return _reply(editor.figures.statistics(name, resolution=resolution, step=step))
 
-    @router.get("/{name}/duplicates", summary="Images that are there more than once")
+    @router.get("/{name}/duplicates", summary="Duplicate images of a dataset")
     def duplicates(name: Folder) -> Response:
         return _reply(editor.figures.duplicates(name))
 
-    @router.post("/{name}/remove", summary="Remove files, all or none; of images the captions too")
+    @router.post("/{name}/remove", summary="Delete files (all or none) and the captions of images")
     def remove(name: Folder, wanted: _Names) -> Response:
         return json_response({"removed": list(editor.remove(name, wanted.files))})
 
@@ -149,12 +149,12 @@ def _add_files(router: APIRouter, store: ObjectStore, services: Services) -> Non
         return _file(request, store, editor.file(name, file))
 
     @router.delete(
-        "/{name}/files/{file:path}", summary="Remove a file; of an image the caption too"
+        "/{name}/files/{file:path}", summary="Delete a file and, for an image, its caption"
     )
     def delete_file(name: Folder, file: File) -> Response:
         return json_response({"removed": list(editor.remove(name, [file]))})
 
-    @router.get("/{name}/thumbnails/{file:path}", summary="An image, made small, as WebP")
+    @router.get("/{name}/thumbnails/{file:path}", summary="Thumbnail of an image (WebP)")
     def thumbnail(
         name: Folder,
         file: File,
@@ -189,12 +189,14 @@ def _add_imports(router: APIRouter, services: Services) -> None:
         return streamed(request, iter(archive), f"{name}.zip", headers)
 
     @router.post(
-        "/{name}/zip", openapi_extra=_ZIP, summary="Store a zip file's images and captions"
+        "/{name}/zip", openapi_extra=_ZIP, summary="Upload a zip file of images and captions"
     )
     async def post_zip(
         name: Folder,
         request: Request,
-        replace: Annotated[bool, Query(description="instead of adding to the dataset")] = False,
+        replace: Annotated[
+            bool, Query(description="replace the dataset instead of adding to it")
+        ] = False,
     ) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in _ZIP_TYPES:
@@ -210,7 +212,7 @@ def _add_imports(router: APIRouter, services: Services) -> None:
             result = await asyncio.to_thread(editor.import_zip, name, path, replace=replace)
         return _reply(result)
 
-    @router.post("/{name}/import", summary="Store a zip file or an image from a web address")
+    @router.post("/{name}/import", summary="Import a zip file or an image from a URL")
     def import_url(name: Folder, wanted: _Import) -> Response:
         return _reply(editor.import_url(name, wanted.url, replace=wanted.replace))
 

@@ -28,7 +28,7 @@ def _example(summary: str, **fields: Any) -> dict[str, Any]:
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "health": _example("Is everything there?", type="health"),
+    "health": _example("Check the server's health", type="health"),
     "upload_training_data": _example(
         "Store a dataset",
         type="upload_training_data",
@@ -40,7 +40,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         ],
     ),
     "create_upload": _example(
-        "Announce a dataset's files, and learn where to send each",
+        "Announce a dataset's files and get an upload URL for each",
         type="create_upload",
         training_name="my_photos",
         trigger_word="sks",
@@ -50,11 +50,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         ],
     ),
     "complete_upload": _example(
-        "Make the files that were sent a dataset",
+        "Complete an upload",
         type="complete_upload", dataset_folder="my_photos", upload_id=_UPLOAD_ID,
     ),
     "abort_upload": _example(
-        "Give an upload up",
+        "Abort an upload",
         type="abort_upload", dataset_folder="my_photos", upload_id=_UPLOAD_ID,
     ),
     "list_dataset_folders": _example("List the datasets", type="list_dataset_folders"),
@@ -70,7 +70,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     ),
     "processes": _example("List processes, the newest first", type="processes", limit=20),
     "process_status": _example(
-        "Look at one process, with its log", type="process_status", process_id=_ID, log_after=0
+        "Show one process with its log", type="process_status", process_id=_ID, log_after=0
     ),
     "cancel": _example("Cancel a process", type="cancel", process_id=_ID),
     "list_models": _example("List the trained LoRAs", type="list_models"),
@@ -82,12 +82,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         type="download_by_key", s3_key=f"results/{_ID}/lora/my_lora.safetensors",
     ),
     "download_file": _example(
-        "Download a file by the path that a list showed",
+        "Download a file by its path from a list",
         type="download_file", file_path=f"results/{_ID}/lora/my_lora.safetensors",
     ),
     "bulk_download": _example("Links to many results", type="bulk_download", process_ids=[_ID]),
     "delete_results": _example(
         "Delete results", type="delete_results", process_id=_ID, result_type="samples"
     ),
-    "clear_logs": _example("Empty the server's logs", type="clear_logs", log_type="all"),
+    "clear_logs": _example("Clear the server's logs", type="clear_logs", log_type="all"),
 }  # fmt: skip

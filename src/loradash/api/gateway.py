@@ -80,9 +80,7 @@ def make_router(jobs: JobService) -> APIRouter:
         return json_response(await _in_thread(lambda: jobs.shown(job_id)))
 
     @router.post("/{endpoint}/stream/{job_id}", include_in_schema=False)
-    @router.get(
-        "/{endpoint}/stream/{job_id}", summary="What is new of a job since this was asked last"
-    )
+    @router.get("/{endpoint}/stream/{job_id}", summary="New output of a job since the last call")
     async def stream(job_id: JobId) -> Response:
         return json_response(await _in_thread(lambda: jobs.stream(job_id)))
 
@@ -108,7 +106,7 @@ def make_router(jobs: JobService) -> APIRouter:
 
 def _endpoint(
     endpoint: Annotated[
-        str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="any name; there is one endpoint")
+        str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="any id; there is one endpoint")
     ],
 ) -> None:
     del endpoint

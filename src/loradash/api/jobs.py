@@ -134,7 +134,7 @@ class JobService:
             with self._lock:
                 self._ended(job)
         elif job.future.done():
-            raise ConflictingState(f"job {job_id} has ended", remedy="Look at its status.")
+            raise ConflictingState(f"job {job_id} has ended", remedy="Check its status.")
         return {"id": job_id, "status": self.shown(job_id)["status"]}
 
     def retry(self, job_id: str, base_url: str) -> dict[str, Any]:

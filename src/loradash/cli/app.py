@@ -53,7 +53,7 @@ app.command("worker")(worker_command.worker)
 for name in ("processes", "logs", "cancel", "resume", "queue", "models"):
     app.command(name)(getattr(process_commands, name))
 datasets = typer.Typer(
-    help="Look at datasets and store them.", no_args_is_help=True, rich_markup_mode=None
+    help="Check, upload and edit datasets.", no_args_is_help=True, rich_markup_mode=None
 )
 datasets.command("check")(datasets_command.check)
 datasets.command("upload")(datasets_command.upload)

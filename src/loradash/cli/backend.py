@@ -128,7 +128,7 @@ class HttpBackend:
         if job.get("status") != "COMPLETED":
             raise ServerUnreachable(
                 f"{self._url} has not answered in time (job {job.get('id')})",
-                remedy="Look at the server.",
+                remedy="Check the server and its log.",
             )
         output: dict[str, Any] = job["output"]
         return output

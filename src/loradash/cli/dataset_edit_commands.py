@@ -18,9 +18,9 @@ Dataset = Annotated[str, typer.Argument(help="Name of the dataset.")]
 
 def show(
     name: Dataset,
-    text: Annotated[str, typer.Option(help="Only images whose name or caption holds it.")] = "",
+    text: Annotated[str, typer.Option(help="Only images whose name or caption contains it.")] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500)] = 50,
-    cursor: Annotated[str, typer.Option(help="Go on after this image.")] = "",
+    cursor: Annotated[str, typer.Option(help="Continue after this image.")] = "",
     as_json: Json = False,
 ) -> None:
     """Show a stored dataset's images with their captions."""
@@ -44,9 +44,9 @@ def show(
 def rm(
     name: Dataset,
     files: Annotated[
-        list[str] | None, typer.Argument(help="Files to remove; none: the whole dataset.")
+        list[str] | None, typer.Argument(help="Files to delete; without any, the whole dataset.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
     """Remove files from a stored dataset, images with their captions, or delete all of it."""
@@ -69,7 +69,7 @@ def caption(
     name: Dataset,
     file: Annotated[str, typer.Argument(help="The image.")],
     text: Annotated[
-        str | None, typer.Argument(help="The new caption; none: print the one there is.")
+        str | None, typer.Argument(help="The new caption; without it the current one is shown.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -16,9 +16,9 @@ def _dev() -> None:
 
 @dev.command("queue")
 def queue(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8100,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8100,
     requeue_after: Annotated[
-        float, typer.Option(min=0.05, help="Seconds without a ping until a job is given on.")
+        float, typer.Option(min=0.05, help="Seconds without a ping until a job is requeued.")
     ] = 30.0,
     poll_hold: Annotated[
         float, typer.Option(min=0.05, help="Seconds for which a worker's poll is held.")
@@ -27,14 +27,14 @@ def queue(
         float, typer.Option(min=0.05, help="Seconds for which results of /run are kept.")
     ] = 1800.0,
     max_deliveries: Annotated[
-        int, typer.Option(min=1, help="A job that so many workers have lost fails.")
+        int, typer.Option(min=1, help="A job fails after this many lost workers.")
     ] = 5,
     webhook_pause: Annotated[
         float, typer.Option(min=0.0, help="Seconds between tries of a webhook.")
     ] = 10.0,
-    api_key: Annotated[str, typer.Option(help="The only key for clients; else any will do.")] = "",
+    api_key: Annotated[str, typer.Option(help="API key of clients; default: any.")] = "",
     endpoint: Annotated[
-        str, typer.Option(help="Endpoint in the printed variables. All names work.")
+        str, typer.Option(help="Endpoint id in the printed variables; any works.")
     ] = "local",
 ) -> None:
     """Emulate RunPod Serverless' queue on this machine, for clients and real workers.

@@ -27,7 +27,7 @@ def generate(
     num_images: Annotated[
         int | None, typer.Option("--num-images", "-n", help="Per prompt.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Image n of a prompt has seed + n.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Image n of a prompt uses seed + n.")] = None,
     steps: Annotated[int | None, typer.Option()] = None,
     guidance_scale: Annotated[float | None, typer.Option()] = None,
     width: Annotated[int | None, typer.Option()] = None,
@@ -35,7 +35,7 @@ def generate(
     scheduler: Annotated[
         str | None, typer.Option(help="default, ddim, euler, dpm++_2m, ...")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Beginning of the file names.")] = None,
+    name: Annotated[str | None, typer.Option(help="Prefix of the file names.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also copy the images here.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Events and result as JSON lines.")

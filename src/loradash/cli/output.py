@@ -81,7 +81,7 @@ def stop_on_signals(stop: StopRequest, note: Callable[[str], None]) -> Iterator[
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop("cancel")
         if stop.count == 1:
-            note("Stopping with a checkpoint (once more to end at once) ...")
+            note("Stopping after a checkpoint (press again to stop at once) ...")
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:

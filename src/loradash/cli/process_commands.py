@@ -51,9 +51,9 @@ def processes(
 def logs(
     process_id: ProcessId,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Wait for more until it has ended.")
+        bool, typer.Option("--follow", "-f", help="Keep printing until it has ended.")
     ] = False,
-    after: Annotated[int, typer.Option(min=0, help="Number of the last line that you know.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Only lines after this number.")] = 0,
 ) -> None:
     """Print a process's log. With --follow the exit code tells how the process ended."""
     from loradash.cli.output import ENDED_EXIT_CODES
@@ -91,7 +91,7 @@ def resume(process_id: ProcessId) -> None:
     settings = load_settings()
     with _backend() as backend:
         backend.resume(process_id)
-    print(f"{process_id} is in the queue")
+    print(f"{process_id} is queued")
     if not settings.server_url and not server_is_running(server_lock(settings)):
         to_stderr(f"No server is running: start one with `{program()} up`.")
 
@@ -123,7 +123,7 @@ def queue(
         (str(place), one["id"], one["type"], one["name"], str(one["priority"]))
         for place, one in enumerate(state["order"], start=1)
     ]
-    print_table(("", "process id", "type", "name", "priority"), rows, "nothing waits")
+    print_table(("", "process id", "type", "name", "priority"), rows, "nothing is waiting")
 
 
 def _endpoint_lines(state: dict[str, Any]) -> list[str]:
@@ -175,7 +175,7 @@ def _show(one: dict[str, Any], as_json: bool) -> None:
     print(f"  step      {_steps(one)}")
     print(f"  time      {_duration(one['elapsed_time'])}")
     if one["queue_position"]:
-        print(f"  place     {one['queue_position']} in the queue")
+        print(f"  position  {one['queue_position']} in the queue")
     if one["error_code"]:
         print(f"  error     {one['error_message']} ({one['error_code']})")
         for problem in one["error_problems"]:

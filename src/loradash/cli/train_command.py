@@ -23,9 +23,11 @@ def train(
         str | None, typer.Option(help="Folder, .safetensors file, hub id, or 'emoji-base'.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the adapter file.")] = None,
-    trigger_word: Annotated[str | None, typer.Option(help="Word that calls the concept.")] = None,
-    regularization: Annotated[str | None, typer.Option(help="Folder with prior images.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer updates.")] = None,
+    trigger_word: Annotated[str | None, typer.Option(help="Trigger word, e.g. sks.")] = None,
+    regularization: Annotated[
+        str | None, typer.Option(help="Folder with regularization images.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of training steps.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the LoRA.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Alpha of the LoRA; default: rank.")] = None,
     learning_rate: Annotated[float | None, typer.Option()] = None,
@@ -240,10 +242,10 @@ def finish(
     elif isinstance(ending, Failed):
         to_stderr(fail_text(ending.code, ending.message, ending.remedy, ending.problems))
         if ending.resumable:
-            to_stderr(f"Go on with: {resume}")
+            to_stderr(f"Continue with: {resume}")
     else:
         where = f" at step {ending.step}" if ending.step is not None else ""
-        to_stderr(f"stopped{where}. Go on with: {resume}")
+        to_stderr(f"stopped{where}. Continue with: {resume}")
     if isinstance(ending, Done) and output:
         output.mkdir(parents=True, exist_ok=True)
         for path in (service.adapter(process_id), *pictures):

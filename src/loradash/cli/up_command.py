@@ -8,9 +8,9 @@ HOST = "127.0.0.1"  # nobody is asked for a password yet
 
 
 def up(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
     json_logs: Annotated[
-        bool, typer.Option("--json-logs", help="Log JSON lines, also at a terminal.")
+        bool, typer.Option("--json-logs", help="Log as JSON lines, even at a terminal.")
     ] = False,
 ) -> None:
     """Run the server on this machine: API, queue, and a page that shows what it does.

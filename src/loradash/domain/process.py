@@ -168,8 +168,8 @@ class ProcessRecord(_Frozen):
         """Return the record. Raises `LeaseLost` unless ``token`` is that of its lease."""
         if self.status is not Status.RUNNING or self.lease is None or self.lease.token != token:
             raise LeaseLost(
-                f"process {self.id} isn't this worker's any more (it is {self.status})",
-                remedy="Nothing to do: another worker, or its owner, has taken it over.",
+                f"this worker no longer owns process {self.id} (it is {self.status})",
+                remedy="Nothing to do: another worker has taken it over.",
             )
         return self
 
@@ -284,7 +284,7 @@ def lapsed(
         problem = Problem(
             code=WorkerLost.code,
             message=f"its worker was lost {fruitless} times in a row without any progress",
-            remedy="Look at its log and the machine's memory, then resume it.",
+            remedy="Check its log and the machine's memory, then resume it.",
             resumable=True,
         )
         return _ended(
@@ -313,7 +313,7 @@ def cancel_requested(record: ProcessRecord, now: datetime) -> ProcessRecord:
         )
     raise ConflictingState(
         f"process {record.id} has already {'failed' if record.error else record.status}",
-        remedy="Only processes that wait or run can be cancelled.",
+        remedy="Only waiting and running processes can be cancelled.",
     )
 
 
@@ -321,7 +321,7 @@ def requeued(record: ProcessRecord, now: datetime) -> ProcessRecord:
     """The user wants a failed or cancelled process to go on. Raises `ConflictingState`."""
     if record.status not in (Status.FAILED, Status.CANCELLED):
         raise ConflictingState(
-            f"process {record.id} is {record.status}, so there is nothing to resume",
+            f"process {record.id} is {_already(record.status)}; nothing to resume",
             remedy="Failed and cancelled processes can be resumed.",
         )
     return _moved(
@@ -358,8 +358,8 @@ def given_up(record: ProcessRecord, problem: Problem, now: datetime) -> ProcessR
     """No worker takes it: a waiting process fails. Raises `ConflictingState` unless it waits."""
     if record.status is not Status.PENDING:
         raise ConflictingState(
-            f"process {record.id} is {record.status} and doesn't wait for a worker",
-            remedy="Look at its state again.",
+            f"process {record.id} is {record.status} and isn't waiting for a worker",
+            remedy="Check its status.",
         )
     return _moved(record, Status.FAILED, now, ended_at=now, error=problem)
 
@@ -376,7 +376,7 @@ def reprioritized(record: ProcessRecord, priority: int, now: datetime) -> Proces
         )
     if record.status is not Status.PENDING:
         raise ConflictingState(
-            f"process {record.id} is {record.status} and doesn't wait in the queue",
+            f"process {record.id} is {record.status} and isn't waiting in the queue",
             remedy="Only waiting processes have a priority.",
         )
     return record.model_copy(update={"priority": priority, "updated_at": now})
@@ -417,8 +417,19 @@ def _ended(
 
 def _moved(record: ProcessRecord, status: Status, now: datetime, **changes: Any) -> ProcessRecord:
     if status not in TRANSITIONS[record.status]:
-        raise ConflictingState(
-            f"process {record.id} is {record.status} and can't become {status}",
-            remedy="Look at its state again.",
-        )
+        raise _conflict(record, status)
     return record.model_copy(update={"status": status, "updated_at": now, **changes})
+
+
+def _conflict(record: ProcessRecord, status: Status) -> ConflictingState:
+    if status.is_end:
+        what = f"is {_already(record.status)}; it can't be marked as {status}"
+    elif record.status.is_end:
+        what = f"is {_already(record.status)}; nothing to resume"
+    else:
+        what = f"is {_already(record.status)}; nothing to start"
+    return ConflictingState(f"process {record.id} {what}", remedy="Check its status.")
+
+
+def _already(status: Status) -> str:
+    return "waiting in the queue" if status is Status.PENDING else f"already {status}"

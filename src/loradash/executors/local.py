@@ -33,7 +33,7 @@ _LOOK_EVERY_S = 1.0
 _SWEEP_EVERY_S = 5.0
 _LOCK_PATIENCE_S = 1.0  # whoever only asks for a server holds the lock for a moment
 _END_S = 10.0  # for what was ended at once
-_GIVING_WAY = "the idle pipeline gives its memory back"
+_GIVING_WAY = "Waiting for the idle pipeline to free its memory"
 _GPU_SHARE = 0.9
 _RAM_SHARES: Mapping[Kind, float] = {"training": 0.25, "generation": 0.125}
 _LANES: tuple[Kind, ...] = ("training", "generation")
@@ -287,7 +287,7 @@ class LocalExecutor:
             return self._let_give_way(other, lane.kind)
         free = self._memory.free_mb(lane.slot)
         if free is None:
-            return f"{other.process_id} (free memory is unknown)" if other.busy else ""
+            return f"Waiting for {other.process_id}: free memory is unknown" if other.busy else ""
         need = self._need_mb(lane)
         if other.busy and not self._has_its_memory(other.process_id):
             need += self._need_mb(other)  # what was started just now hasn't taken all of it yet
@@ -295,8 +295,8 @@ class LocalExecutor:
             return ""
         if lane.kind == "generation" and lane.warm:
             return self._let_give_way(lane, lane.kind)
-        behind = f", {other.process_id} runs" if other.busy else ""
-        return f"memory: {free:.0f} of {need:.0f} MB are free{behind}"
+        behind = f" ({other.process_id} is running)" if other.busy else ""
+        return f"Waiting for memory: {free:.0f} MB free, {need:.0f} MB needed{behind}"
 
     def _need_mb(self, lane: _Lane) -> float:
         """Free memory that a process of this kind asks for, but no more than an idle slot has.

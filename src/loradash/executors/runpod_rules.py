@@ -68,7 +68,7 @@ def judge(
     seen in progress since the process began to wait.
     """
     if job is None:
-        return _again(record, "RunPod doesn't know its job any more", rules)
+        return _again(record, "RunPod no longer knows its job", rules)
     match job.status:
         case "IN_PROGRESS":
             taken = record.was_taken_since_dispatch
@@ -76,7 +76,7 @@ def judge(
             if in_progress < timedelta(seconds=patience_s):
                 return WAIT
             worker = f"worker {job.worker_id}" if job.worker_id else "a worker"
-            what = "has stopped working on it" if taken else "took its job and never began"
+            what = "has stopped working on it" if taken else "took its job and never started it"
             return _again(record, f"{worker} {what}", rules)
         case "COMPLETED":
             return _again(record, _told(job) or "its job ended without having run it", rules)
@@ -87,7 +87,7 @@ def judge(
         case "TIMED_OUT" if record.was_taken_since_dispatch:
             return Verdict("fail", problem=_out_of_time(record.kind, rules))
         case "TIMED_OUT":
-            return _again(record, "RunPod ended its job for lack of time", rules)
+            return _again(record, "RunPod ended its job at its time limit", rules)
         case _:  # in the queue, or a state that this loradash doesn't know
             return WAIT
 
@@ -111,7 +111,7 @@ def _again(record: ProcessRecord, reason: str, rules: JobRules) -> Verdict:
     problem = Problem(
         code=WorkerLost.code,
         message=f"no worker took it: {count} jobs were sent to RunPod; the last: {reason}",
-        remedy="Look at the endpoint's workers and their logs in RunPod's console, then resume it.",
+        remedy="Check the endpoint's workers and their logs in RunPod's console, then resume it.",
         resumable=True,
     )
     return Verdict("fail", reason, problem)

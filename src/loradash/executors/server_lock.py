@@ -21,7 +21,7 @@ def only_one(lock_path: Path, patience_s: float = 0.0) -> IO[str]:
             if time.monotonic() >= deadline:
                 lock.close()
                 raise AlreadyRunning(
-                    f"another loradash server works in {lock_path.parent}",
+                    f"another loradash server is running in {lock_path.parent}",
                     remedy="Stop it, or give this one another WORKSPACE_PATH.",
                 ) from error
         time.sleep(0.05)

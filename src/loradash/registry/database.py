@@ -23,7 +23,7 @@ class Database:
             parsed = make_url(url)
         except ArgumentError as error:
             raise InvalidSettings(
-                "the registry's URL can't be understood", remedy=sqlite.URL_REMEDY
+                "the registry's URL is invalid", remedy=sqlite.URL_REMEDY
             ) from error
         if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
             raise InvalidSettings(

@@ -85,7 +85,7 @@ def parsed(model: type[Model], document: str) -> Model:
         return model.model_validate_json(document)
     except ValidationError as error:
         raise RegistryUnavailable(
-            f"the registry holds a {model.__name__} that can't be understood",
+            f"the registry contains a {model.__name__} that can't be read",
             remedy="If a newer loradash wrote it, update this one.",
         ) from error
 

@@ -404,7 +404,7 @@ class Attempt:
         record = self._registry.get(self.id).owned_by(self.token)
         if record.cancel_requested_at and not self.stop.count:
             log.info("cancel_heard", process_id=self.id)
-            self.say("cancel was asked for")
+            self.say("cancel requested")
             self.stop("cancel", self._timing.cancel_grace_s)
 
     def _superseded(self) -> None:
@@ -445,8 +445,8 @@ def failure(error: Exception, *, resumable: bool = False) -> Failed:
         )  # fmt: skip
     return Failed(
         time_s=time.time(), code=LoradashError.code,
-        message=f"an error in loradash itself: {type(error).__name__}: {error}"[:500],
-        remedy="The server's log has the traceback; please report it.", resumable=resumable,
+        message=f"internal error: {type(error).__name__}: {error}"[:500],
+        remedy="The server's log has the traceback. Please report it.", resumable=resumable,
     )  # fmt: skip
 
 

@@ -184,7 +184,7 @@ def _verdict(
         )  # fmt: skip
     if ending and ending.reason is StopReason.STALL:
         return _failed(
-            EngineStalled.code, f"no sign of life for {limits.stall_s:g} s",
+            EngineStalled.code, f"no output for {limits.stall_s:g} s",
             has_checkpoint(), f"See {log_path}; resume it.",
         )  # fmt: skip
     if ending:

@@ -134,7 +134,7 @@ class WarmPipeline:
             if now - last_sign > stall_s:
                 self._end()
                 return self._failed(
-                    EngineStalled.code, request_id, f"no sign of life for {stall_s:g} s",
+                    EngineStalled.code, request_id, f"no output for {stall_s:g} s",
                     f"See {self._log_path}.",
                 )  # fmt: skip
         self._end()

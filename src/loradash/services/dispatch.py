@@ -104,8 +104,8 @@ class Dispatcher:
                 outcome, error_text = "error", f"{type(error).__name__}: {error}"
                 log.exception("request_broke", type=kind)
                 reply = self._error(
-                    f"an error in loradash itself ({type(error).__name__}); the server's log has "
-                    f"it under {context.request_id}",
+                    f"internal error ({type(error).__name__}); see {context.request_id} in the "
+                    "server's log",
                     error,
                 )
             seconds = time.monotonic() - began_s
@@ -184,7 +184,7 @@ def _started(process_id: str, what: str, warnings: tuple[str, ...]) -> Reply:
     return {
         "process_id": process_id,
         "data": {"process_id": process_id},
-        "message": f"{what} {process_id} is in the queue",
+        "message": f"{what} {process_id} is queued",
         "status": "started",
         **({"warnings": list(warnings)} if warnings else {}),
     }

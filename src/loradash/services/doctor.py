@@ -149,7 +149,7 @@ def _devices() -> Finding:
         return Finding("device", "ok", "mps (Apple GPU)")
     return Finding(
         "device", "off", f"no GPU, CPU with {facts['threads']} threads",
-        "Fine for the embedded base model; real base models want a GPU.",
+        "Enough for the embedded base model; real base models need a GPU.",
     )  # fmt: skip
 
 

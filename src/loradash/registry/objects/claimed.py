@@ -76,7 +76,7 @@ class ClaimedDocuments:
                     return found
                 time.sleep(self._settle_s * random.uniform(0.2, 1.2))
         raise RegistryUnavailable(
-            f"process {process_id} is changed by others again and again",
+            f"process {process_id} is being changed by too many other programs",
             remedy="Try again, with fewer workers.",
         )
 

@@ -106,6 +106,6 @@ def parsed(model: type[Model], data: bytes) -> Model:
         return model.model_validate_json(data)
     except ValidationError as error:
         raise Damaged(
-            f"the registry holds a {model.__name__} that can't be understood",
+            f"the registry contains a {model.__name__} that can't be read",
             remedy="If a newer loradash wrote it, update this one.",
         ) from error

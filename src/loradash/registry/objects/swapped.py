@@ -83,7 +83,7 @@ class SwappedDocuments:
                     return version.document
                 version = None
         raise RegistryUnavailable(
-            f"process {process_id} is changed by others again and again",
+            f"process {process_id} is being changed by too many other programs",
             remedy="Try again, with fewer workers.",
         )
 

@@ -81,8 +81,8 @@ class DatasetEditor:
         def no_files(old: DatasetManifest) -> Sequence[DatasetFile]:
             if old.files or old.version or old.upload_date:
                 raise ConflictingState(
-                    f"there is a dataset {folder!r} already",
-                    remedy="Choose another name, or change that one.",
+                    f"dataset {folder!r} already exists",
+                    remedy="Choose another name, or change the existing one.",
                 )
             return ()
 
@@ -250,7 +250,8 @@ class DatasetEditor:
         self._check_name(folder)
         if not self._imports.acquire(blocking=False):
             raise ConflictingState(
-                f"{IMPORTS_AT_ONCE} imports are going on", remedy="Try again when they are done."
+                f"{IMPORTS_AT_ONCE} imports are already running",
+                remedy="Try again when they are done.",
             )
         from loradash.services.datasets.url_import import UrlImporter  # brings an HTTP client
 
@@ -287,7 +288,7 @@ def _check_version(what: str, there: str, wanted: str | None) -> None:
     if wanted is not None and wanted != there:
         raise ConflictingState(
             f"if_version: {what} was changed meanwhile",
-            remedy="Look at it again, and repeat your change if it's still wanted.",
+            remedy="Load it again and repeat your change.",
         )
 
 

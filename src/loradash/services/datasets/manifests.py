@@ -143,7 +143,7 @@ class Manifests:
                 return Swap(old.manifest.files, new, is_clean)
             time.sleep(random.uniform(0, 0.05))  # several writers at once, none goes first
         raise ConflictingState(
-            f"dataset {folder!r} is being changed by many at once",
+            f"dataset {folder!r} is being changed by several programs at once",
             remedy="Try again when the others are done.",
         )
 

@@ -269,7 +269,7 @@ class UploadSessions:
         if len(data) != file.size:
             return _not_whole(file, len(data))
         if file.sha256 and hashlib.sha256(data).hexdigest() != file.sha256:
-            text = "what arrived isn't the file that was announced (another sha256); send it again"
+            text = "the file isn't the one that was announced (its sha256 differs); send it again"
             return FileProblem(name, text, is_damaged=True)
         try:
             return check_file(name, data)
@@ -314,7 +314,7 @@ def _content(file: AnnouncedFile) -> Content | None:
 
 def _not_whole(file: AnnouncedFile, size_bytes: int | None) -> FileProblem:
     if size_bytes is None:
-        text = "hasn't arrived; send it"
+        text = "wasn't received; send it"
     else:
         text = f"{size_bytes:,} bytes arrived, but {file.size:,} were announced; send it again"
     return FileProblem(file.filename, text, is_damaged=True)

@@ -262,7 +262,7 @@ def _told_as_invalid() -> Iterator[None]:
     except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
         reason = "its certificate isn't trusted" if _is_certificate(error) else "not reached"
         raise InvalidRequest(
-            f"url: the server didn't give the file ({reason})",
+            f"url: the server didn't return the file ({reason})",
             remedy="Check the address, and try again.",
         ) from error
 
@@ -288,7 +288,7 @@ def _location(response: httpcore2.Response) -> str | None:
     if response.status != 200:
         raise InvalidRequest(
             f"url: the server answered {response.status}",
-            remedy="Open the address in a browser that isn't logged in: it must give the file.",
+            remedy="Open the address in a browser that isn't logged in: it must return the file.",
         )
     return None
 
@@ -320,7 +320,7 @@ def _downloaded(url: httpx2.URL, path: Path) -> Download:
         kind = _kind(file.read(_HEAD_BYTES))
     if kind is None:
         raise InvalidRequest(
-            "url: what it gives is neither a zip file nor a jpg, png, webp or bmp image",
+            "url: the content is neither a zip file nor a jpg, png, webp or bmp image",
             remedy="Give the address of the file itself, not of a page that shows it.",
         )
     return Download(path, kind, _named(url, kind))

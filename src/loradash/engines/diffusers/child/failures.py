@@ -21,7 +21,7 @@ def translated_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
-                "the disk is full", remedy="Free space; the training goes on when it is resumed."
+                "the disk is full", remedy="Free disk space, then resume the training."
             ) from error
         raise LoradashError(f"{type(error).__name__}: {error}") from error
     except RuntimeError as error:
@@ -29,7 +29,7 @@ def translated_errors() -> Iterator[None]:
             raise _out_of_memory() from error
         if "No space left on device" in str(error):
             raise DiskFull(
-                "the disk is full", remedy="Free space; the training goes on when it is resumed."
+                "the disk is full", remedy="Free disk space, then resume the training."
             ) from error
         raise LoradashError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     except Exception as error:

@@ -104,7 +104,7 @@ class TrainingRun:
         if source.fingerprint and fingerprint(source) != source.fingerprint:
             raise InvalidBaseModel(
                 f"base model {job.base_model.name} has changed since the training was submitted",
-                remedy="Put the files back as they were, or start a new training.",
+                remedy="Restore the files, or start a new training.",
             )
         self.architecture = load_base_model(source, self._dtype, device, offline=job.offline)
         self._stop.check()

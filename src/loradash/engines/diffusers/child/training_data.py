@@ -104,7 +104,7 @@ def read_items(
     if combined_hash(reports) != job.dataset_sha256:
         raise InvalidDataset(
             "the dataset has changed since the training was submitted",
-            remedy="Put the files back as they were, or start a new training.",
+            remedy="Restore the files, or start a new training.",
         )
     for plan in job.datasets:
         if plan.skip:
