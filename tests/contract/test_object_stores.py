@@ -24,6 +24,7 @@ from loradash.storage.store import (
     MAX_KEY_LENGTH,
     conditional_put,
 )
+from tests.umasks import umask_of
 
 from .buckets import config_of
 
@@ -550,9 +551,14 @@ class TestLocalStore:
         (root / "dataset/other").write_bytes(b"y")
         assert store.get("dataset/other") == b"y"
 
-    def test_an_object_can_be_read_by_others(self, store, root):
-        store.put("a", b"x")
-        assert oct((root / "a").stat().st_mode & 0o777) == "0o644"
+    @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o027, 0o640)])
+    def test_the_umask_says_who_can_read_an_object(self, store, root, tmp_path, umask, mode):
+        with umask_of(umask):
+            store.put("a", b"x")
+            store.put_file("b", root / "a")
+            store.get_file("a", tmp_path / "fetched")
+        paths = (root / "a", root / "b", tmp_path / "fetched")
+        assert {path.stat().st_mode & 0o777 for path in paths} == {mode}
 
 
 def test_an_object_that_is_deleted_while_it_is_read_is_not_found(tmp_path, monkeypatch):

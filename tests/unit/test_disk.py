@@ -6,6 +6,7 @@ import pytest
 
 from loradash.errors import DiskFull
 from loradash.storage.disk import DiskGuard, arriving, free_bytes
+from tests.umasks import umask_of
 
 
 def test_a_guard_keeps_some_of_the_disk_free(tmp_path):
@@ -57,3 +58,10 @@ def test_a_disk_that_runs_full_is_told_as_such(tmp_path, number):
         raise OSError(number, "no space")
     assert caught.value.remedy
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o027, 0o640)])
+def test_the_umask_says_who_can_read_a_file_that_arrives(tmp_path, umask, mode):
+    with umask_of(umask), arriving(tmp_path / "file") as descriptor:
+        os.write(descriptor, b"x")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode

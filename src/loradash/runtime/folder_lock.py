@@ -46,7 +46,7 @@ def _try(folder: Path) -> int | None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
     except FileNotFoundError:
         return None
     try:

@@ -7,8 +7,8 @@ can't write records. So some of it stays free.
 import contextlib
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +43,19 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
+def new_file(folder: Path, prefix: str) -> tuple[int, Path]:
+    """Create a file of a name that nobody has yet; return its descriptor, to be closed, and path.
+
+    Who may read it is for the umask to say, and for the folder's access lists: what is renamed into
+    its place keeps that. (`tempfile` makes all files private, and a chmod asks neither.)
+    """
+    while True:
+        path = folder / f"{prefix}{secrets.token_hex(8)}"
+        with contextlib.suppress(FileExistsError):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(path, flags, 0o666), path
+
+
 @contextlib.contextmanager
 def arriving(path: Path) -> Iterator[int]:
     """Give a file descriptor to write to; the file appears at ``path`` if the block ends well.
@@ -50,14 +63,12 @@ def arriving(path: Path) -> Iterator[int]:
     Nothing is left behind otherwise. Raises `DiskFull`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.partial-", dir=path.parent)
-    partial = Path(name)
+    descriptor, partial = new_file(path.parent, f".{path.name[:100]}.partial-")
     try:
         try:
             yield descriptor
         finally:
             os.close(descriptor)
-        partial.chmod(0o644)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -10,13 +10,12 @@ import fcntl
 import glob
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from loradash.errors import DiskFull, InvalidKey, InvalidSettings, PreconditionFailed
-from loradash.storage.disk import DiskGuard, arriving
+from loradash.storage.disk import DiskGuard, arriving, new_file
 from loradash.storage.store import (
     Capabilities,
     ObjectInfo,
@@ -204,7 +203,7 @@ class LocalStore:
     def _replacing(self, path: Path) -> Iterator[IO[bytes]]:
         """Open a file that takes the place of ``path`` only if the block ends well."""
         try:
-            descriptor, name = _partial_file(path.parent)
+            descriptor, partial = _partial_file(path.parent)
         except (NotADirectoryError, FileExistsError) as error:
             raise InvalidKey(
                 f"key of {path}: a part of it is an object itself", remedy="Use another key."
@@ -214,13 +213,11 @@ class LocalStore:
                 f"object store {self._root}: {error.strerror or error}",
                 remedy="Set LORADASH_OBJECTS_PATH to a folder that can be written.",
             ) from error
-        partial = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            partial.chmod(0o644)
             partial.replace(path)
         except IsADirectoryError as error:
             partial.unlink(missing_ok=True)
@@ -258,10 +255,10 @@ def _pieces(file: IO[bytes], start: int, end: int | None) -> Iterator[bytes]:
             yield piece
 
 
-def _partial_file(folder: Path) -> tuple[int, str]:
+def _partial_file(folder: Path) -> tuple[int, Path]:
     """Create a partial file, and its folder, which a delete of another object may be removing."""
     for _ in range(100):
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            return tempfile.mkstemp(prefix=_PARTIAL_PREFIX, dir=folder)
+            return new_file(folder, _PARTIAL_PREFIX)
     raise FileNotFoundError(errno.ENOENT, "the folder is removed again and again", str(folder))
