@@ -75,6 +75,49 @@ def test_pickled_weights_are_never_read(tiny_base: Path, tmp_path: Path) -> None
         load(find_base_model(str(folder)))
 
 
+def test_parts_that_a_single_file_lacks_are_not_read_from_pickles(
+    tiny_base: Path, single_file: Path, tmp_path: Path
+) -> None:
+    """The loaders read them by a road of their own, which knows nothing of `use_safetensors`."""
+    extras = tmp_path / "extras"
+    shutil.copytree(tiny_base, extras)
+    weights = extras / "text_encoder/model.safetensors"
+    torch.save(load_file(weights), extras / "text_encoder/pytorch_model.bin")
+    (extras / "text_encoder/diffusion_pytorch_model.bin").touch()  # whose presence they look for
+    weights.unlink()
+    parts = load_file(single_file)
+    without_text = {key: part for key, part in parts.items() if "cond_stage_model" not in key}
+    assert len(without_text) < len(parts)
+    save_file(without_text, single_file)
+    with pytest.raises(InvalidBaseModel, match="can run code when they are read") as caught:
+        load(find_base_model(str(single_file), extras=str(extras)))
+    assert ".safetensors" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["model.SAFETENSORS", "model.ckpt", "model"])
+def test_a_pickle_under_another_name_is_never_read(
+    tiny_base: Path, single_file: Path, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    torch.save({"state_dict": load_file(single_file)}, path)
+    with pytest.raises(InvalidBaseModel, match=r"\.safetensors"):
+        find_base_model(str(path), extras=str(tiny_base))
+    source = BaseModelSource(
+        name=name, kind="single_file", location=str(path), extras=str(tiny_base)
+    )
+    with pytest.raises(InvalidBaseModel, match="can run code when they are read"):
+        load(source)
+
+
+def test_a_link_to_a_file_of_the_hubs_cache_is_loaded(
+    tiny_base: Path, single_file: Path, tmp_path: Path
+) -> None:
+    blob = single_file.rename(tmp_path / "0a1b2c")
+    link = tmp_path / "linked.safetensors"
+    link.symlink_to(blob)
+    load(find_base_model(str(link), extras=str(tiny_base)))
+
+
 def test_text_encoder_whose_names_do_not_match_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     """The loader itself only logs a line and goes on with random weights."""
     folder = tmp_path / "renamed"

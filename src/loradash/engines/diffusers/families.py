@@ -73,17 +73,20 @@ def find_base_model(
             name=name, kind="folder", location=str(path.resolve()), is_v_pred=is_v_pred
         )
     if path.is_file():
-        if path.suffix.lower() != ".safetensors":
+        if path.suffix != ".safetensors":  # loaders take a file of any other name for a pickle
             unsafe = path.suffix.lower() in _PICKLE_SUFFIXES
             raise InvalidBaseModel(
                 f"base model {name}: {path.suffix or 'this kind of'} files "
                 f"{'can run code when they are read' if unsafe else 'are not base models'}",
-                remedy="Use the .safetensors version of the model, or a diffusers folder.",
+                remedy="Use the .safetensors version of the model, or a diffusers folder."
+                if path.suffix.lower() != ".safetensors"
+                else "Rename it, so that it ends in .safetensors.",
             )
         return BaseModelSource(
             name=name,
             kind="single_file",
-            location=str(path.resolve()),
+            # A link's target may have another ending, as in the hub's cache.
+            location=str(path.parent.resolve() / path.name),
             extras=extras,
             is_v_pred=is_v_pred,
         )

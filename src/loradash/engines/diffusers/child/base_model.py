@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors import safe_open
 
 from loradash.engines.diffusers.child.architecture import Architecture
+from loradash.engines.diffusers.child.pickles import no_pickles, wanted_pickle
 from loradash.engines.diffusers.child.stable_diffusion import StableDiffusion
 from loradash.engines.diffusers.families import BaseModelSource
 from loradash.errors import InvalidBaseModel, OutOfMemory
@@ -28,13 +29,20 @@ def load_base_model(
     """
     diffusers.utils.logging.set_verbosity_error()
     try:
-        pipeline = _load(source, dtype, offline)
+        with no_pickles():
+            pipeline = _load(source, dtype, offline)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(
             f"base model {source.name}: not enough memory to load it",
             remedy="Free memory, use a smaller base model, or train in bf16.",
         ) from error
     except Exception as error:
+        if wanted_pickle(error):
+            raise InvalidBaseModel(
+                f"base model {source.name}: some of its weights are only there as .bin, .ckpt or "
+                ".pt files, which can run code when they are read",
+                remedy="Use a version of the model whose weights are all .safetensors files.",
+            ) from error
         raise InvalidBaseModel(
             f"base model {source.name} can't be loaded: {_first_line(error)}",
             remedy=_remedy(source, offline),

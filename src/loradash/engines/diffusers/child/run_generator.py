@@ -18,6 +18,7 @@ from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
+from loradash.engines.diffusers.child.pickles import no_pickles
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
 from loradash.engines.diffusers.child.sampling import Drawing, draw, save_image, set_scheduler
 from loradash.engines.diffusers.child.stop import StopSignal, stdin_lines
@@ -217,10 +218,11 @@ class LoadedPipeline:
         name = f"adapter_{digest[:24]}"
         if name not in self._adapters:
             try:
-                pipeline.load_lora_weights(
-                    str(path.parent), weight_name=path.name, adapter_name=name,
-                    local_files_only=True,
-                )  # fmt: skip
+                with no_pickles():
+                    pipeline.load_lora_weights(
+                        str(path.parent), weight_name=path.name, adapter_name=name,
+                        local_files_only=True, use_safetensors=True,
+                    )  # fmt: skip
             except Exception as error:
                 self.unload()  # a half-loaded adapter would stay in the base model
                 raise InvalidAdapter(
