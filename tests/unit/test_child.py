@@ -49,6 +49,33 @@ def test_events_come_line_by_line_and_then_the_end(start):
     assert child.wait(5) == 0
 
 
+SECRETS = [
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "S3_BUCKET",
+    "S3_ENDPOINT_URL", "RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "RUNPOD_WEBHOOK_GET_JOB",
+    "DATABASE_URL", "LORADASH_RUNPOD_WEBHOOK", "PGPASSWORD", "GITHUB_TOKEN", "WANDB_API_KEY",
+    "OPENAI_API_KEY", "MY_SECRET", "GOOGLE_APPLICATION_CREDENTIALS", "SENTRY_DSN", "runpod_api_key",
+]  # fmt: skip
+NEEDED = [
+    "PATH", "HOME", "LANG", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HOME", "HF_ENDPOINT",
+    "HTTPS_PROXY", "SSL_CERT_FILE", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH",
+    "PYTORCH_CUDA_ALLOC_CONF", "TMPDIR", "XDG_CACHE_HOME", "TOKENIZERS_PARALLELISM",
+    "OMP_NUM_THREADS", "NVIDIA_VISIBLE_DEVICES",
+]  # fmt: skip
+
+
+def test_an_engine_inherits_what_it_needs_and_no_secret_but_the_hubs_token(start, monkeypatch):
+    for name in (*SECRETS, *NEEDED):
+        if name != "PATH":
+            monkeypatch.setenv(name, "/tmp")
+    child = start(
+        "os.write(FD, (json.dumps(dict(os.environ)) + '\\n').encode())", {"GIVEN_KEY": "x"}
+    )
+    there = json.loads(lines_of(child)[0])
+    assert {name for name in SECRETS if name in there} == set()
+    assert {name for name in NEEDED if name not in there} == set()
+    assert there["GIVEN_KEY"] == "x"
+
+
 def test_waiting_for_a_line_ends_with_its_time(start):
     child = start("time.sleep(60)")
     started = time.monotonic()

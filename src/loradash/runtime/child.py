@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO
 
 from loradash.domain.events import EVENTS_FD_VARIABLE
+from loradash.runtime.child_environment import inherited
 from loradash.runtime.orphans import ChildRecords
 
 _END = object()
@@ -49,7 +50,11 @@ class Child:
                 self._process = subprocess.Popen(
                     argv,
                     cwd=working_directory,
-                    env={**os.environ, **environment, EVENTS_FD_VARIABLE: str(write_end)},
+                    env={
+                        **inherited(os.environ),
+                        **environment,
+                        EVENTS_FD_VARIABLE: str(write_end),
+                    },
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
