@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 
 from platformdirs import user_data_path
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from loradash.errors import InvalidSettings
+from loradash.telemetry.masking import masked
 
 
 def _default_workspace() -> Path:
@@ -335,10 +336,13 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read the environment and `.env`. Raises `InvalidSettings` that names the variable."""
     try:
-        return _with_credentials(Settings())
+        settings = Settings()
+        _refuse_redirected_secrets()
+        return _with_credentials(settings)
     except ValidationError as error:
         problems = [
-            f"{_variable(problem['loc'])}: {problem['msg']} (got {str(problem['input'])[:80]!r})"
+            f"{_variable(problem['loc'])}: {problem['msg']} "
+            f"(got {masked(str(problem['input']))[:80]!r})"
             for problem in error.errors()
         ]
         raise InvalidSettings(
@@ -350,6 +354,36 @@ def load_settings() -> Settings:
         raise InvalidSettings(
             f".env isn't UTF-8 text (byte {error.start})", remedy="Save the file as UTF-8."
         ) from error
+
+
+_SENT_TO = {
+    "RUNPOD_ENDPOINT_BASE_URL": ("RUNPOD_API_KEY",),
+    "S3_ENDPOINT_URL": ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"),
+}
+"""Addresses, and the secrets that are used there."""
+
+
+def _refuse_redirected_secrets() -> None:
+    """Refuse an address of `.env` for a secret of the environment.
+
+    `.env` is that of whatever folder a command happens to start in; who has a key exported didn't
+    mean it for an address that a stranger's folder names. The default address may be repeated.
+    """
+    environment = {name.upper() for name, value in os.environ.items() if value}
+    file = DotEnvSettingsSource(Settings).env_vars
+    defaults = {str(field.validation_alias): field.default
+                for field in Settings.model_fields.values()}  # fmt: skip
+    for address, secrets in _SENT_TO.items():
+        given = (file.get(address.lower()) or "").rstrip("/")
+        if address in environment or not given or given == defaults[address]:
+            continue
+        exported = [name for name in secrets if name in environment]
+        if exported:
+            raise InvalidSettings(
+                f"{address} comes from the file .env of this folder, and {exported[0]} from the "
+                "environment: the file would send your secret to an address that it chooses",
+                remedy="Put both into .env, or both into the environment.",
+            )
 
 
 def _with_credentials(settings: Settings) -> Settings:

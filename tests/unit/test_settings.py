@@ -219,3 +219,67 @@ def test_an_env_file_that_is_not_text_is_refused(clean_environment, tmp_path):
     (tmp_path / ".env").write_bytes("WORKSPACE_PATH=/m\xfcll\n".encode("latin-1"))
     with pytest.raises(InvalidSettings):
         load_settings()
+
+
+RUNPOD_ELSEWHERE = "RUNPOD_ENDPOINT_BASE_URL=https://evil.example/v2"
+S3_ELSEWHERE = "S3_BUCKET=b\nS3_ENDPOINT_URL=https://evil.example"
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "geheim"}
+
+
+@pytest.mark.parametrize(
+    ("file", "exported", "names"),
+    [
+        (RUNPOD_ELSEWHERE, {"RUNPOD_API_KEY": "geheim"},
+         ("RUNPOD_ENDPOINT_BASE_URL", "RUNPOD_API_KEY")),
+        (RUNPOD_ELSEWHERE.lower(), {"runpod_api_key": "geheim"},
+         ("RUNPOD_ENDPOINT_BASE_URL", "RUNPOD_API_KEY")),
+        (f"{RUNPOD_ELSEWHERE}\nRUNPOD_API_KEY=other", {"RUNPOD_API_KEY": "geheim"},
+         ("RUNPOD_ENDPOINT_BASE_URL", "RUNPOD_API_KEY")),
+        (f"export {S3_ELSEWHERE}", S3_KEYS, ("S3_ENDPOINT_URL", "AWS_SECRET_ACCESS_KEY")),
+        (f"{S3_ELSEWHERE}\nAWS_ACCESS_KEY_ID=a\nAWS_SECRET_ACCESS_KEY=b",
+         {"AWS_SESSION_TOKEN": "geheim"}, ("S3_ENDPOINT_URL", "AWS_SESSION_TOKEN")),
+    ],
+)  # fmt: skip
+def test_a_file_does_not_say_where_secrets_of_the_environment_go(
+    clean_environment, monkeypatch, tmp_path, file, exported, names
+):
+    (tmp_path / ".env").write_text(file, encoding="utf-8")
+    for name, value in exported.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings, match=r"\.env of this folder") as caught:
+        load_settings()
+    assert all(name in caught.value.message for name in names)
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "exported"),
+    [
+        (f"{RUNPOD_ELSEWHERE}\nRUNPOD_API_KEY=key", {}),
+        ("RUNPOD_API_KEY=key", {"RUNPOD_ENDPOINT_BASE_URL": "https://mine.example/v2"}),
+        ("LORADASH_EXECUTOR=runpod\nRUNPOD_ENDPOINT_ID=abc\nS3_BUCKET=b",
+         {"RUNPOD_API_KEY": "key", **S3_KEYS}),
+        ("RUNPOD_ENDPOINT_BASE_URL=https://api.runpod.ai/v2/", {"RUNPOD_API_KEY": "key"}),
+        (RUNPOD_ELSEWHERE, {"RUNPOD_API_KEY": "key", "RUNPOD_ENDPOINT_BASE_URL": "https://m.e/v2"}),
+        (RUNPOD_ELSEWHERE, {"RUNPOD_API_KEY": "", **S3_KEYS}),
+        (f"{S3_ELSEWHERE}\nAWS_ACCESS_KEY_ID=a\nAWS_SECRET_ACCESS_KEY=b", {}),
+        ("S3_BUCKET=b\nS3_REGION=eu-west-1", S3_KEYS),
+        ("S3_ENDPOINT_URL=", {"S3_BUCKET": "b", **S3_KEYS}),
+        ("", {"S3_BUCKET": "b", "S3_ENDPOINT_URL": "https://s3.example", **S3_KEYS}),
+    ],
+)  # fmt: skip
+def test_common_ways_to_set_secrets_and_addresses_work(
+    clean_environment, monkeypatch, tmp_path, file, exported
+):
+    (tmp_path / ".env").write_text(file, encoding="utf-8")
+    for name, value in exported.items():
+        monkeypatch.setenv(name, value)
+    load_settings()
+
+
+def test_a_value_that_is_refused_is_shown_without_its_password(clean_environment, monkeypatch):
+    monkeypatch.setenv("S3_ENDPOINT_URL", "https://me:geheim@s3.example/path")
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings()
+    assert "s3.example" in str(caught.value)
+    assert "geheim" not in str(caught.value)
