@@ -482,6 +482,19 @@ def test_the_lease_outweighs_an_earlier_wish(begin, registry):
         assert attempt.lost
 
 
+def test_a_failures_texts_are_recorded_without_secrets(begin, registry):
+    with begin() as attempt:
+        attempt.say("asking hf_abcdefghijABCDEFGHIJ0123456789abcd")
+        attempt.finish(
+            Failed(code="x", message="refused: password=geheim", remedy="Not {'api_key': 'geheim'}",
+                   problems=("Basic dXNlcjpwYXNz",))
+        )  # fmt: skip
+    record = registry.get(attempt.id)
+    shown = f"{record.error} {texts(registry, attempt.id)}"
+    assert "***" in record.error.message
+    assert not [secret for secret in ("geheim", "dXNl", "abcdefghij") if secret in shown]
+
+
 def everything(registry, store, process_id):
     return (
         registry.get(process_id), registry.metrics(process_id), registry.log(process_id),

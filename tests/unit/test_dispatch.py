@@ -7,6 +7,7 @@ import pytest
 
 from loradash.domain.process import Status
 from loradash.domain.requests import REQUEST_TYPES, parse_request
+from loradash.errors import StoreRefused
 from loradash.services.dispatch import new_request_id
 
 from .world import MISSING, URL, BrokenRegistry, World, adapter, logged, picture
@@ -468,3 +469,16 @@ def test_each_type_and_outcome_is_counted(tmp_path):
     assert all(figures[kind].invalid == 1 for kind in counted)
     text = world.metrics.render()[0].decode()
     assert 'loradash_requests_total{outcome="invalid",type="cancel"} 1.0' in text
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_secrets_in_errors_do_not_reach_the_client(tmp_path, monkeypatch, debug):
+    world = World(tmp_path, debug=debug)
+
+    def broken(*_, **__):
+        raise StoreRefused("https://s3/b?X-Amz-Signature=0a1b2c {'api_key': 'geheim'}")
+
+    monkeypatch.setattr(world.services.results, "files", broken)
+    reply = world.ask("list_files")
+    assert reply["error"].startswith("https://s3/b?X-Amz-Signature=*** {'api_key': '***'}")
+    assert "0a1b2c" not in reply["error"].partition("Traceback")[0]

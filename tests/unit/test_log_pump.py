@@ -159,3 +159,9 @@ def test_a_file_that_can_not_be_read_is_no_reason_to_fail(tmp_path):
     pump = LogPump(tmp_path)  # a folder
     assert pump.new_lines() == []
     assert pump.new_lines(at_end=True) == []
+
+
+def test_secrets_that_a_library_prints_are_masked(path, write):
+    pump = LogPump(path)
+    write("login with hf_abcdefghijABCDEFGHIJ0123456789abcd, password: hunter2\nstep 1 of 2\n")
+    assert pump.new_lines() == ["login with ***, password: ***", "step 1 of 2"]

@@ -43,6 +43,7 @@ from loradash.errors import (
 )
 from loradash.services.dispatch import Dispatcher, Services
 from loradash.storage.store import ObjectStore
+from loradash.telemetry.masking import masked
 from loradash.telemetry.metrics import Metrics
 
 log = structlog.get_logger("loradash.api")
@@ -169,7 +170,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(LoradashError)
     async def known(_request: Request, error: LoradashError) -> Response:
         status = next((code for kind, code in _STATUS_OF.items() if isinstance(error, kind)), 400)
-        return json_response({"error": str(error)}, status)
+        return json_response({"error": masked(str(error))}, status)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:
@@ -178,7 +179,7 @@ def _add_error_handlers(app: FastAPI) -> None:
             for one in error.errors()[:20]
         ]
         text = str(InvalidRequest("the request can't be used", problems=problems))
-        return json_response({"error": text}, 400)
+        return json_response({"error": masked(text)}, 400)
 
     @app.exception_handler(HTTPException)
     @app.exception_handler(404)

@@ -45,6 +45,7 @@ from loradash.runtime.results import NewArtifact, ResultKeeper
 from loradash.runtime.supervisor import StopRequest
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
+from loradash.telemetry.masking import masked
 
 log = structlog.get_logger("loradash.attempt")
 
@@ -451,8 +452,11 @@ def failure(error: Exception, *, resumable: bool = False) -> Failed:
 
 
 def _plain(text: str) -> str:
-    """The text without the half characters that names of files may hold; nobody can store those."""
-    return text.encode("utf-8", "replace").decode()
+    """The text as a record may hold it: without secrets that libraries put into their errors.
+
+    And without the half characters that names of files may hold; nobody can store those.
+    """
+    return masked(text.encode("utf-8", "replace").decode())
 
 
 def _last_words(ending: Terminal) -> str:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from loradash.telemetry.masking import masked
+
 MAX_LINE = 2000
 MAX_BYTES_AT_ONCE = 256_000
 _MAX_REST = 64_000
@@ -56,6 +58,5 @@ class LogPump:
 
 def _clean(line: bytes) -> str:
     text = line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace").rstrip()
-    return "".join(char if char.isprintable() or char == "\t" else "\ufffd" for char in text)[
-        :MAX_LINE
-    ]
+    text = "".join(char if char.isprintable() or char == "\t" else "\ufffd" for char in text)
+    return masked(text[: 2 * MAX_LINE])[:MAX_LINE]

@@ -33,6 +33,7 @@ from loradash.services.results import ResultService
 from loradash.services.training import TrainingService
 from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.logging import bound
+from loradash.telemetry.masking import masked
 from loradash.telemetry.metrics import Metrics, Outcome
 
 log = structlog.get_logger("loradash.requests")
@@ -119,7 +120,7 @@ class Dispatcher:
     def _error(self, text: str, error: Exception) -> Reply:
         if self._debug:
             text = f"{text}\n{''.join(traceback.format_exception(error))}"
-        return {"error": text}
+        return {"error": masked(text)}
 
 
 def new_request_id() -> str:
