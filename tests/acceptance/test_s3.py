@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from loradash.storage.keys import published
 from tests.acceptance.conftest import CommandLine, Server, draw_dataset, training, upload
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.seaweedfs import SeaweedServer
@@ -68,10 +69,11 @@ def files_of(server: Server, bucket: Bucket, process_id: str) -> dict[str, Any]:
     """Check that list, manifest and bucket agree and that all content is what they say."""
     manifest = json.loads(bucket.read(f"results/{process_id}/manifest.json"))
     listed = {entry["key"]: entry for entry in manifest["files"]}
-    # The config of a generation is its input, and no result.
+    # What was submitted is the input, and no result.
     beside = {f"results/{process_id}/{name}" for name in ("manifest.json", "config.yaml")}
     there = {key for key in bucket.all_keys() if key.startswith(f"results/{process_id}/")}
-    assert set(listed) <= there <= set(listed) | beside
+    assert set(listed) <= there
+    assert {published(key) for key in there - set(listed)} <= beside
     for key, entry in listed.items():
         data = bucket.read(key)
         assert (len(data), hashlib.sha256(data).hexdigest()) == (

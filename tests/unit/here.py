@@ -13,6 +13,8 @@ from loradash.services.datasets.store import DatasetStore
 from loradash.services.running import Runner
 from loradash.storage.memory import MemoryStore
 
+from .published import names
+
 LIMITS = Limits(timeout_s=30, stall_s=30, grace_s=30)
 TIMING = Timing(lease_s=10, cancel_grace_s=5, max_attempts=3)
 
@@ -53,4 +55,5 @@ class Here:
         return {entry.name: entry for entry in self.registry.artifacts(process_id, kinds)}
 
     def keys(self, prefix=""):
-        return [info.key for info in self.store.list(prefix)]
+        """The published names of the objects."""
+        return names(self.store, prefix)

@@ -10,6 +10,7 @@ from loradash.domain.requests import REQUEST_TYPES, parse_request
 from loradash.errors import StoreRefused
 from loradash.services.dispatch import new_request_id
 
+from .published import content
 from .world import MISSING, URL, BrokenRegistry, World, adapter, logged, picture
 
 CONFIG = "dataset: cats\nbase_model: emoji-base\nname: cat\ntrigger_word: sks\n"
@@ -92,14 +93,14 @@ def test_a_training_is_started_at_once_under_every_name(world, kind, field):
         "training", Status.PENDING, "cat", 3,
     )  # fmt: skip
     assert record.request_id == reply["request_id"]
-    stored = world.store.get(f"results/{record.id}/config.yaml")
+    stored = content(world.store, f"results/{record.id}/config.yaml")
     assert stored == CONFIG.encode()
 
 
 def test_a_config_keeps_its_comments_and_windows_line_ends(world):
     text = f"# mine\r\n{CONFIG.replace(chr(10), chr(13) + chr(10))}"
     process_id = world.ask("train", config=text)["process_id"]
-    assert world.store.get(f"results/{process_id}/config.yaml") == text.encode()
+    assert content(world.store, f"results/{process_id}/config.yaml") == text.encode()
 
 
 def test_what_has_no_effect_in_a_config_is_told(world):

@@ -36,6 +36,7 @@ from loradash.storage.memory import MemoryStore
 
 from .conftest import PRELUDE
 from .here import TIMING, Here
+from .published import content
 
 ID = "train_01k9x3q4zt8m2v7c0hde"
 GENERATOR = """
@@ -219,7 +220,7 @@ def test_images_are_drawn_and_stored(here, store, workspace):
     assert told == ["image", "image"]
     folder = workspace.generation(result.process_id)
     assert (folder / "image_0001.png").read_text() == "a dog"
-    assert store.get(f"results/{result.process_id}/images/image_0001.png") == b"a dog"
+    assert content(store, f"results/{result.process_id}/images/image_0001.png") == b"a dog"
 
 
 def test_a_failed_generation_tells_which_images_are_there_and_keeps_them(here):
@@ -335,8 +336,8 @@ def test_adapters_of_a_training_that_only_the_store_knows_are_found(make, here, 
     ]  # fmt: skip
     write_manifest(here.store, ID, listed)
     other = make(store=here.store)
-    for reference, content in ((ID, "LORA{}"), (lora, "LORA{}"), (checkpoint, "LORA[]")):
-        assert other.service.find_adapter(reference).read_text() == content
+    for reference, text in ((ID, "LORA{}"), (lora, "LORA{}"), (checkpoint, "LORA[]")):
+        assert other.service.find_adapter(reference).read_text() == text
     with pytest.raises(NotFound):
         other.service.find_adapter(f"results/{ID}/lora/another.safetensors")
 
@@ -402,7 +403,7 @@ def test_an_adapter_names_its_base_model(service, adapter):
 
 
 def stored_request(here, process_id):
-    return load_mapping(here.store.get(f"results/{process_id}/config.yaml").decode(), "config")
+    return load_mapping(content(here.store, f"results/{process_id}/config.yaml").decode(), "config")
 
 
 def test_submitting_stores_the_request_and_a_record_that_waits(here, service):
@@ -562,7 +563,7 @@ def test_the_record_of_a_generation_that_is_done(here):
         data = here.store.get(entry.key)
         assert entry.sha256 == hashlib.sha256(data).hexdigest()
         assert entry.size_bytes == len(data)
-    manifest = json.loads(here.store.get(f"results/{record.id}/manifest.json"))
+    manifest = json.loads(content(here.store, f"results/{record.id}/manifest.json"))
     assert {entry["key"] for entry in manifest["files"]} == {e.key for e in images.values()}
     log = here.log(record.id, "loradash")
     assert log[-1] == "completed"
@@ -607,7 +608,7 @@ def test_images_in_the_workspace_that_were_not_stored_are_drawn_again(here, engi
     folder.mkdir(parents=True)
     (folder / "image_0000.png").write_text("perhaps half of an image")
     assert here.run(process_id).type == "done"
-    assert here.store.get(f"results/{process_id}/images/image_0000.png") == b"a cat"
+    assert content(here.store, f"results/{process_id}/images/image_0000.png") == b"a cat"
 
 
 def test_a_generation_whose_images_can_not_be_stored_has_failed_and_can_go_on(make, engine):

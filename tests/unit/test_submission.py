@@ -16,18 +16,18 @@ from loradash.domain.ids import (
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import ConflictingState
 from loradash.registry.memory import MemoryRegistry
-from loradash.services.submission import submit
+from loradash.services.submission import stored_config, submit
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
 from tests.unit.world import TRAINING, World
 from tests.unit.world import picture as a_picture
 
 
-def new(process_id=""):
+def new(process_id="", **fields):
     now = datetime.now(UTC)
     return ProcessRecord(
         id=process_id or new_process_id("train"), kind="training", name="cat", created_at=now,
-        enqueued_at=now, updated_at=now,
+        enqueued_at=now, updated_at=now, **fields,
     )  # fmt: skip
 
 
@@ -56,7 +56,8 @@ def test_what_is_sent_again_is_what_is_there_and_its_config_stays():
     first = submit(registry, store, new("train_01k9x3q4zt8m2v7c0hde"), "first", may_exist=True)
     again = submit(registry, store, new(first.id), "second", may_exist=True)
     assert again == first
-    assert store.get(keys.result_config(first.id)) == b"first"
+    assert stored_config(store, first) == "first"
+    assert [info.key for info in store.list()] == [first.config_key]
 
 
 def test_an_id_that_is_not_made_of_a_key_is_never_used_twice():
@@ -75,6 +76,39 @@ def test_many_at_once_make_one():
         )
         assert {record.id for record in made} == {process_id}
     assert len(registry.page().records) == 1
+
+
+class OvertakenStore(MemoryStore):
+    """A store in which somebody else is faster: he is done before the first put begins."""
+
+    other = None
+
+    def put(self, key, data):
+        if other := self.other:
+            self.other = None
+            other()
+        return super().put(key, data)
+
+
+def test_the_config_of_who_comes_too_late_replaces_nothing_and_is_deleted():
+    registry, store = MemoryRegistry(), OvertakenStore()
+    process_id = process_id_of("train", "key")
+    store.other = lambda: submit(
+        registry, store, new(process_id, summary={"seed": 1}), "seed: 1", may_exist=True
+    )
+    record = submit(
+        registry, store, new(process_id, summary={"seed": 2}), "seed: 2", may_exist=True
+    )
+    assert record.summary["seed"] == 1
+    assert stored_config(store, record) == "seed: 1"
+    assert [info.key for info in store.list()] == [record.config_key]
+
+
+def test_a_config_where_an_earlier_release_put_it_is_found():
+    registry, store = MemoryRegistry(), MemoryStore()
+    record = registry.create(new())
+    store.put(keys.result_config(record.id), "name: Größe".encode())
+    assert stored_config(store, record) == "name: Größe"
 
 
 @pytest.fixture

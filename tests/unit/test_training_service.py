@@ -39,11 +39,13 @@ from loradash.runtime.supervisor import StopRequest
 from loradash.services import training as training_module
 from loradash.services.places import ANYWHERE, Places
 from loradash.services.training import TrainingService
+from loradash.storage.keys import published
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 
 from .conftest import PRELUDE
 from .here import LIMITS, TIMING, Here
+from .published import content, names
 from .waits import until
 
 ADAPTER = b"LORA weights"
@@ -230,7 +232,7 @@ def test_checking_refuses_a_dataset_folder_that_is_not_there(service, folder, er
 def test_submitting_stores_the_config_and_a_record_that_waits(here, service, config):
     record = service.submit(service.check(config), request_id="req_1", priority=3)
     assert here.keys() == keys_of(record.id, "config.yaml")
-    assert parse_training_text(here.store.get(here.keys()[0]).decode()) == config
+    assert parse_training_text(content(here.store, here.keys()[0]).decode()) == config
     assert here.record(record.id) == record
     assert (record.kind, record.name, record.status) == ("training", "mine", Status.PENDING)
     assert (record.request_id, record.priority) == ("req_1", 3)
@@ -262,7 +264,7 @@ def test_the_job_is_written_once_and_stored(here, service, engine, process_id):
     engine.body = 'emit("failed", code="internal", message="x")'
     run(here, process_id)
     job = service.folder(process_id) / "job.json"
-    assert here.store.get(f"results/{process_id}/job.json") == job.read_bytes()
+    assert content(here.store, f"results/{process_id}/job.json") == job.read_bytes()
     job.write_text("as the first attempt wrote it")
     engine.body = TRAINS
     assert run(here, process_id).type == "done"
@@ -272,7 +274,7 @@ def test_the_job_is_written_once_and_stored(here, service, engine, process_id):
 def test_submitting_keeps_the_text_that_the_user_gave(here, service, config):
     text = "# my notes\ndataset: x\nbase_model: ü\n"
     record = service.submit(service.check(config), text)
-    assert here.store.get(f"results/{record.id}/config.yaml").decode("utf-8") == text
+    assert content(here.store, f"results/{record.id}/config.yaml").decode("utf-8") == text
 
 
 def test_the_text_that_the_user_gave_is_what_is_worked_on(here, service, config, tmp_path):
@@ -298,7 +300,7 @@ def test_a_submit_whose_config_can_not_be_stored_leaves_no_record(make, config):
 
 def test_a_submit_without_a_registry_leaves_nothing_that_could_run(make, config):
     class Unavailable(MemoryRegistry):
-        def create(self, record):
+        def create(self, record, **_):
             raise RegistryUnavailable("the database is gone")
 
     here = make(registry=Unavailable())
@@ -342,9 +344,9 @@ def test_a_training_is_done_when_its_adapter_is_verified_and_stored(
     ending = run(here, process_id, events.append)
     assert isinstance(ending, Done)
     assert [event.type for event in events] == ["phase", "step", "step", "sample"]
-    assert store.get(f"results/{process_id}/lora/mine.safetensors") == ADAPTER
+    assert content(store, f"results/{process_id}/lora/mine.safetensors") == ADAPTER
     assert service.adapter(process_id).read_bytes() == ADAPTER
-    assert [info.key for info in store.list(f"results/{process_id}")] == [
+    assert names(store, f"results/{process_id}") == [
         f"results/{process_id}/{name}"
         for name in (
             "config.yaml",
@@ -360,10 +362,10 @@ def test_a_training_is_done_when_its_adapter_is_verified_and_stored(
 
 def test_the_manifest_lists_every_result_with_its_hash(here, store, process_id):
     run(here, process_id)
-    manifest = json.loads(store.get(f"results/{process_id}/manifest.json"))
+    manifest = json.loads(content(store, f"results/{process_id}/manifest.json"))
     assert manifest["process_id"] == process_id
-    keys = {info.key for info in store.list()} - {f"results/{process_id}/manifest.json"}
-    assert {entry["key"] for entry in manifest["files"]} == keys
+    keys = set(names(store)) - {f"results/{process_id}/manifest.json"}
+    assert {published(entry["key"]) for entry in manifest["files"]} == keys
     for entry in manifest["files"]:
         data = store.get(entry["key"])
         assert entry["sha256"] == hashlib.sha256(data).hexdigest()
@@ -436,7 +438,7 @@ def test_a_store_that_fails_makes_the_training_fail_and_a_second_run_can_repair_
     store.is_full = lambda key: False
     assert run(here, process_id).type == "done"
     assert here.record(process_id).status is Status.COMPLETED
-    assert store.get(f"results/{process_id}/lora/mine.safetensors") == ADAPTER
+    assert content(store, f"results/{process_id}/lora/mine.safetensors") == ADAPTER
 
 
 def test_a_sample_that_can_not_be_stored_at_first_is_stored_in_the_end(make, config):
@@ -452,7 +454,7 @@ def test_a_sample_that_can_not_be_stored_at_first_is_stored_in_the_end(make, con
 
     store.is_full = full_for_one_sample
     assert run(here, process_id).type == "done"
-    assert store.get(f"results/{process_id}/samples/0002_0.png") == b"png"
+    assert content(store, f"results/{process_id}/samples/0002_0.png") == b"png"
     assert "0002_0.png" in here.artifacts(process_id, "sample")
 
 
@@ -1119,7 +1121,7 @@ def test_checkpoints_that_the_engine_has_deleted_go_from_the_store_too(here, eng
     assert here.keys(f"results/{process_id}/checkpoints") == [
         f"results/{process_id}/checkpoints/{name}" for name in expected
     ]
-    manifest = json.loads(here.store.get(f"results/{process_id}/manifest.json"))
+    manifest = json.loads(content(here.store, f"results/{process_id}/manifest.json"))
     assert not any("step-000000003" in entry["key"] for entry in manifest["files"])
 
 
@@ -1193,11 +1195,11 @@ def test_a_dataset_folder_that_was_changed_since_the_job_is_left_to_the_engine(
     """The job says what the data was; only the first attempt may read it anew."""
     engine.body = 'emit("failed", code="internal", message="x")'
     run(here, process_id)
-    job = here.store.get(f"results/{process_id}/job.json")
+    job = content(here.store, f"results/{process_id}/job.json")
     shutil.rmtree(tmp_path / "data")
     shutil.rmtree(here.workspace.root)
     run(here, process_id)
-    assert here.store.get(f"results/{process_id}/job.json") == job
+    assert content(here.store, f"results/{process_id}/job.json") == job
     assert here.record(process_id).error.code == "internal"
 
 
@@ -1226,7 +1228,7 @@ def uploaded_config(reference="cats", **fields):
 
 
 def folders_of(here, process_id):
-    return json.loads(here.store.get(f"results/{process_id}/job.json"))["folders"]
+    return json.loads(content(here.store, f"results/{process_id}/job.json"))["folders"]
 
 
 @pytest.mark.parametrize("reference", ["cats", "dataset/cats"])
@@ -1248,9 +1250,9 @@ def test_a_training_reads_an_uploaded_dataset(here, service, reference, places):
     [folder] = folders_of(here, process_id)
     assert not Path(folder).is_absolute()  # another machine's workspace may be elsewhere
     assert (here.workspace.training(process_id) / folder).resolve() == target.resolve()
-    assert json.loads(here.store.get(f"results/{process_id}/job.json"))["images"] == 2
+    assert json.loads(content(here.store, f"results/{process_id}/job.json"))["images"] == 2
     assert "datasets: cats" in here.log(process_id)
-    stored = parse_training_text(here.store.get(f"results/{process_id}/config.yaml").decode())
+    stored = parse_training_text(content(here.store, f"results/{process_id}/config.yaml").decode())
     assert stored.process.datasets[0].folder_path == reference
 
 
@@ -1299,13 +1301,13 @@ def test_an_uploaded_dataset_is_fetched_again_when_the_workspace_was_deleted(her
     process_id = service.submit(service.check(uploaded_config())).id
     engine.body = 'emit("failed", code="internal", message="x")'
     run(here, process_id)
-    job = here.store.get(f"results/{process_id}/job.json")
+    job = content(here.store, f"results/{process_id}/job.json")
     shutil.rmtree(here.workspace.root)
     engine.body = TRAINS
     assert run(here, process_id).type == "done"
     target = here.workspace.training_data(process_id) / "0"
     assert sorted(path.name for path in target.iterdir()) == ["cat.png", "cat.txt"]
-    assert here.store.get(f"results/{process_id}/job.json") == job
+    assert content(here.store, f"results/{process_id}/job.json") == job
 
 
 def test_a_dataset_that_was_deleted_since_the_submit_fails_the_training(here, service):
@@ -1445,7 +1447,7 @@ def test_relative_paths_of_a_command_are_stored_in_full(here, service, outside, 
         },
     )
     record = service.submit(service.check(config))
-    stored = parse_training_text(here.store.get(f"results/{record.id}/config.yaml").decode())
+    stored = parse_training_text(content(here.store, f"results/{record.id}/config.yaml").decode())
     assert stored.process.datasets[0].folder_path == str(tmp_path / "data")
     assert stored.process.model.name_or_path == str(tmp_path / "model")
     assert stored.process.model.extras_name_or_path == str(tmp_path / "extras")

@@ -138,6 +138,9 @@ class ProcessRecord(_Frozen):
     dispatch: Dispatch | None = None
     error: Problem | None = None
     output_prefix: str = Field("", description="where the results are, once completed")
+    config_key: str = Field(
+        "", description="the object with its config; '' is where earlier releases put it"
+    )
 
     @property
     def attempt(self) -> AttemptNote | None:

@@ -32,8 +32,9 @@ class MemoryRegistry:
         self._paused = False
         self._lock = threading.Lock()
 
-    def create(self, record: ProcessRecord) -> ProcessRecord:
+    def create(self, record: ProcessRecord, *, contested: bool = False) -> ProcessRecord:
         """See `ProcessRegistry.create`."""
+        del contested  # of two only one succeeds in any case
         with self._lock:
             if record.id in self._records:
                 raise process_exists(record.id)

@@ -84,8 +84,12 @@ class ProcessRegistry(Protocol):
     Limits are positive. No statuses, or no kinds, stand for all of them.
     """
 
-    def create(self, record: ProcessRecord) -> ProcessRecord:
-        """Add a new record. Raises `ConflictingState` if the id exists."""
+    def create(self, record: ProcessRecord, *, contested: bool = False) -> ProcessRecord:
+        """Add a new record. Raises `ConflictingState` if the id exists.
+
+        ``contested`` says that others may create the same id at this moment, since it isn't made of
+        chance: only then does a registry without conditional writes take the time to agree.
+        """
         ...
 
     def get(self, process_id: str) -> ProcessRecord:

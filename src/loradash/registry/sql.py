@@ -58,8 +58,9 @@ class SqlRegistry:
     def __init__(self, url: str, *, wait_s: float = 30.0) -> None:
         self._database = Database(url, wait_s)
 
-    def create(self, record: ProcessRecord) -> ProcessRecord:
+    def create(self, record: ProcessRecord, *, contested: bool = False) -> ProcessRecord:
         """See `ProcessRegistry.create`."""
+        del contested  # of two only one succeeds in any case
         with self._database.writing() as connection:
             add_record(connection, record)
         return record

@@ -95,7 +95,7 @@ class ResultKeeper:
         """
         expected = {keys.result_config(self._process_id), keys.manifest(self._process_id)}
         try:
-            self._registry.get(self._process_id).owned_by(self._token)
+            expected.add(self._registry.get(self._process_id).owned_by(self._token).config_key)
             stored = [one.key for one in self._store.list(keys.results(self._process_id))]
             listed = {entry.key for entry in self._registry.artifacts(self._process_id)}
             self._delete([key for key in stored if key not in listed | expected])

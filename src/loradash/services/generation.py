@@ -38,7 +38,7 @@ from loradash.runtime.workspace import Workspace
 from loradash.services.adapter_files import AdapterFiles
 from loradash.services.places import ANYWHERE, Places
 from loradash.services.results import is_address
-from loradash.services.submission import submit
+from loradash.services.submission import stored_config, submit
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
@@ -117,8 +117,8 @@ class GenerationService:
     def work(self, attempt: Attempt) -> Terminal:
         """Draw the images that an earlier attempt hasn't stored yet. Done means: all are stored."""
         self._workspace.ensure()
-        config = attempt.patiently(lambda: self._store.get(keys.result_config(attempt.id)))
-        request = _read_back(config.decode())
+        config = attempt.patiently(lambda: stored_config(self._store, attempt.record))
+        request = _read_back(config)
         adapters = attempt.patiently(
             lambda: tuple(self.find_adapter(use.path) for use in request.adapters)
         )

@@ -13,7 +13,7 @@ from loradash.executors.executor import Executor
 from loradash.executors.local import QueuedRegistry
 from loradash.registry.registry import LogLine, Metric
 from loradash.runtime.owner import is_gone
-from loradash.storage import keys
+from loradash.services.submission import stored_config
 from loradash.storage.store import ObjectStore
 
 MAX_CONFIG_SHOWN = 200_000
@@ -146,7 +146,7 @@ class ProcessService:
     def _config(self, record: ProcessRecord) -> dict[str, Any] | None:
         """The parsed config; None for one that is too large to be shown with everything else."""
         try:
-            text = self._store.get(keys.result_config(record.id)).decode("utf-8-sig")
+            text = stored_config(self._store, record)
             if len(text) > MAX_CONFIG_SHOWN:
                 return None
             if record.kind == "generation":

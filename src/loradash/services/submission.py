@@ -1,12 +1,21 @@
-"""The way of every process into the registry: its config first, then its record, and once only."""
+"""The way of every process into the registry: its config first, then its record, and once only.
+
+Two submissions under one idempotency key may run at once. Each writes its config under a key of its
+own, and the record names the one that it was created with, so that the two always agree.
+"""
 
 import contextlib
+from secrets import token_hex
+
+import structlog
 
 from loradash.domain.process import ProcessRecord
-from loradash.errors import ConflictingState, NotFound
+from loradash.errors import ConflictingState, LoradashError, NotFound
 from loradash.registry.registry import Change, ProcessRegistry
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
+
+log = structlog.get_logger("loradash.submission")
 
 
 def submit(
@@ -26,10 +35,32 @@ def submit(
     if may_exist:
         with contextlib.suppress(NotFound):
             return registry.get(record.id)
-    store.put(keys.result_config(record.id), config.encode())
+    key = keys.submitted_config(record.id, token_hex(8))
+    store.put(key, config.encode())
+    record = record.model_copy(update={"config_key": key})
     try:
-        return registry.create(taking(record) if taking else record)
-    except ConflictingState:
+        return registry.create(taking(record) if taking else record, contested=may_exist)
+    except ConflictingState:  # somebody else was faster
+        present = registry.get(record.id)
+        if present.config_key != key:
+            _discard(store, key)
         if not may_exist:
             raise
-        return registry.get(record.id)  # somebody else was faster
+        return present
+
+
+def config_key(record: ProcessRecord) -> str:
+    """Return the key of the config that a process runs with."""
+    return record.config_key or keys.result_config(record.id)
+
+
+def stored_config(store: ObjectStore, record: ProcessRecord) -> str:
+    """Return the text of the config that a process runs with. Raises `NotFound`."""
+    return store.get(config_key(record)).decode("utf-8-sig")
+
+
+def _discard(store: ObjectStore, key: str) -> None:
+    try:
+        store.delete(key)
+    except LoradashError as error:  # it's swept later
+        log.warning("config_not_deleted", key=key, error=error.message)

@@ -51,8 +51,7 @@ from loradash.services.datasets.folders import Progress as ImageProgress
 from loradash.services.datasets.folders import check_for_training, check_sections
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.places import ANYWHERE, Places
-from loradash.services.submission import submit
-from loradash.storage import keys
+from loradash.services.submission import config_key, submit
 from loradash.storage.store import ObjectStore
 
 EVENTS_FILE = "events.jsonl"
@@ -293,7 +292,7 @@ class TrainingService:
         job = self._engine.job_file(folder)
         stored = {entry.kind: entry for entry in self._registry.artifacts(attempt.id, ["job"])}
         if not (folder / CONFIG_FILE).is_file():
-            self._store.get_file(keys.result_config(attempt.id), folder / CONFIG_FILE)
+            self._store.get_file(config_key(attempt.record), folder / CONFIG_FILE)
         if not job.is_file() and "job" in stored:
             fetch(self._store, stored["job"], job)
         config, fetched = self._with_local_datasets(attempt, folder, job.is_file())

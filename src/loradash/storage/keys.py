@@ -12,7 +12,13 @@ DATASET_MANIFEST = "_training_info.json"
 
 _TIMELINE_ENTRY = re.compile(r"timeline/([0-9a-f]{16})-(.+)")
 
-ResultKind = Literal["lora", "samples", "images", "checkpoints", "logs"]
+_MARKED = re.compile(
+    r"results/(?P<id>[^/]+)/(?P<kind>[^/]+)/(?P<mark>s-[0-9a-f]{16}|a[0-9]+-[0-9a-f]{10}(\.[0-9]+)?)"
+    r"/(?P<name>.+)"
+)
+_UNFOLDERED = ("config", "job")
+
+ResultKind = Literal["lora", "samples", "images", "checkpoints", "logs", "config", "job"]
 
 
 class Address(NamedTuple):
@@ -54,8 +60,13 @@ def results(process_id: str) -> str:
 
 
 def result_config(process_id: str) -> str:
-    """Key of the config that a process ran with."""
+    """Key of the config that a process runs with, as earlier releases wrote it."""
     return check_key(f"results/{process_id}/config.yaml")
+
+
+def submitted_config(process_id: str, nonce: str) -> str:
+    """Key of the config as one submission wrote it; the record names the one that counts."""
+    return check_key(f"results/{process_id}/config/s-{nonce}/config.yaml")
 
 
 def manifest(process_id: str) -> str:
@@ -66,6 +77,19 @@ def manifest(process_id: str) -> str:
 def result_job(process_id: str) -> str:
     """Key of the engine's job file, which fixes all that a training's result depends on."""
     return check_key(f"results/{process_id}/job.json")
+
+
+def published(key: str) -> str:
+    """Return the name under which a result is known, whoever wrote it: without the writer's mark.
+
+    ``results/<id>/config.yaml`` stands for ``results/<id>/config/<mark>/config.yaml``. Other keys
+    are returned as they are.
+    """
+    match = _MARKED.fullmatch(key)
+    if match is None or not is_process_id(match["id"]):
+        return key
+    kind = "" if match["kind"] in _UNFOLDERED else f"{match['kind']}/"
+    return f"results/{match['id']}/{kind}{match['name']}"
 
 
 def process_of(key: str) -> str:

@@ -47,17 +47,41 @@ class ClaimedDocuments:
         self._guard = threading.Lock()
         self._locks = Locks()
 
-    def create(self, document: Document) -> None:
-        """See `Documents.create`; of two who create one id at once, both may think they did."""
+    def create(self, document: Document, *, contested: bool) -> None:
+        """See `Documents.create`; if it's ``contested``, there is a claim for epoch 0 too."""
         process_id = document.record.id
         with self._locks.of(process_id):
+            claim = self._first(process_id) if contested else None
             try:
-                self._backend.head(keys.process_record(process_id))
-            except NotFound:
+                if self._exists(process_id):
+                    raise process_exists(process_id)
                 self._backend.put(keys.process_record(process_id), document.data)
-                self._hold(process_id, FIRST, document)
-            else:
-                raise process_exists(process_id)
+            finally:
+                if claim is not None:
+                    self._backend.discard(claim.claim_key(process_id))
+            self._hold(process_id, FIRST, document)
+
+    def _first(self, process_id: str) -> Epoch:
+        """Win the right to create a process. Raises `ConflictingState` if somebody else does."""
+        give_up_s = time.monotonic() + 2 * self._stale_s
+        while not self._exists(process_id) and time.monotonic() < give_up_s:
+            epoch = Epoch(0, new_nonce())
+            self._backend.put(epoch.claim_key(process_id), b"")
+            time.sleep(self._settle_s)
+            standing = self._standing(process_id)
+            mine, rivals = standing.claims.get(epoch), standing.before(epoch)
+            # By the store's clock: who came first and hasn't created it by now has died.
+            if mine and all(mine.modified_s - one.modified_s > self._stale_s for one in rivals):
+                return epoch
+            self._backend.discard(epoch.claim_key(process_id))
+        raise process_exists(process_id)
+
+    def _exists(self, process_id: str) -> bool:
+        try:
+            self._backend.head(keys.process_record(process_id))
+        except NotFound:
+            return False
+        return True
 
     def load(self, process_id: str) -> Document:
         """See `Documents.load`."""

@@ -22,7 +22,7 @@ Listing = Mapping[str, Sequence[ObjectInfo]]
 class Documents(Protocol):
     """Documents by process id. Thread-safe."""
 
-    def create(self, document: Document) -> None:
+    def create(self, document: Document, *, contested: bool) -> None:
         """Add a document. Raises `ConflictingState` if the process exists."""
         ...
 

@@ -76,14 +76,14 @@ class ObjectRegistry:
             return SwappedDocuments(self._backend)
         return ClaimedDocuments(self._backend, self._settle_s)
 
-    def create(self, record: ProcessRecord) -> ProcessRecord:
+    def create(self, record: ProcessRecord, *, contested: bool = False) -> ProcessRecord:
         """See `ProcessRegistry.create`."""
         place = ProcessPlace.of(record)
         document = Document(nonce=new_nonce(), record=record)
         # First the place, so that no process is missing in a list: one too many does no harm.
         self._timeline.add(place)
         try:
-            self._documents.create(document)
+            self._documents.create(document, contested=contested)
         except ConflictingState as error:
             if ProcessPlace.of(self._documents.load(record.id).record) != place:
                 self._timeline.discard(place)

@@ -38,8 +38,9 @@ class SwappedDocuments:
         self._guard = threading.Lock()
         self._locks = Locks()
 
-    def create(self, document: Document) -> None:
+    def create(self, document: Document, *, contested: bool) -> None:
         """See `Documents.create`."""
+        del contested  # of two only one succeeds in any case
         process_id = document.record.id
         try:
             info = self._backend.put_if(keys.process_record(process_id), document.data, None)

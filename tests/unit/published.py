@@ -1,0 +1,31 @@
+"""Objects by the names under which results are known, whichever attempt wrote them."""
+
+import re
+
+from loradash.errors import NotFound
+from loradash.storage import keys
+
+
+def names(store, prefix=""):
+    """The published names of what lies below a published prefix."""
+    found = {keys.published(info.key) for info in store.list(prefix)}
+    return sorted(found)
+
+
+def real_key(store, name):
+    """The key of the latest object with this published name."""
+    prefix = "/".join(name.split("/")[:2])
+    found = [info for info in store.list(prefix) if keys.published(info.key) == name]
+    if not found:
+        raise NotFound(f"nothing is known as {name!r}")
+    return max(found, key=_latest).key
+
+
+def content(store, name):
+    """What the latest object with this published name holds."""
+    return store.get(real_key(store, name))
+
+
+def _latest(info):
+    attempt = re.search(r"/a([0-9]+)-", info.key)
+    return int(attempt[1]) if attempt else 0, info.modified_s
