@@ -31,9 +31,13 @@ def workspace(tmp_path):
     return Workspace(tmp_path / "work")
 
 
+def new_files(store, workspace):
+    return AdapterFiles(store, workspace, lambda folder: (folder / "lora").glob("*"))
+
+
 @pytest.fixture
 def files(store, workspace):
-    return AdapterFiles(store, workspace)
+    return new_files(store, workspace)
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def test_an_adapter_is_fetched_once(files, store, workspace):
     path = files.path_of(entry)
     inode = path.stat().st_ino
     store.delete(entry.key)
-    for other in (files, AdapterFiles(store, workspace)):
+    for other in (files, new_files(store, workspace)):
         assert other.path_of(entry) == path
     assert path.stat().st_ino == inode
 
@@ -175,7 +179,7 @@ class TogetherStore(MemoryStore):
 
 def test_two_that_fetch_the_same_adapter_at_once_do_not_disturb_each_other(workspace):
     store = TogetherStore(at_once=4, failing=1)
-    files, entry = AdapterFiles(store, workspace), put(store)
+    files, entry = new_files(store, workspace), put(store)
     seen = []
 
     def fetch():
@@ -196,7 +200,7 @@ def test_two_that_fetch_the_same_adapter_at_once_do_not_disturb_each_other(works
 
 def test_what_is_being_fetched_does_not_stand_where_it_belongs(workspace):
     store = TogetherStore(at_once=2)
-    files, entry = AdapterFiles(store, workspace), put(store)
+    files, entry = new_files(store, workspace), put(store)
     thread = threading.Thread(target=files.path_of, args=(entry,))
     thread.start()
     while not store.paths:

@@ -16,7 +16,7 @@ from loradash.engines.diffusers.families import (
 )
 from loradash.engines.diffusers.job import GENERATOR_LINE, Generate, TrainingJob
 from loradash.engines.diffusers.support import check
-from loradash.engines.engine import WarmGenerator
+from loradash.engines.engine import Checkpoint, WarmGenerator
 from loradash.errors import (
     EngineUnavailable,
     InvalidAdapter,
@@ -400,7 +400,7 @@ def test_lines_that_are_no_events_are_nothing(engine):
 
 def test_results_are_adapter_samples_config_job_events_and_log(engine, tmp_path):
     for name in (
-        "lora/mine.safetensors", "lora/.mine.partial", "samples/2.png", "samples/1.png",
+        "lora/mine.safetensors", "lora/.mine.partial", "samples/2.webp", "samples/1.jpg",
         "config.yaml", "events.jsonl", "log.txt", "job.json", "cache/x", "checkpoints/step-1/a",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -409,20 +409,24 @@ def test_results_are_adapter_samples_config_job_events_and_log(engine, tmp_path)
         (kind, path.relative_to(tmp_path).as_posix()) for kind, path in engine.artifacts(tmp_path)
     ] == [
         ("lora", "lora/mine.safetensors"),
-        ("sample", "samples/1.png"),
-        ("sample", "samples/2.png"),
+        ("sample", "samples/1.jpg"),
+        ("sample", "samples/2.webp"),
         ("config", "config.yaml"),
         ("job", "job.json"),
         ("metrics", "events.jsonl"),
         ("log", "log.txt"),
     ]
     assert engine.has_checkpoint(tmp_path)
-    assert [path.name for path in engine.checkpoint_folder(tmp_path).iterdir()] == ["step-1"]
+    folder = tmp_path / "checkpoints/step-1"
+    assert engine.checkpoints(tmp_path) == [Checkpoint(folder, (folder / "a",))]
+    assert folder.parent == engine.checkpoint_folder(tmp_path)
 
 
 def test_a_new_training_has_no_results_and_no_checkpoint(engine, tmp_path):
     assert engine.artifacts(tmp_path) == []
     assert not engine.has_checkpoint(tmp_path)
+    assert engine.checkpoints(tmp_path) == []
+    assert engine.images(tmp_path / "images") == []
 
 
 def test_without_torch_it_says_so_before_a_process_is_started(monkeypatch, tmp_path):

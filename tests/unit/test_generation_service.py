@@ -14,7 +14,7 @@ from loradash.domain.ids import is_process_id
 from loradash.domain.process import ProcessRecord, Status
 from loradash.domain.yaml_text import load_mapping
 from loradash.engines.diffusers.families import find_base_model
-from loradash.engines.engine import Command
+from loradash.engines.engine import Artifact, Command
 from loradash.errors import (
     DiskFull,
     InvalidAdapter,
@@ -79,6 +79,9 @@ class ScriptedEngine:
 
     def check_base_model(self, name):
         find_base_model(name)
+
+    def artifacts(self, folder):
+        return [Artifact("lora", path) for path in sorted(folder.glob("lora/*"))]
 
     def adapter_metadata(self, path):
         if not path.read_text().startswith("LORA"):

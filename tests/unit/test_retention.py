@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from loradash.domain.process import Status
+from loradash.engines.diffusers.engine import DiffusersEngine
+from loradash.engines.engine import Artifact, Checkpoint
 from loradash.errors import DiskFull
 from loradash.runtime.results import restore_checkpoints
 from loradash.services.retention import Retention
@@ -122,8 +124,9 @@ def test_an_object_of_another_size_keeps_the_files(world):
     ("kind", "name"),
     [
         ("lora", "other.safetensors"),
-        ("sample", "step-000000005-0.png"),
-        ("image", "image_0001.png"),
+        ("lora", "other.bin"),
+        *(("sample", f"step-000000005-0.{suffix}") for suffix in ("png", "jpg", "webp")),
+        *(("image", f"image_0001.{suffix}") for suffix in ("png", "jpg", "webp")),
     ],
 )
 def test_a_result_that_was_never_stored_keeps_the_files(world, kind, name):
@@ -132,6 +135,41 @@ def test_a_result_that_was_never_stored_keeps_the_files(world, kind, name):
     path.write_bytes(b"not stored")
     assert clean(world) == []
     assert path.read_bytes() == b"not stored"
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_samples_of_a_failed_training_that_were_never_stored_stay_in_any_format(world, suffix):
+    process_id = stopped(world)
+    path = world.folder_of(process_id, "sample") / f"step-000000010-0.{suffix}"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"a picture")
+    assert clean(world) == []
+    assert path.read_bytes() == b"a picture"
+
+
+class OtherLayout(DiffusersEngine):
+    """An engine with a layout and formats of its own."""
+
+    def artifacts(self, folder):
+        return [Artifact("sample", path) for path in sorted(folder.glob("preview/*.tiff"))]
+
+    def checkpoints(self, folder):
+        found = sorted(folder.glob("saved/*.ckpt"))
+        return [Checkpoint(path.with_suffix(""), (path,)) for path in found]
+
+
+@pytest.mark.parametrize("name", ["preview/1.tiff", "saved/5.ckpt"])
+def test_the_engine_says_what_is_worth_keeping(world, name):
+    process_id = stopped(world, storing=False, steps=(0,))
+    path = world.workspace.training(process_id) / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    (world.workspace.training(process_id) / "samples").mkdir()
+    (world.workspace.training(process_id) / "samples/1.png").write_bytes(b"another engine's")
+    world.engine = OtherLayout(device="cpu", threads=1, offline=True)
+    assert clean(world) == []
+    path.unlink()
+    assert clean(world) == [process_id]
 
 
 @pytest.mark.parametrize("ending", ["failed", "cancelled"])

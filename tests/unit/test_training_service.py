@@ -20,7 +20,7 @@ from loradash.domain.events import Done, Failed, StepDone, Stopped, parse_event
 from loradash.domain.process import Status
 from loradash.domain.requests import parse_request
 from loradash.domain.training_text import parse_training, parse_training_text
-from loradash.engines.engine import Artifact, Command
+from loradash.engines.engine import Artifact, Checkpoint, Command
 from loradash.errors import (
     ConflictingState,
     DiskFull,
@@ -106,6 +106,10 @@ class ScriptedEngine:
 
     def checkpoint_folder(self, folder):
         return folder / "checkpoints"
+
+    def checkpoints(self, folder):
+        found = sorted(folder.glob("checkpoints/step-*"))
+        return [Checkpoint(one, tuple(sorted(one.iterdir()))) for one in found]
 
     def has_checkpoint(self, folder):
         return any(folder.glob("checkpoints/step-*"))

@@ -78,7 +78,9 @@ class World:
                 self.engine, no_pipeline, self.workspace, self.store, self.registry, limits
             ),
             processes=processes,
-            results=ResultService(self.registry, self.store, self.workspace, max_inline_bytes),
+            results=ResultService(
+                self.registry, self.store, self.workspace, max_inline_bytes, engine=self.engine
+            ),
             datasets=self.datasets,
             uploads=UploadSessions(self.store, self.datasets),
             dataset_editor=DatasetEditor(self.store, self.datasets, self.workspace.root / "cache"),

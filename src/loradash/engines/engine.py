@@ -34,8 +34,15 @@ class Artifact(NamedTuple):
     path: Path
 
 
+class Checkpoint(NamedTuple):
+    """What a training can go on from: a folder, and the files that it is made of."""
+
+    folder: Path
+    files: tuple[Path, ...]
+
+
 class Engine(Protocol):
-    """Trains adapters."""
+    """Trains adapters. Only it knows how the files in a training's folder are called."""
 
     name: str
 
@@ -80,15 +87,19 @@ class Engine(Protocol):
         ...
 
     def checkpoint_folder(self, folder: Path) -> Path:
-        """Where checkpoints are, each a folder whose name sorts by its step."""
+        """Where checkpoints are restored to, each a folder whose name sorts by its step."""
         ...
 
     def has_checkpoint(self, folder: Path) -> bool:
         """Whether an earlier attempt has left something to continue from."""
         ...
 
+    def checkpoints(self, folder: Path) -> list[Checkpoint]:
+        """List a training's checkpoints, the newest last; none that is still being written."""
+        ...
+
     def artifacts(self, folder: Path) -> list[Artifact]:
-        """List what a training has produced so far."""
+        """List what a training has produced so far, except checkpoints, whatever the format."""
         ...
 
 
@@ -109,6 +120,10 @@ class WarmGenerator(Protocol):
         done: tuple[int, ...] = (),
     ) -> str:
         """Return the line that asks for one generation into ``folder``, without those done."""
+        ...
+
+    def images(self, folder: Path) -> list[Path]:
+        """List the images that a generation has drawn into its folder, whatever the format."""
         ...
 
     def parse(self, line: str) -> Event | None:

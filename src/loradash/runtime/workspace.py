@@ -67,14 +67,17 @@ class Workspace:
         return [self._of(kind, process_id) for kind in _PROCESS_FOLDERS]
 
     def result_folders(self, process_id: str, result_type: str) -> list[Path]:
-        """Files and folders here that hold a process's results of one type, or of all types."""
+        """What we ourselves have made of a process's results of one type, or of all types.
+
+        What its engine has written into a training's folder, only the engine knows.
+        """
         training = self.training(process_id)
         by_type = {
-            "lora": [training / "lora", self.lora(process_id)],
-            "samples": [training / "samples", training / "samples.png"],
+            "lora": [self.lora(process_id)],
+            "samples": [training / "samples.png"],
             "images": [self.generation(process_id).parent],
-            "checkpoints": [training / "checkpoints", self.lora(process_id)],
-            "logs": [training / "log.txt", training / "events.jsonl", training / "loss.png"],
+            "checkpoints": [self.lora(process_id)],
+            "logs": [training / "loss.png"],
             "all": self.folders_of(process_id),
         }
         return by_type[result_type]

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -23,7 +24,14 @@ _SETTLED_NS = 2 * 10**9
 class AdapterFiles:
     """Finds and fetches files of adapters; thread-safe."""
 
-    def __init__(self, store: ObjectStore, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        workspace: Workspace,
+        adapters_in: Callable[[Path], Iterable[Path]],
+    ) -> None:
+        """``adapters_in`` tells which files of a training's folder are finished adapters."""
+        self._adapters_in = adapters_in
         self._store = store
         self._workspace = workspace
         self._hashes = FileHashes()
@@ -33,10 +41,11 @@ class AdapterFiles:
 
         Raises `ResultsNotStored` if the object isn't what was stored, and what the store raises.
         """
-        trained = self._workspace.training(entry.process_id) / "lora" / entry.name
+        here = self._adapters_in(self._workspace.training(entry.process_id))
+        trained = [path for path in here if path.name == entry.name]
         folder = self._workspace.lora(entry.process_id) / entry.sha256[:16]
         fetched = folder / PurePosixPath(entry.name).name
-        for path in (trained, fetched):
+        for path in (*trained, fetched):
             if self._hashes.of(path, entry.size_bytes) == entry.sha256:
                 return path
         self._fetch(entry, fetched)

@@ -69,7 +69,7 @@ class GenerationService:
         self._registry = registry
         self._limits = limits
         self._address = address
-        self._adapter_files = AdapterFiles(store, workspace)
+        self._adapter_files = AdapterFiles(store, workspace, self._adapters_in)
 
     def check(self, request: GenerationRequest, places: Places = ANYWHERE) -> GenerationRequest:
         """Check base model and adapters; return the request as it will be run.
@@ -203,6 +203,9 @@ class GenerationService:
             places.check(reference, InvalidAdapter, "adapters")
         path = self._file_of(reference, stored)
         return str(path) if stored is None else reference
+
+    def _adapters_in(self, folder: Path) -> list[Path]:
+        return [one.path for one in self._engine.artifacts(folder) if one.kind == "lora"]
 
     def _file_of(self, reference: str, stored: StoredArtifact | None) -> Path:
         path = _local_file(reference) if stored is None else self._adapter_files.path_of(stored)

@@ -13,6 +13,7 @@ from loradash.domain.media_types import media_type
 from loradash.domain.process import ProcessRecord, Status
 from loradash.domain.requests import ResultType
 from loradash.domain.sizes import size_text
+from loradash.engines.engine import Engine
 from loradash.errors import ConflictingState, InvalidKey, InvalidRequest, NotFound
 from loradash.registry.cursors import ArtifactPlace
 from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
@@ -50,7 +51,10 @@ class ResultService:
         max_inline_bytes: int,
         address: keys.Address = keys.NOWHERE,
         url_expires_s: int = _URL_EXPIRES_S,
+        engine: Engine | None = None,
     ) -> None:
+        """The ``engine`` knows which files in the workspace are copies of results."""
+        self._engine = engine
         self._registry = registry
         self._store = store
         self._workspace = workspace
@@ -213,11 +217,24 @@ class ResultService:
 
     def _delete_copies(self, process_id: str, result_type: ResultType) -> None:
         """Remove what the workspace still holds of the deleted results."""
-        for folder in self._workspace.result_folders(process_id, result_type):
-            if folder.is_dir():
-                shutil.rmtree(folder)
+        for path in (
+            *self._engines_files(process_id, result_type),
+            *self._workspace.result_folders(process_id, result_type),
+        ):
+            if path.is_dir():
+                shutil.rmtree(path)
             else:
-                folder.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+
+    def _engines_files(self, process_id: str, result_type: ResultType) -> list[Path]:
+        if self._engine is None:
+            return []
+        folder = self._workspace.training(process_id)
+        kinds = _TYPES[result_type]
+        found = [one.path for one in self._engine.artifacts(folder) if one.kind in kinds]
+        if "checkpoint" in kinds:
+            found += [one.folder for one in self._engine.checkpoints(folder)]
+        return found
 
     def stored(self, key: str) -> StoredArtifact:
         """Return what is listed under a key. Raises `NotFound`, `InvalidKey`."""

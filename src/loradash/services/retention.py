@@ -12,7 +12,7 @@ from typing import NamedTuple
 import structlog
 
 from loradash.domain.process import ProcessRecord, Status
-from loradash.engines.engine import Engine
+from loradash.engines.engine import Engine, WarmGenerator
 from loradash.errors import AlreadyRunning, LoradashError
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.folder_lock import folder_lock
@@ -93,20 +93,19 @@ class Retention:
         names = {(entry.kind, entry.name) for entry in stored}
         folder = self._workspace.training(record.id)
         wanted: set[tuple[str, str]] = {
-            ("lora", path.name) for path in folder.glob("lora/*.safetensors")
+            (one.kind, one.path.name)
+            for one in self._engine.artifacts(folder)
+            if one.kind in ("lora", "sample")
         }
-        wanted |= {("sample", path.name) for path in folder.glob("samples/*.png")}
-        wanted |= {
-            ("image", path.name) for path in self._workspace.generation(record.id).glob("*.png")
-        }
+        if isinstance(self._engine, WarmGenerator):
+            drawn = self._engine.images(self._workspace.generation(record.id))
+            wanted |= {("image", path.name) for path in drawn}
         if record.status is not Status.COMPLETED:
             # Of a training that may go on, the newest checkpoint must be safe.
-            checkpoints = sorted(self._engine.checkpoint_folder(folder).glob("step-*"))
             wanted |= {
-                ("checkpoint", f"{path.parent.name}/{path.name}")
-                for newest in checkpoints[-1:]
-                for path in newest.iterdir()
-                if path.is_file()
+                ("checkpoint", f"{newest.folder.name}/{path.name}")
+                for newest in self._engine.checkpoints(folder)[-1:]
+                for path in newest.files
             }
         return wanted <= names
 

@@ -224,7 +224,8 @@ class TrainingService:
 
     def adapter(self, process_id: str) -> Path:
         """The finished adapter of a training. Raises `NotFound` if it isn't finished."""
-        found = sorted((self.folder(process_id) / "lora").glob("*.safetensors"))
+        artifacts = self._engine.artifacts(self.folder(process_id))
+        found = [one.path for one in artifacts if one.kind == "lora"]
         if not found:
             raise NotFound(
                 f"training {process_id} has no finished adapter",

@@ -219,7 +219,7 @@ def make_services(
         processes=processes,
         results=ResultService(
             core.registry, core.store, core.workspace, max_inline_bytes, _address(core.settings),
-            core.settings.s3_url_expiry_s
+            core.settings.s3_url_expiry_s, core.engine,
         ),
         datasets=core.datasets,
         uploads=UploadSessions(

@@ -27,7 +27,7 @@ from loradash.engines.diffusers.job import (
     ResolvedAdapter,
     TrainingJob,
 )
-from loradash.engines.engine import Artifact, Command
+from loradash.engines.engine import Artifact, Checkpoint, Command
 from loradash.errors import EngineUnavailable, InvalidAdapter, InvalidCheckpoint
 from loradash.paths import local_path
 
@@ -147,8 +147,8 @@ class DiffusersEngine:
 
     def artifacts(self, folder: Path) -> list[Artifact]:
         """List the final adapter, the samples, config and log."""
-        found = [Artifact("lora", path) for path in sorted(folder.glob(f"{ADAPTER_FOLDER}/*"))]
-        found += [Artifact("sample", path) for path in sorted(folder.glob(f"{SAMPLES_FOLDER}/*"))]
+        found = [Artifact("lora", path) for path in _files_in(folder / ADAPTER_FOLDER)]
+        found += [Artifact("sample", path) for path in _files_in(folder / SAMPLES_FOLDER)]
         for kind, name in (
             ("config", "config.yaml"),
             ("job", JOB_FILE),
@@ -157,7 +157,11 @@ class DiffusersEngine:
         ):
             if (path := folder / name).is_file():
                 found.append(Artifact(kind, path))  # type: ignore[arg-type]
-        return [artifact for artifact in found if not artifact.path.name.startswith(".")]
+        return found
+
+    def images(self, folder: Path) -> list[Path]:
+        """See `WarmGenerator.images`."""
+        return list(_files_in(folder))
 
     def job_file(self, folder: Path) -> Path:
         """See `Engine.job_file`."""
@@ -167,9 +171,16 @@ class DiffusersEngine:
         """See `Engine.checkpoint_folder`."""
         return folder / CHECKPOINTS_FOLDER
 
+    def checkpoints(self, folder: Path) -> list[Checkpoint]:
+        """See `Engine.checkpoints`: they appear by a rename, so whatever has the name is whole."""
+        return [
+            Checkpoint(found, _files_in(found))
+            for found in sorted(folder.glob(f"{CHECKPOINTS_FOLDER}/step-*"))
+        ]
+
     def has_checkpoint(self, folder: Path) -> bool:
         """See `Engine.has_checkpoint`."""
-        return any(folder.glob(f"{CHECKPOINTS_FOLDER}/step-*"))
+        return bool(self.checkpoints(folder))
 
     def _command(self, arguments: list[str], threads: int, working_directory: Path) -> Command:
         environment = {
@@ -198,6 +209,14 @@ class DiffusersEngine:
             environment=environment,
             working_directory=working_directory,
         )
+
+
+def _files_in(folder: Path) -> tuple[Path, ...]:
+    """The files of a folder by name, without those that are still being written."""
+    if not folder.is_dir():
+        return ()
+    names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return tuple(path for path in names if path.is_file())
 
 
 def read_adapter_header(path: Path) -> dict[str, str]:
