@@ -10,16 +10,21 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
 .PHONY: demo test chaos lint types unit setup dev format clean
+.DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
 	$(BIN)/loradash demo --output demo-output
 
-test: $(VENV)/.installed-dev
+test: lint types
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
 
 unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 tests/unit tests/contract
@@ -38,8 +43,9 @@ dev: $(VENV)/.installed-dev
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "loradash needs Python 3.11 or newer (PYTHON=$(PYTHON))"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh tools/install_venv_module.sh $(PYTHON)
-	$(PYTHON) -m venv $(VENV)
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv $(VENV); \
+		else $(PYTHON) -m venv --without-pip $(VENV) && $@ tools/install_pip.py \
+			|| { rm -rf $(VENV); exit 1; }; fi
 
 # torch comes first: asked for by other packages, pip may pick a build for other hardware.
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt

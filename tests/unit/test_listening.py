@@ -17,7 +17,7 @@ def test_a_port_that_is_taken_is_said_to_be_in_use():
 
 
 def test_an_address_that_is_not_this_machines_is_named():
-    with pytest.raises(InvalidSettings, match="192.0.2.1"):
+    with pytest.raises(InvalidSettings, match=r"192\.0\.2\.1"):
         listen("192.0.2.1", 8000)
 
 
