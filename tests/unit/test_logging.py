@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 import logging
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import structlog
@@ -258,3 +260,18 @@ def test_nothing_happens_when_the_module_is_imported():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("[] False 1\n", "")
+
+
+def test_a_full_log_disk_costs_nothing_but_the_lines(tmp_path, capsys):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    for name in ("app.log", "requests.log", "errors.log"):
+        (folder / name).symlink_to("/dev/full")
+    with Path("/dev/full").open("w") as stream:
+        configure(folder, "info", as_json=True, stream=stream)
+        for _ in range(50):
+            log.error("happened", detail="x" * 100)
+        close()
+        with contextlib.suppress(OSError):
+            stream.close()
+    assert capsys.readouterr() == ("", "")

@@ -5,10 +5,12 @@ import sys
 
 from loradash.cli.app import app
 from loradash.errors import Interrupted, LoradashError
+from loradash.streams import lossy_output, open_standard_files
 
 
 def main() -> None:
     """Run the command line; what users can cause becomes one clear message and an exit code."""
+    open_standard_files()
     try:
         app()
     except Interrupted as error:
@@ -35,6 +37,11 @@ def main() -> None:
 
 
 def _report(error: LoradashError) -> None:
+    with lossy_output():  # the exit code says it too
+        _print_error(error)
+
+
+def _print_error(error: LoradashError) -> None:
     import json
     import traceback
 

@@ -1,5 +1,7 @@
 """The commands of ``loradash``."""
 
+import functools
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -17,6 +19,9 @@ from loradash.cli import (
     up_command,
     worker_command,
 )
+from loradash.streams import lossy_output, outlive_the_terminal
+
+Command = Callable[..., None]
 
 app = typer.Typer(
     name="loradash",
@@ -44,24 +49,50 @@ def _main(
     """Train LoRA adapters and generate images with them."""
 
 
-app.command("demo")(demo_command.demo)
-app.command("train")(train_command.train)
-app.command("generate")(generate_command.generate)
+def _works(command: Command) -> Command:
+    """A command that does more than show something, and does it to its end if nobody looks."""
+
+    @functools.wraps(command)
+    def run(*arguments: object, **options: object) -> None:
+        with lossy_output():
+            command(*arguments, **options)
+
+    return run
+
+
+def _works_on(command: Command) -> Command:
+    """One that also goes on when its terminal is closed."""
+
+    @functools.wraps(command)
+    def run(*arguments: object, **options: object) -> None:
+        outlive_the_terminal()
+        command(*arguments, **options)
+
+    return _works(run)
+
+
+app.command("demo")(_works_on(demo_command.demo))
+app.command("train")(_works_on(train_command.train))
+app.command("generate")(_works_on(generate_command.generate))
 app.command("doctor")(doctor_command.doctor)
-app.command("up")(up_command.up)
-app.command("worker")(worker_command.worker)
-for name in ("processes", "logs", "cancel", "resume", "queue", "models"):
-    app.command(name)(getattr(process_commands, name))
+app.command("up")(_works(up_command.up))
+app.command("worker")(_works(worker_command.worker))
+app.command("processes")(process_commands.processes)
+app.command("logs")(process_commands.logs)
+app.command("cancel")(_works(process_commands.cancel))
+app.command("resume")(_works(process_commands.resume))
+app.command("queue")(_works(process_commands.queue))
+app.command("models")(process_commands.models)
 datasets = typer.Typer(
     help="Check, upload and edit datasets.", no_args_is_help=True, rich_markup_mode=None
 )
 datasets.command("check")(datasets_command.check)
-datasets.command("upload")(datasets_command.upload)
+datasets.command("upload")(_works(datasets_command.upload))
 datasets.command("list")(datasets_command.list_)
 datasets.command("show")(dataset_edit_commands.show)
-datasets.command("caption")(dataset_edit_commands.caption)
-datasets.command("rm")(dataset_edit_commands.rm)
-datasets.command("zip")(dataset_edit_commands.zip_)
-datasets.command("import")(dataset_edit_commands.import_)
+datasets.command("caption")(_works(dataset_edit_commands.caption))
+datasets.command("rm")(_works(dataset_edit_commands.rm))
+datasets.command("zip")(_works(dataset_edit_commands.zip_))
+datasets.command("import")(_works(dataset_edit_commands.import_))
 app.add_typer(datasets, name="datasets")
 app.add_typer(dev_command.dev, name="dev")

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol, Self
 
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
@@ -29,6 +30,8 @@ from loradash.domain.sizes import size_text
 from loradash.runtime.supervisor import StopRequest
 
 _LINE_EVERY_S = 10.0
+
+log = structlog.get_logger("loradash.output")
 
 
 class Ending(NamedTuple):
@@ -64,9 +67,10 @@ class Reporter(Protocol):
 def reporter(as_json: bool, what: str) -> Reporter:
     """Return the reporter that fits: JSON lines, a live display, or plain lines."""
     if as_json:
-        return JsonReporter()
+        return UnfailingReporter(JsonReporter())
     console = Console(stderr=False, highlight=False)
-    return LiveReporter(console, what) if console.is_terminal else LineReporter(what)
+    live = console.is_terminal
+    return UnfailingReporter(LiveReporter(console, what) if live else LineReporter(what))
 
 
 def print_result(facts: dict[str, Any]) -> None:
@@ -91,6 +95,40 @@ def stop_on_signals(stop: StopRequest, note: Callable[[str], None]) -> Iterator[
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class UnfailingReporter:
+    """Shows by another reporter. One that fails, for whatever reason, doesn't end the work.
+
+    Also called from a signal handler, where the stream may just be in use.
+    """
+
+    def __init__(self, shown: Reporter) -> None:
+        self._shown = shown
+        self._failed = False
+
+    def __enter__(self) -> Self:
+        self._try(self._shown.__enter__)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._try(self._shown.__exit__)
+
+    def event(self, event: Event) -> None:
+        """Show one event, if that can be."""
+        self._try(lambda: self._shown.event(event))
+
+    def note(self, text: str) -> None:
+        """Say something, if that can be."""
+        self._try(lambda: self._shown.note(text))
+
+    def _try(self, show: Callable[[], object]) -> None:
+        try:
+            show()
+        except Exception:
+            if not self._failed:
+                self._failed = True
+                log.warning("progress_not_shown", exc_info=True)
 
 
 class JsonReporter:

@@ -10,6 +10,7 @@ import uvicorn
 from loradash.api.app import Server, create_app
 from loradash.errors import LoradashError
 from loradash.listening import listen
+from loradash.streams import at_hangup
 
 _CONNECTIONS_END_S = 5
 
@@ -63,6 +64,7 @@ def serve(server: Server, host: str, port: int, on_ready: Callable[[str], None])
         timeout_graceful_shutdown=_CONNECTIONS_END_S,
     )  # fmt: skip
     uvicorn_server = _Uvicorn(config, lambda: on_ready(url), server.hurry)
+    at_hangup(uvicorn_server.handle_exit)
     try:
         uvicorn_server.run(sockets=[listener])
     finally:

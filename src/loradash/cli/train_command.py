@@ -1,8 +1,10 @@
 """``loradash train``: from a config or a few options to an adapter."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import structlog
 import typer
 
 if TYPE_CHECKING:
@@ -10,6 +12,8 @@ if TYPE_CHECKING:
     from loradash.domain.process import ProcessRecord
     from loradash.services.training import TrainingService
     from loradash.wiring.core import Core
+
+log = structlog.get_logger("loradash.train")
 
 
 def train(
@@ -214,14 +218,16 @@ def finish(
 
     folder = service.folder(process_id)
     history = service.history(process_id)
-    pictures = [
-        path
-        for path in (
-            loss_curve(history.steps, folder / "loss.png", process_id),
-            sample_sheet(history.samples, folder / "samples.png"),
-        )
-        if path
-    ]
+    drawings: tuple[Callable[[], Path | None], ...] = (
+        lambda: loss_curve(history.steps, folder / "loss.png", process_id),
+        lambda: sample_sheet(history.samples, folder / "samples.png"),
+    )
+    pictures = []
+    for draw in drawings:
+        try:
+            pictures += [path] if (path := draw()) else []
+        except Exception:  # the training is over, whatever becomes of its pictures
+            log.warning("picture_not_drawn", process_id=process_id, exc_info=True)
     resume = f"{program()} train --resume {process_id}"
     if as_json:
         facts: dict[str, Any] = {

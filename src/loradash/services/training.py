@@ -259,7 +259,9 @@ class TrainingService:
 
     def _run_engine(self, attempt: Attempt, folder: Path, lock: int, record: IO[bytes]) -> Terminal:
         def note(event: Event) -> None:
-            record.write(event.model_dump_json().encode() + b"\n")
+            # Only curves are drawn from it; a full disk shows where a checkpoint is written.
+            with contextlib.suppress(OSError):
+                record.write(event.model_dump_json().encode() + b"\n")
 
         def keep(event: Event) -> None:
             note(event)

@@ -11,6 +11,7 @@ The program's modules say ``log = structlog.get_logger("loradash.noun")`` and
 import contextlib
 import logging
 import logging.handlers
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,29 @@ def rotation_paused() -> Iterator[None]:
         yield
 
 
+class _StreamHandler(logging.StreamHandler[TextIO]):
+    """Drops lines that the stream doesn't take: a terminal that is closed, a disk that is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """Say nothing of what can't be written; anything else is a bug, and told as usual."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
+class _FileHandler(logging.handlers.RotatingFileHandler):
+    """Drops lines for which there is no room."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """See `_StreamHandler.handleError`."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close, with or without what still waits to be written."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 def _take_over(level: str) -> None:
     root = logging.getLogger()
     root.setLevel(max(logging.getLevelNamesMapping()[level], logging.WARNING))
@@ -127,7 +151,7 @@ def _preparation() -> list[Processor]:
 
 
 def _stream_handler(stream: TextIO, as_json: bool) -> logging.Handler:
-    handler = logging.StreamHandler(stream)
+    handler = _StreamHandler(stream)
     if as_json:
         handler.setFormatter(_json_lines())
     else:
@@ -140,7 +164,7 @@ def _file_handlers(folder: Path) -> list[logging.Handler]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         app, requests, errors = (
-            logging.handlers.RotatingFileHandler(
+            _FileHandler(
                 folder / name,
                 maxBytes=_MAX_FILE_BYTES,
                 backupCount=BACKUPS,

@@ -7,11 +7,11 @@ event, so that the parent sees at once that the child lives.
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.streams import lossy_output
 
 
 def main() -> int:
@@ -39,8 +39,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with lossy_output():  # what libraries print goes to a log, whose disk may be full
+        exit_code = main()
     # Every result is on disk by now; unloading torch in good order would take another 1 to 2 s.
     os._exit(exit_code)
