@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     store_patience_s: Annotated[float, Field(ge=0)] = Field(
         3600,
         validation_alias="LORADASH_STORE_PATIENCE",
-        description="Seconds that a finished process waits for an object store that is away.",
+        description="Seconds that a process waits for an object store or a registry that is away.",
     )
     max_file_mb: Annotated[int, Field(ge=1, le=5000)] = Field(
         100,

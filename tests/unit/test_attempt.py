@@ -36,6 +36,7 @@ from loradash.registry.memory import MemoryRegistry
 from loradash.registry.registry import Metric
 from loradash.registry.sql import SqlRegistry
 from loradash.runtime import attempt as attempt_module
+from loradash.runtime import patience as patience_module
 from loradash.runtime.attempt import Attempt, Timing, failure
 from loradash.runtime.results import NewArtifact, ResultKeeper, restore_checkpoints
 from loradash.runtime.supervisor import StopRequest
@@ -44,13 +45,15 @@ from loradash.storage.memory import MemoryStore
 from tests.unit.waits import never, until
 
 TICK_S = attempt_module.TICK_S
-TIMING = Timing(lease_s=60, cancel_grace_s=7, max_attempts=3)
+TIMING = Timing(lease_s=60, cancel_grace_s=7, max_attempts=3, store_patience_s=60)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(attempt_module, "TICK_S", 0.02)
-    monkeypatch.setattr(attempt_module, "_PATIENCE_S", (0.02,) * 5)
+    monkeypatch.setattr(patience_module, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(patience_module, "_LONGEST_PAUSE_S", 0.02)
+    monkeypatch.setattr(patience_module, "_POLL_S", 0.005)
 
 
 class Flaky:
@@ -640,7 +643,7 @@ def test_the_end_is_written_once_the_registry_is_there_again(begin, registry):
 
 
 def test_an_end_that_can_not_be_written_is_raised_and_the_lease_runs_out(begin, registry):
-    with begin() as attempt:
+    with begin(timing=TIMING._replace(store_patience_s=0.2)) as attempt:
         registry.breaks(RegistryUnavailable("gone"))
         with pytest.raises(RegistryUnavailable):
             attempt.finish(Done())
@@ -973,7 +976,7 @@ def test_what_came_while_the_store_was_away_arrives_once_it_is_back(
 def test_the_end_waits_for_a_store_that_is_away_and_says_so(
     begin, registry, store, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("loradash.runtime.attempt._STORE_TRIES_S", 0.3)
+    monkeypatch.setattr(patience_module, "_LONGEST_PAUSE_S", 0.3)
     with begin(timing=TIMING._replace(store_patience_s=30)) as attempt:
         store.breaks(AWAY, "put_file")
         attempt.event(image(tmp_path))
@@ -990,9 +993,8 @@ def test_the_end_waits_for_a_store_that_is_away_and_says_so(
 
 
 def test_patience_with_a_store_ends_and_the_failure_can_be_resumed(
-    begin, registry, store, tmp_path, monkeypatch
+    begin, registry, store, tmp_path
 ):
-    monkeypatch.setattr("loradash.runtime.attempt._STORE_TRIES_S", 0.05)
     with begin(timing=TIMING._replace(store_patience_s=0.2)) as attempt:
         store.breaks(AWAY, "put_file")
         attempt.event(image(tmp_path))

@@ -721,6 +721,23 @@ def test_the_queue_goes_on_when_the_registry_is_there_again(machine, error):
     assert Counter(one["event"] for one in logged)["queue_not_worked"] == 1
 
 
+def test_a_server_starts_though_its_registry_is_away(make, monkeypatch):
+    machine = make(start=False)
+    away = [True]
+    lapsed = machine.registry.lapsed
+
+    def look(now):
+        if away:
+            raise RegistryUnavailable("away")
+        return lapsed(now)
+
+    monkeypatch.setattr(machine.registry, "lapsed", look)
+    machine.executor.start()
+    process_id = machine.add()
+    away.clear()
+    machine.until_running(process_id)
+
+
 def test_a_second_trouble_is_told_again(machine):
     with structlog.testing.capture_logs() as logged:
         for _ in range(2):

@@ -9,11 +9,12 @@ import pytest
 
 from loradash.domain import process as changes
 from loradash.domain.events import Done, Stopped
-from loradash.domain.ids import new_process_id
+from loradash.domain.ids import new_process_id, process_id_of
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import ExecutorUnavailable, RegistryUnavailable
 from loradash.executors.local import MemoryNeeds
 from loradash.registry.memory import MemoryRegistry
+from loradash.runtime import patience as patience_module
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Slot
 from loradash.runtime.supervisor import StopRequest
@@ -63,14 +64,15 @@ class Dispatcher:
         self.delay_s = 0.0
         self.processes = {}
 
-    def answer(self, data, *, request_id="", idempotency_key=""):
+    def answer(self, data, *, request_id="", idempotency_key="", waits=False):
         time.sleep(self.delay_s)
         if data["type"] != "train":
             return {"type": data["type"], "request_id": request_id}
         if "config" not in data:
             return {"error": "config: missing"}
         if idempotency_key not in self.processes:
-            self.processes[idempotency_key] = waiting(self.registry)
+            process_id = process_id_of("train", idempotency_key)
+            self.processes[idempotency_key] = waiting(self.registry, process_id)
         return {"process_id": self.processes[idempotency_key], "request_id": request_id}
 
 
@@ -84,13 +86,14 @@ class World:
         )
         self.worker = Worker(
             self.dispatcher, registry, Ownership(registry, runner.taking, 3), runner, CPU,
-            NoMemory(), MemoryNeeds(0, 0), lambda name: None, stop_grace_s=1,
+            NoMemory(), MemoryNeeds(0, 0), lambda name: None, stop_grace_s=1, patience_s=30,
         )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(work_module, "_LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(patience_module, "_FIRST_PAUSE_S", 0.02)
 
 
 @pytest.fixture
@@ -108,11 +111,11 @@ def worker(world):
     return world.worker
 
 
-def waiting(registry):
+def waiting(registry, process_id=""):
     now = datetime.now(UTC)
     return registry.create(
         ProcessRecord(
-            id=new_process_id("train"), kind="training", name="cat", created_at=now,
+            id=process_id or new_process_id("train"), kind="training", name="cat", created_at=now,
             enqueued_at=now, updated_at=now,
         )
     ).id  # fmt: skip
@@ -259,21 +262,21 @@ def test_a_stopping_worker_begins_nothing(worker, world, registry):
 def test_a_control_planes_job_names_its_process(worker):
     process_id = new_process_id("train")
     data = {"type": "run_process", "process_id": process_id}
-    assert worker.answer("job-1", data)["process_id"] == process_id
+    assert worker.answer("job-1", data, StopRequest())["process_id"] == process_id
     for wrong in ({}, {"process_id": 3}, {"process_id": "../x"}):
-        assert worker.answer("job-1", {"type": "run_process", **wrong})["error"].startswith(
-            "process_id"
-        )
+        reply = worker.answer("job-1", {"type": "run_process", **wrong}, StopRequest())
+        assert reply["error"].startswith("process_id")
 
 
 # Jobs
 
 
 class Jobs:
-    def __init__(self, goes_on=False, fault=None):
+    def __init__(self, goes_on=False, fault=None, was_ended=False):
         self.sent = []
         self._goes_on = goes_on
         self._fault = fault
+        self._was_ended = was_ended
 
     def send(self, process_id):
         if self._fault:
@@ -284,6 +287,11 @@ class Jobs:
         if self._fault:
             raise self._fault
         return self._goes_on
+
+    def was_ended(self, job_id):
+        if self._fault:
+            raise self._fault
+        return self._was_ended
 
 
 def handle(world, job, *, jobs=None, then=None, told=None):
@@ -386,6 +394,19 @@ def test_a_client_that_waits_has_its_id_at_once_if_a_job_can_be_sent(world, regi
 @pytest.mark.parametrize("jobs", [None, Jobs(fault=ExecutorUnavailable("away"))])
 def test_else_its_job_lasts_as_long_as_the_training(world, registry, jobs):
     assert handle(world, train("sync-1"), jobs=jobs)["status"] == "completed"
+
+
+def test_a_cancel_that_came_before_the_job_was_begun_is_found_by_asking(world, registry):
+    """The SDK forgets it; so would the training go on to its end."""
+    world.engine.lasts = True
+    with pytest.raises(asyncio.CancelledError):
+        handle(world, train(), jobs=Jobs(was_ended=True))
+    assert only(registry).status is Status.CANCELLED
+
+
+@pytest.mark.parametrize("fault", [ExecutorUnavailable("away"), ValueError("a bug")])
+def test_a_job_that_can_not_be_asked_for_is_worked_on_all_the_same(world, registry, fault):
+    assert handle(world, train(), jobs=Jobs(fault=fault))["status"] == "completed"
 
 
 def test_a_reply_that_runpod_can_not_carry_says_so():

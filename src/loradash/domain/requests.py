@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from loradash.domain import yaml_text
+from loradash.domain.ids import key_of_client, key_of_job, process_id_of
 from loradash.domain.process import Kind, Status
 from loradash.domain.request_fields import (
     MAX_SHOWN,
@@ -498,6 +499,18 @@ def makes_process(data: object) -> bool:
     if kind is None and "prompt" in data:
         return True
     return isinstance(kind, str) and kind in _TYPES_OF_PROCESSES
+
+
+def process_of_job(data: Mapping[str, Any], job_id: str) -> str:
+    """Return the id of the process that a queue's job makes, however often it is delivered.
+
+    For inputs that make one; nothing else in them is looked at, so that it can be known before
+    anything is checked.
+    """
+    given = data.get("idempotency_key")
+    key = key_of_client(given) if isinstance(given, str) and given else key_of_job(job_id)
+    is_training = data.get("type") in get_args(TrainRequest.model_fields["type"].annotation)
+    return process_id_of("train" if is_training else "gen", key)
 
 
 def unknown_fields(request: AnyRequest) -> tuple[str, ...]:

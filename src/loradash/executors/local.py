@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 import structlog
 
 from loradash.domain.process import Kind, ProcessRecord, Status
-from loradash.errors import LoradashError
+from loradash.errors import LoradashError, RegistryUnavailable
 from loradash.executors.server_lock import only_one
 from loradash.registry.registry import Change, ProcessQueue, ProcessRegistry
 from loradash.runtime.gpu import Slot
@@ -131,7 +131,11 @@ class LocalExecutor:
         try:
             for orphan in self._children.end_orphans(self._orphan_grace_s):
                 log.warning("orphan_ended", **orphan._asdict())
-            self._sweep(at_start=True)
+            try:
+                self._sweep(at_start=True)
+            except RegistryUnavailable as error:  # the first look that succeeds makes up for it
+                log.warning("queue_not_worked", error=str(error))
+                self._next_sweep_s = 0.0
             self._thread.start()
         except BaseException:
             self._lock_file.close()

@@ -7,7 +7,8 @@ somebody wants the process to end. Whoever has lost the lease writes nothing any
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -37,10 +38,10 @@ from loradash.errors import (
     LoradashError,
     RegistryUnavailable,
     ResultsNotStored,
-    StoreUnavailable,
 )
 from loradash.registry.registry import Metric, NewLine, ProcessRegistry
 from loradash.runtime.log_pump import LogPump
+from loradash.runtime.patience import AWAY, Patience
 from loradash.runtime.results import NewArtifact, ResultKeeper
 from loradash.runtime.supervisor import StopRequest
 from loradash.storage import keys
@@ -54,17 +55,16 @@ Result = TypeVar("Result")
 TICK_S = 0.5
 """How often steps and log lines are written, and how soon a cancel is heard."""
 
-_PATIENCE_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-_STORE_TRIES_S = 5.0
 _LOOK_AT_DISK_S = 5.0
 
 
 class Timing(NamedTuple):
     """Seconds: how long a lease holds, what a cancelled engine gets; tries until given up.
 
-    ``store_patience_s`` is how long an object store that is away is waited for; ``tell_s`` how
-    often steps and log lines are written, and ``hear_s`` how often a cancel is listened for, if not
-    with every tick: where each write costs money they are told less often.
+    ``store_patience_s`` is how long an object store or a registry that is away is waited for, and
+    ``stop_grace_s`` how long by an owner who was asked to stop; ``tell_s`` how often steps and log
+    lines are written, and ``hear_s`` how often a cancel is listened for, if not with every tick:
+    where each write costs money they are told less often.
     """
 
     lease_s: float
@@ -73,6 +73,7 @@ class Timing(NamedTuple):
     store_patience_s: float = 0.0
     tell_s: float = 0.0
     hear_s: float = 0.0
+    stop_grace_s: float = 0.0
 
 
 class Attempt:
@@ -111,8 +112,13 @@ class Attempt:
         self._pump: LogPump | None = None
         self._due = threading.Event()
         self._over = threading.Event()
-        self._renewed_s = time.monotonic()
+        self._renewed_s = time.monotonic() - _age_s(record, timing)
         self._shown = record.progress
+        self._results_wait = False
+        self._patience = Patience(
+            timing.store_patience_s, stop, timing.stop_grace_s,
+            while_waiting=self._shown_as_waiting, process_id=record.id,
+        )  # fmt: skip
         self.keeper = ResultKeeper(registry, store, record.id, self.token)
         self._ticker = threading.Thread(target=self._tick_on, name=f"attempt-{record.id}")
         self._ticker.daemon = True
@@ -181,7 +187,10 @@ class Attempt:
     def finish(self, ending: Terminal) -> Terminal:
         """Write the end into the record, after all results are stored; return what was written.
 
-        A lost lease isn't an error here: the record is somebody else's, and stays as it is.
+        A lost lease isn't an error here: the record is somebody else's, and stays as it is. Raises
+        `RegistryUnavailable` if the end couldn't be written within the whole patience: the record
+        stays ours until the lease has run out, and whoever takes it up then finds all that was
+        stored.
         """
         if isinstance(ending, Stopped) and self.stop.wish == "disk_full":
             ending = failure(_no_room(), resumable=True)
@@ -189,57 +198,64 @@ class Attempt:
             self.patiently(self.keeper.finish)
         except LeaseLost:
             self._superseded()
-        except (ResultsNotStored, RegistryUnavailable, StoreUnavailable) as error:
+        except (ResultsNotStored, *AWAY) as error:
+            self._results_wait = isinstance(error, AWAY)
             if isinstance(ending, Done):
-                ending = failure(error, resumable=True)
+                given_up = self._results_wait and self.stop.count
+                ending = Stopped(time_s=time.time()) if given_up else failure(error, resumable=True)
             else:
                 self.say(f"warning: {error}")
         self.say(_last_words(ending))
         self._end_ticker()
+        tries = 0
+
+        def write_end() -> None:
+            nonlocal tries
+            tries += 1
+            self._write_end(ending)
+
         try:
-            self.patiently(lambda: self._write_end(ending))
+            self._patience(write_end, insist=True)
         except LeaseLost:
-            self._superseded()
+            if tries == 1 or not self._end_has_arrived():
+                self._superseded()
         return ending
 
     def patiently(self, work: Callable[[], Result]) -> Result:
-        """Work, and wait while the registry or the object store can't be reached.
+        """Work, and wait while the registry or the object store is away; see `Patience`.
 
-        At last raises `RegistryUnavailable` (in the end the lease runs out, and the next attempt
-        finds all results in place) or `StoreUnavailable`, for which nobody waits who was asked to
-        stop.
+        At last raises `RegistryUnavailable` or `StoreUnavailable`.
         """
-        delays_s = iter(_PATIENCE_S)
-        give_up_s = time.monotonic() + self._timing.store_patience_s
-        is_awaited = False
-        while True:
-            try:
-                return work()
-            except RegistryUnavailable as error:
-                if (delay_s := next(delays_s, None)) is None:
-                    raise
-                log.warning("registry_awaited", process_id=self.id, error=str(error))
-                time.sleep(delay_s)
-            except StoreUnavailable as error:
-                if not is_awaited:
-                    log.warning("store_awaited", process_id=self.id, error=error.message)
-                is_awaited = True
-                if not self._wait_for_store(give_up_s):
-                    raise
+        return self._patience(work)
 
-    def _wait_for_store(self, give_up_s: float) -> bool:
-        """Wait a moment; return whether to try again."""
+    @contextmanager
+    def _shown_as_waiting(self) -> Iterator[None]:
         before = self._progress
         self.show(before.phase or "uploading", "waiting for the object store")
-        until_s = min(give_up_s, time.monotonic() + _STORE_TRIES_S)
-        while time.monotonic() < until_s and not self.stop.count:
-            time.sleep(0.1)
-        self.show(before.phase, before.detail)
-        return not self.stop.count and time.monotonic() < give_up_s
+        try:
+            yield
+        finally:
+            self.show(before.phase, before.detail)
 
     def _write_end(self, ending: Terminal) -> None:
         self._write()
+        if self._results_wait:  # the outage is over, or the store's goes on without the registry's
+            with suppress(ResultsNotStored, *AWAY):
+                self.keeper.finish()
+                self._results_wait = False
         self.record = self._registry.change(self.id, self._final_change(ending))
+
+    def _end_has_arrived(self) -> bool:
+        """Whether the record has our end, the answer to an earlier try having got lost.
+
+        The end of an attempt whose owner was superseded is written by others, as "lost".
+        """
+        record = self._registry.get(self.id)
+        note = next((one for one in record.attempts if one.number == self.number), None)
+        if note is None or note.ending in ("", "lost"):
+            return False
+        self.record = record
+        return True
 
     def _final_change(self, ending: Terminal) -> Callable[[ProcessRecord], ProcessRecord]:
         def change(record: ProcessRecord) -> ProcessRecord:
@@ -420,6 +436,13 @@ class Attempt:
         self._due.set()
         if self._ticker.is_alive():
             self._ticker.join()
+
+
+def _age_s(record: ProcessRecord, timing: Timing) -> float:
+    """How long its owner has had the lease: its taking may have been answered late."""
+    assert record.lease is not None
+    left_s = (record.lease.expires_at - datetime.now(UTC)).total_seconds()
+    return max(0.0, timing.lease_s - left_s)
 
 
 def _metric(event: StepDone, attempt: int, done_at: datetime) -> Metric:

@@ -21,12 +21,11 @@ from loradash.errors import (
     LeaseLost,
     LoradashError,
     NotFound,
-    RegistryUnavailable,
     ResultsNotStored,
-    StoreUnavailable,
     TransferFailed,
 )
 from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
+from loradash.runtime.patience import AWAY
 from loradash.storage import keys
 from loradash.storage.existence import ExistenceCache
 from loradash.storage.store import ObjectStore
@@ -56,7 +55,8 @@ class NewArtifact:
 class ResultKeeper:
     """Stores one process's artifacts on behalf of the owner of its lease.
 
-    If the object store is away, what came meanwhile waits here, and arrives once it is back.
+    If the object store or the registry is away, what came meanwhile waits here, and arrives once
+    they are back.
     """
 
     def __init__(
@@ -91,7 +91,8 @@ class ResultKeeper:
     def tidy_up(self) -> None:
         """Put right what an earlier owner left halfway: unlisted objects, an old manifest.
 
-        Call it before anything is stored. What can't be put right now does no harm.
+        Call it before anything is stored. What can't be put right now does no harm; raises
+        `RegistryUnavailable` and `StoreUnavailable`, as it may then be called again.
         """
         expected = {keys.result_config(self._process_id), keys.manifest(self._process_id)}
         try:
@@ -101,13 +102,15 @@ class ResultKeeper:
             self._delete([key for key in stored if key not in listed | expected])
             if listed:
                 self.write_manifest()
+        except AWAY:
+            raise
         except (LoradashError, OSError) as error:
             log.warning("not_tidied_up", process_id=self._process_id, error=str(error))
 
     def flush(self) -> None:
         """Wait until everything that was handed in so far has been tried, what failed once more.
 
-        Raises `StoreUnavailable` if something still waits for the store.
+        Raises `StoreUnavailable` or `RegistryUnavailable` if something still waits for them.
         """
         tried = threading.Event()
 
@@ -122,7 +125,7 @@ class ResultKeeper:
             if not self._thread.is_alive():
                 return
         for _, error in list(self._failed):
-            if isinstance(error, StoreUnavailable):
+            if isinstance(error, AWAY):
                 raise error
 
     def finish(self) -> None:
@@ -135,7 +138,7 @@ class ResultKeeper:
         self._try_failed()
         errors = [error for _, error in self._failed]
         for error in errors:
-            if isinstance(error, RegistryUnavailable | StoreUnavailable):
+            if isinstance(error, AWAY):
                 raise error
         if errors:
             problems = [(str(error) or type(error).__name__).splitlines()[0] for error in errors]
@@ -164,7 +167,7 @@ class ResultKeeper:
 
     def _next(self) -> Callable[[], None] | None:
         """Return what to do now: what came in, or what failed because the store was away."""
-        was_away = any(isinstance(error, StoreUnavailable) for _, error in self._failed)
+        was_away = any(isinstance(error, AWAY) for _, error in self._failed)
         try:
             work = self._inbox.get(timeout=_TRY_AGAIN_S if was_away else None)
         except queue.Empty:
@@ -178,7 +181,7 @@ class ResultKeeper:
             self._is_away = False
         except LeaseLost:
             raise
-        except StoreUnavailable as error:
+        except AWAY as error:
             if not self._is_away:  # told once, and not every few seconds
                 log.warning("results_wait", process_id=self._process_id, error=error.message)
             self._is_away = True
@@ -195,7 +198,7 @@ class ResultKeeper:
         failed, self._failed = self._failed, []
         for number, (work, _) in enumerate(failed, 1):
             self._try(work)
-            if self._failed and isinstance(self._failed[-1][1], StoreUnavailable):
+            if self._failed and isinstance(self._failed[-1][1], AWAY):
                 self._failed = failed[number:] + self._failed
                 return
 
@@ -253,7 +256,7 @@ class ResultKeeper:
         stored: list[StoredArtifact] = []
         try:
             stored = self._stored(artifacts)
-        except (OSError, TransferFailed, StoreUnavailable):
+        except (OSError, TransferFailed, *AWAY):
             if whole():
                 raise
         if whole():

@@ -33,7 +33,7 @@ class StopReason(enum.StrEnum):
 StopWish = Literal["", "cancel", "shutdown", "job_ended", "lease_lost", "disk_full"]
 
 
-@dataclass
+@dataclass(eq=False)
 class StopRequest:
     """Set from another thread or a signal handler to end a run; twice to end it at once."""
 
@@ -42,11 +42,14 @@ class StopRequest:
     """Why, as the first one who asked said."""
     grace_s: float | None = None
     """Time for a checkpoint, if it is another one than usual."""
+    asked_at_s: float = 0.0
+    """When it was asked for first, on the monotonic clock."""
 
     def __call__(self, wish: StopWish = "", grace_s: float | None = None) -> None:
         """Ask once more."""
         if not self.count:
             self.wish, self.grace_s = wish, grace_s
+            self.asked_at_s = time.monotonic()
         self.count += 1
 
 

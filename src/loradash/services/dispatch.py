@@ -22,6 +22,7 @@ from loradash.domain.schema import validate
 from loradash.domain.training_text import parse_training
 from loradash.errors import InvalidRequest, LoradashError
 from loradash.executors.executor import Executor
+from loradash.runtime.patience import AWAY
 from loradash.services.datasets.editing import DatasetEditor
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.datasets.upload_sessions import UploadSessions
@@ -83,8 +84,12 @@ class Dispatcher:
         base_url: str = "",
         request_id: str = "",
         idempotency_key: str = "",
+        waits: bool = False,
     ) -> Reply:
-        """Return the reply to a client's ``input``: JSON-ready, or exactly ``{"error": text}``."""
+        """Return the reply to a client's ``input``: JSON-ready, or exactly ``{"error": text}``.
+
+        With ``waits`` what may pass by itself (`AWAY`) is raised: the caller tries again.
+        """
         context = Context(request_id or new_request_id(), base_url, idempotency_key)
         began_s = time.monotonic()
         kind, error_text = "unknown", ""
@@ -98,6 +103,8 @@ class Dispatcher:
                     reply["warnings"] = [*reply.get("warnings", ()), *warnings]
                 reply["request_id"] = context.request_id
             except LoradashError as error:
+                if waits and isinstance(error, AWAY):
+                    raise
                 outcome, error_text = "invalid", error.message
                 kind = kind if kind != "unknown" else _type_named(data)
                 reply = self._error(str(error), error)

@@ -124,7 +124,7 @@ class GenerationService:
         )
         folder = self._workspace.generation(attempt.id)
         folder.mkdir(parents=True, exist_ok=True)
-        done = tuple(entry.index for entry in self._images(attempt.id) if entry.index is not None)
+        done = tuple(entry.index for entry in self._images(attempt) if entry.index is not None)
         if attempt.stop.count:
             return Stopped(time_s=time.time())
         ending = self._pipeline(attempt.record, attempt.environment).generate(
@@ -185,7 +185,7 @@ class GenerationService:
         attempt.show("uploading", "images")
         attempt.patiently(attempt.keeper.flush)
         wanted = len(request.prompts) * request.num_images
-        stored = len({entry.index for entry in self._images(attempt.id)})
+        stored = len({entry.index for entry in self._images(attempt)})
         if stored != wanted:
             error = ResultsNotStored(
                 f"{stored} of {wanted} images were stored", remedy=f"Resume {attempt.id}."
@@ -193,8 +193,8 @@ class GenerationService:
             return failure(error, resumable=True)
         return ending
 
-    def _images(self, process_id: str) -> tuple[StoredArtifact, ...]:
-        return self._registry.artifacts(process_id, ["image"])
+    def _images(self, attempt: Attempt) -> tuple[StoredArtifact, ...]:
+        return attempt.patiently(lambda: self._registry.artifacts(attempt.id, ["image"]))
 
     def check_adapter(self, reference: str, places: Places) -> str:
         """Return the reference, a path in full; raise if it isn't allowed or isn't an adapter."""

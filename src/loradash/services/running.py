@@ -1,5 +1,6 @@
 """Running a process that was taken: the one road from a lease to an end, whatever the kind."""
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from secrets import token_hex
@@ -8,14 +9,15 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from loradash.domain import process as changes
-from loradash.domain.events import Event, ImageWritten, Terminal
+from loradash.domain.events import Event, ImageWritten, Stopped, Terminal
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.process import Kind, ProcessRecord, Status
-from loradash.errors import ConflictingState, DiskFull, LoradashError, StoreUnavailable
+from loradash.errors import ConflictingState, DiskFull, LoradashError
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.attempt import Attempt, Timing, failure
 from loradash.runtime.gpu import Slot
 from loradash.runtime.owner import is_gone, this_owner
+from loradash.runtime.patience import AWAY
 from loradash.runtime.supervisor import StopRequest
 from loradash.services.generation import GenerationService
 from loradash.storage.store import ObjectStore
@@ -90,7 +92,10 @@ class Runner:
         stop: StopRequest,
         on_event: Callable[[Event], None] | None = None,
     ) -> Terminal:
-        """Run a taken process; return how it ended. Errors become its failure, all of them."""
+        """Run a taken process; return how it ended. Errors become its failure, all of them.
+
+        Raises `RegistryUnavailable` if the end can't be written; see `Attempt.finish`.
+        """
         environment = dict(slot.environment) if slot else {}
         with (
             bound(process_id=record.id, request_id=record.request_id),
@@ -102,14 +107,12 @@ class Runner:
             log.info(
                 "attempt_began", attempt=attempt.number, kind=record.kind, device=record.device
             )
-            if attempt.number > 1:
-                attempt.keeper.tidy_up()
             try:
+                if attempt.number > 1:
+                    attempt.patiently(attempt.keeper.tidy_up)
                 ending = self._works[record.kind].work(attempt)
             except LoradashError as error:
-                log.warning("process_failed", code=error.code, error=str(error))
-                passes = isinstance(error, StoreUnavailable | DiskFull)
-                ending = failure(error, resumable=passes or record.kind == "training")
+                ending = _ending_of(error, attempt)
             except Exception as error:
                 log.exception("process_failed", code=LoradashError.code)
                 ending = failure(error, resumable=True)
@@ -117,6 +120,16 @@ class Runner:
             log.info("attempt_ended", attempt=attempt.number, ending=ending.type, lost=attempt.lost)
         self._on_end(attempt.record)
         return ending
+
+
+def _ending_of(error: LoradashError, attempt: Attempt) -> Terminal:
+    """What an error of ours makes of an attempt."""
+    if isinstance(error, AWAY) and attempt.stop.count:  # it was no failure: nobody waited for it
+        log.warning("outage_not_awaited", code=error.code, error=str(error))
+        return Stopped(time_s=time.time())
+    log.warning("process_failed", code=error.code, error=str(error))
+    passes = isinstance(error, (*AWAY, DiskFull))
+    return failure(error, resumable=passes or attempt.record.kind == "training")
 
 
 class DrawnHere(NamedTuple):

@@ -39,6 +39,7 @@ from loradash.registry.registry import Change, ProcessRegistry
 from loradash.runtime.attempt import Attempt, failure
 from loradash.runtime.folder_lock import folder_lock
 from loradash.runtime.orphans import ChildRecords
+from loradash.runtime.patience import AWAY
 from loradash.runtime.results import (
     NewArtifact,
     fetch,
@@ -366,6 +367,8 @@ class TrainingService:
                 raise ResultsNotStored(f"the adapter {path} isn't among the training's results")
             attempt.patiently(lambda: self._store_missing(attempt, artifacts))
         except (LoradashError, OSError) as error:
+            if isinstance(error, AWAY) and attempt.stop.count:
+                return Stopped(time_s=time.time())  # the next attempt finds the adapter on its disk
             message = error.message if isinstance(error, LoradashError) else str(error)
             failed = failure(
                 error if isinstance(error, LoradashError) else ResultsNotStored(message),

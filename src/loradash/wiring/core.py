@@ -166,10 +166,13 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
         engine, make_pipeline, workspace, store, registry,
         _limits(settings, settings.generation_timeout_s), address,
     )  # fmt: skip
+    tell_s, hear_s = (
+        (_TELL_OBJECTS_S, _HEAR_OBJECTS_S) if settings.registry == "objects" else (0, 0)
+    )
     timing = Timing(
         settings.lease_s, settings.cancel_grace_s, settings.max_attempts,
-        settings.store_patience_s,
-        *((_TELL_OBJECTS_S, _HEAR_OBJECTS_S) if settings.registry == "objects" else ()),
+        store_patience_s=settings.store_patience_s, tell_s=tell_s, hear_s=hear_s,
+        stop_grace_s=settings.stop_grace_s,
     )  # fmt: skip
     runner = Runner(
         registry, store, {"training": training, "generation": generation}, timing,

@@ -51,6 +51,7 @@ def make_worker(settings: Settings) -> Callable[[], None]:
         MemoryNeeds(settings.training_memory_mb, settings.generation_memory_mb),
         core.generation.give_way,
         stop_grace_s=settings.stop_grace_s,
+        patience_s=settings.store_patience_s,
     )
 
     def look(process_id: str) -> dict[str, Any]:
@@ -84,11 +85,13 @@ class _Jobs:
     """The endpoint's jobs, for a worker that has a key for them."""
 
     def __init__(self, core: Core) -> None:
-        from loradash.wiring.runpod import job_rules, make_client  # imports cost a start's time
+        from loradash.executors.runpod_client import JobStatus  # imports cost a start's time
+        from loradash.wiring.runpod import job_rules, make_client
 
         self._registry = core.registry
         self._client = make_client(core.settings)
         self._rules = job_rules(core.settings)
+        self._ended = (JobStatus.CANCELLED, JobStatus.TIMED_OUT)
 
     def send(self, process_id: str) -> None:
         """See `loradash.worker.handler.Jobs`."""
@@ -102,6 +105,11 @@ class _Jobs:
         """See `loradash.worker.handler.Jobs`."""
         job = self._client.status(job_id)
         return job is not None and not job.status.final
+
+    def was_ended(self, job_id: str) -> bool:
+        """See `loradash.worker.handler.Jobs`."""
+        job = self._client.status(job_id)
+        return job is not None and job.status in self._ended
 
 
 def _jobs_of(core: Core) -> _Jobs | None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from loradash.domain.requests import makes_process
+from loradash.domain.requests import makes_process, process_of_job
 from loradash.errors import LoradashError
 from loradash.runtime.supervisor import StopRequest, StopWish
 from loradash.worker.work import JobStopped, Worker, is_control_planes, runs_process
@@ -34,6 +34,10 @@ class Jobs(Protocol):
         """Whether a job waits or runs, as far as RunPod is concerned."""
         ...
 
+    def was_ended(self, job_id: str) -> bool:
+        """Whether RunPod has ended a job, because of a cancel or its time limits."""
+        ...
+
 
 class Handler:
     """An async handler: one job in, one small JSON reply out.
@@ -50,39 +54,40 @@ class Handler:
         *,
         jobs: Jobs | None = None,
         tell_every_s: float = 10.0,
+        ask_every_s: float = 60.0,
     ) -> None:
         self._worker = worker
         self._tell = tell
         self._look = look
         self._jobs = jobs
         self._tell_every_s = tell_every_s
+        self._ask_every_s = ask_every_s
 
     async def __call__(self, job: Job) -> Reply:
         """Return the reply; raises `asyncio.CancelledError` where the job must get none."""
         data, job_id = job.get("input"), str(job["id"])
-        answering = asyncio.ensure_future(asyncio.to_thread(self._worker.answer, job_id, data))
-        try:
-            reply = await asyncio.shield(answering)
-        except asyncio.CancelledError:
-            reply = await answering
-            if "error" not in reply and runs_process(data):
-                await self._leave(job_id, data, reply["process_id"])
-            raise
+        stop = StopRequest()
+        reply = await self._answered(job_id, data, stop)
         if "error" in reply or not runs_process(data):
             return sendable(reply)
-        if job_id.startswith(SYNC_ID) and await self._is_sent_on(reply["process_id"]):
+        process_id = reply["process_id"]
+        if job_id.startswith(SYNC_ID) and await self._is_sent_on(process_id):
             return sendable(reply)
-        stop = StopRequest()
-        telling = asyncio.create_task(self._tell_on(job, reply))
+        beside = [asyncio.create_task(self._tell_on(job, reply))]
         running = asyncio.ensure_future(
             asyncio.to_thread(
-                self._worker.run, reply["process_id"], stop, follow=not is_control_planes(data)
+                self._worker.run, process_id, stop, follow=not is_control_planes(data)
             )
         )
         try:
-            ended = await asyncio.shield(running)
+            if self._jobs is not None:
+                beside.append(asyncio.create_task(self._end_at_runpod(self._jobs, job_id)))
+            await asyncio.wait([running, *beside[1:]], return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                raise asyncio.CancelledError
+            ended = running.result()
         except JobStopped:
-            log.info("job_given_back", job=job_id, process_id=reply["process_id"])
+            log.info("job_given_back", job=job_id, process_id=process_id)
             raise asyncio.CancelledError from None
         except asyncio.CancelledError:
             stop(await self._wish(job_id, data))
@@ -91,11 +96,49 @@ class Handler:
                 running.exception()
             raise
         finally:
-            telling.cancel()
-            await asyncio.wait([telling])
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
         if request_id := reply.get("request_id"):
             ended.setdefault("request_id", request_id)
         return sendable(ended)
+
+    async def _answered(self, job_id: str, data: Any, stop: StopRequest) -> Reply:
+        """Return what the worker answers before it works on a process."""
+        answering = asyncio.ensure_future(
+            asyncio.to_thread(self._worker.answer, job_id, data, stop)
+        )
+        try:
+            return await asyncio.shield(answering)
+        except JobStopped:
+            log.info("job_given_back", job=job_id)
+            raise asyncio.CancelledError from None
+        except asyncio.CancelledError:
+            wish = await self._wish(job_id, data)
+            stop(wish)
+            await asyncio.wait([answering])
+            if wish == "job_ended" and makes_process(data):
+                # Nobody else would end what was submitted, now or by an earlier delivery.
+                process_id = process_of_job(data, job_id)
+                await asyncio.to_thread(self._worker.cancel, process_id, stop)
+            raise
+
+    async def _end_at_runpod(self, jobs: Jobs, job_id: str) -> None:
+        """Return once RunPod has ended the job.
+
+        The SDK is told so once, and forgets it for a job that it is just taking; so it is asked
+        for, at the start and now and then.
+        """
+        while True:
+            try:
+                if await asyncio.to_thread(jobs.was_ended, job_id):
+                    log.info("job_ended_at_runpod", job=job_id)
+                    return
+            except LoradashError as error:
+                log.warning("job_not_asked_for", job=job_id, error=str(error))
+            except Exception:  # whatever was met, it doesn't end the work
+                log.exception("job_not_asked_for", job=job_id)
+            await asyncio.sleep(self._ask_every_s)
 
     async def _wish(self, job_id: str, data: Any) -> StopWish:
         """What is to become of a process whose job was taken from us.
@@ -112,11 +155,6 @@ class Handler:
             except LoradashError as error:
                 log.warning("job_not_asked_for", job=job_id, error=str(error))
         return "job_ended"
-
-    async def _leave(self, job_id: str, data: Any, process_id: str) -> None:
-        """The job was taken from us before its process was begun: nobody else would end it."""
-        if await self._wish(job_id, data) == "job_ended":
-            await asyncio.to_thread(self._worker.cancel, process_id)
 
     async def _is_sent_on(self, process_id: str) -> bool:
         """Whether another job was sent that runs the process, so that this one need not.

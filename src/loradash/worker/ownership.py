@@ -31,16 +31,20 @@ class Ownership:
         self._taking = taking
         self._max_attempts = max_attempts
 
-    def take(self, process_id: str, device: str) -> Answer:
-        """Take a process if it waits, or if its owner is lost.
+    def asking(self, process_id: str, device: str) -> Callable[[], Answer]:
+        """Return what takes a process if it waits, or if its owner is lost.
 
-        It isn't ours if it has ended, if somebody works on it, or if it was given up now because
-        its workers were lost too often. Raises `NotFound` and `RegistryUnavailable`.
+        It may be called again and again: what an earlier call has taken without having heard of it,
+        because the registry was away just then, is ours. It isn't ours if it has ended, if somebody
+        works on it, or if it was given up now because its workers were lost too often. Raises
+        `NotFound` and `RegistryUnavailable`.
         """
         take = self._taking(device)
         tokens: set[str] = set()
 
         def change(record: ProcessRecord) -> ProcessRecord:
+            if record.lease is not None and record.lease.token in tokens:
+                return record
             gone = record.lease is not None and is_gone(record.lease.owner)
             record = changes.lapsed(
                 record, now=datetime.now(UTC), max_attempts=self._max_attempts, owner_is_gone=gone
@@ -52,5 +56,8 @@ class Ownership:
             tokens.add(record.lease.token)
             return record
 
-        record = self._registry.change(process_id, change)
-        return Answer(record, record.lease is not None and record.lease.token in tokens)
+        def ask() -> Answer:
+            record = self._registry.change(process_id, change)
+            return Answer(record, record.lease is not None and record.lease.token in tokens)
+
+        return ask

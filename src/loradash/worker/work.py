@@ -6,9 +6,10 @@ SDK's event loop.
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -16,11 +17,12 @@ from loradash.domain import process as changes
 from loradash.domain.events import Event
 from loradash.domain.ids import is_process_id, key_of_job
 from loradash.domain.process import Lease, ProcessRecord, Status
-from loradash.domain.requests import RUN_PROCESS, makes_process
-from loradash.errors import LoradashError, RegistryUnavailable
+from loradash.domain.requests import RUN_PROCESS, makes_process, process_of_job
+from loradash.errors import LoradashError, NotFound
 from loradash.executors.local import Memory, MemoryNeeds
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.gpu import Slot
+from loradash.runtime.patience import AWAY, Patience
 from loradash.runtime.supervisor import StopRequest, StopWish
 from loradash.services.dispatch import Dispatcher, Reply
 from loradash.services.running import Runner
@@ -31,6 +33,9 @@ log = structlog.get_logger("loradash.worker")
 _LOOK_EVERY_S = 2.0
 _GPU_SHARE = 0.9
 _MEMORY_PATIENCE_S = 60.0
+
+
+Result = TypeVar("Result")
 
 
 class JobStopped(Exception):
@@ -52,6 +57,7 @@ class Worker:
         give_way: Callable[[str], None],
         *,
         stop_grace_s: float,
+        patience_s: float,
     ) -> None:
         self._dispatcher = dispatcher
         self._registry = registry
@@ -62,21 +68,39 @@ class Worker:
         self._needs = needs
         self._give_way = give_way
         self._stop_grace_s = stop_grace_s
+        self._patience_s = patience_s
         self._one_process = threading.Lock()
         self._stops: list[StopRequest] = []
         self._is_stopping = False
 
-    def answer(self, job_id: str, data: object) -> Reply:
+    def answer(self, job_id: str, data: object, stop: StopRequest) -> Reply:
         """Answer a request; a training or generation is submitted, once for each job.
 
-        The reply is ``{"error": text}`` if anything goes wrong.
+        The reply is ``{"error": text}`` if anything is wrong with the request. A bucket or registry
+        that is away says nothing of it: jobs that make a process wait for them, and what was
+        submitted by an earlier delivery isn't checked again. Raises `JobStopped` where that can't
+        be found out: the job is given back.
         """
         if is_control_planes(data):
             wanted = data.get("process_id") if isinstance(data, dict) else None
             if not isinstance(wanted, str) or not is_process_id(wanted):
                 return {"error": f"process_id: a job of type {RUN_PROCESS} names its process"}
-            return {"process_id": wanted, "data": {"process_id": wanted}, "status": "started"}
-        return self._dispatcher.answer(data, request_id=job_id, idempotency_key=key_of_job(job_id))
+            return _started(wanted)
+        key = key_of_job(job_id)
+        if not makes_process(data):
+            return self._dispatcher.answer(data, request_id=job_id, idempotency_key=key)
+        assert isinstance(data, dict)
+        process_id = process_of_job(data, job_id)
+        with self._working(stop):
+            patience = self._patience(process_id, stop)
+            if self._or_stopped(patience, lambda: self._is_known(process_id)):
+                return {**_started(process_id), "request_id": job_id}
+            return self._or_stopped(
+                patience,
+                lambda: self._dispatcher.answer(
+                    data, request_id=job_id, idempotency_key=key, waits=True
+                ),
+            )
 
     def run(
         self,
@@ -90,46 +114,50 @@ class Worker:
 
         Without ``follow`` somebody else who gives a sign of life is left alone at once: whoever
         sent the job looks after the process, and a GPU that only waits costs money. Raises
-        `JobStopped` where nothing may be said: the worker stops, or the job was ended.
+        `JobStopped` where nothing may be said: the worker stops, the job was ended, or how the
+        process stands can't be found out within the patience with a registry that is away.
         """
-        self._stops.append(stop)
         first_seen: Lease | None = None
         try:
-            if self._is_stopping or stop.count:
-                raise JobStopped
-            while True:
-                try:
-                    taken = self._ownership.take(process_id, self._slot.name)
-                except RegistryUnavailable as error:
-                    log.warning("registry_awaited", process_id=process_id, error=error.message)
-                    _pause(stop)
-                    continue
-                if taken.is_ours:
-                    return self._run_ours(taken, stop, on_event)
-                if taken.record.status.is_end:
-                    return outcome(taken.record)
-                lease = taken.record.lease
-                if not follow and first_seen and lease != first_seen:
-                    return outcome(taken.record)
-                first_seen = first_seen or lease
-                _pause(stop)  # somebody has it; if he is lost, it will be ours
+            with self._working(stop):
+                patience = self._patience(process_id, stop)
+                ask = self._ownership.asking(process_id, self._slot.name)
+                while True:
+                    taken = self._or_stopped(patience, ask)
+                    if taken.is_ours:
+                        return self._run_ours(taken, stop, on_event)
+                    if taken.record.status.is_end:
+                        return outcome(taken.record)
+                    lease = taken.record.lease
+                    if not follow and first_seen and lease != first_seen:
+                        return outcome(taken.record)
+                    first_seen = first_seen or lease
+                    _pause(stop)  # somebody has it; if he is lost, it will be ours
         except JobStopped:
             if stop.wish == "job_ended":
-                self.cancel(process_id)
+                self.cancel(process_id, stop)
             raise
         except LoradashError as error:
             return {"error": str(error), "process_id": process_id}
-        finally:
-            self._stops.remove(stop)
 
-    def cancel(self, process_id: str) -> None:
-        """End a process whose job has ended; one that has ended itself stays as it is."""
-        try:
+    def cancel(self, process_id: str, stop: StopRequest) -> None:
+        """End a process whose job has ended; one that has ended itself stays as it is.
+
+        Nobody else would: a registry that is away is waited for, unless this worker stops.
+        """
+
+        def ask() -> None:
             self._registry.change(
                 process_id, lambda record: changes.cancel_requested(record, datetime.now(UTC))
             )
+
+        self._stops.append(stop)
+        try:
+            self._patience(process_id, stop)(ask, insist=not self._is_stopping)
         except LoradashError as error:
             log.warning("process_not_cancelled", process_id=process_id, error=error.message)
+        finally:
+            self._stops.remove(stop)
 
     def stop(self, wish: StopWish = "shutdown") -> None:
         """Take nothing more, and stop what runs with a checkpoint; the second time at once.
@@ -146,13 +174,46 @@ class Worker:
         record = taken.record
         with self._one_process:
             self._make_room(record, stop)
-            self._runner.run(record, self._slot, stop, on_event)
-        record = self._registry.get(record.id)
+            # An end that can't be written is told by nobody: the process is taken up again.
+            self._or_stopped(_at_once, lambda: self._runner.run(record, self._slot, stop, on_event))
+        patience = self._patience(record.id, stop)
+        record = self._or_stopped(patience, lambda: self._registry.get(record.id))
         if record.status.is_end:
             return outcome(record)
         if stop.wish == "lease_lost":  # another worker has it, and his job will tell
             log.warning("process_is_elsewhere", process_id=record.id)
         raise JobStopped
+
+    @contextmanager
+    def _working(self, stop: StopRequest) -> Iterator[None]:
+        """Have the work hear of the worker's end. Raises `JobStopped` if that has come."""
+        self._stops.append(stop)
+        try:
+            if self._is_stopping or stop.count:
+                raise JobStopped
+            yield
+        finally:
+            self._stops.remove(stop)
+
+    def _patience(self, process_id: str, stop: StopRequest) -> Patience:
+        return Patience(self._patience_s, stop, process_id=process_id)
+
+    def _or_stopped(
+        self, patience: Callable[[Callable[[], Result]], Result], work: Callable[[], Result]
+    ) -> Result:
+        """Work with patience; an outage that outlasts it gives the job back. `JobStopped`."""
+        try:
+            return patience(work)
+        except AWAY as error:
+            log.warning("job_given_back", error=error.message)
+            raise JobStopped from error
+
+    def _is_known(self, process_id: str) -> bool:
+        try:
+            self._registry.get(process_id)
+        except NotFound:
+            return False
+        return True
 
     def _make_room(self, record: ProcessRecord, stop: StopRequest) -> None:
         """Wait a little for memory that an earlier process is about to give back."""
@@ -170,6 +231,10 @@ class Worker:
                 log.warning("memory_is_short", free_mb=free, needed_mb=need)
                 return  # the engine says so itself, with `out_of_memory`, if it's really too little
             time.sleep(0.5)
+
+
+def _started(process_id: str) -> Reply:
+    return {"process_id": process_id, "data": {"process_id": process_id}, "status": "started"}
 
 
 def outcome(record: ProcessRecord) -> Reply:
@@ -215,6 +280,10 @@ def is_control_planes(data: object) -> bool:
 def runs_process(data: object) -> bool:
     """Whether the job lasts as long as a process does."""
     return is_control_planes(data) or makes_process(data)
+
+
+def _at_once(work: Callable[[], Result]) -> Result:
+    return work()
 
 
 def _pause(stop: StopRequest) -> None:
