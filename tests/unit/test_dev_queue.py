@@ -350,7 +350,8 @@ def test_the_environment_of_a_worker_has_question_marks():
 @pytest.fixture
 def api():
     app = create_app(Queue(Rules(requeue_after_s=30)), poll_hold_s=0.3, webhook_pause_s=0.01)
-    with TestClient(app, headers={"Authorization": "any"}) as client:
+    headers = {"Authorization": "any"}
+    with TestClient(app, base_url="http://127.0.0.1:8001", headers=headers) as client:
         yield client
 
 
@@ -379,7 +380,7 @@ def test_without_authorization_nothing_goes(api):
 
 def test_a_key_can_be_asked_for():
     app = create_app(Queue(), api_key="secret")
-    with TestClient(app) as api:
+    with TestClient(app, base_url="http://127.0.0.1:8001") as api:
         wrong, right = {"Authorization": "Bearer x"}, {"Authorization": "Bearer secret"}
         assert api.get("/v2/ep/health", headers=wrong).status_code == 401
         assert api.get("/v2/ep/health", headers=right).status_code == 200
@@ -517,3 +518,21 @@ def test_a_webhook_is_told_until_it_answers_200(api):
             thread.join()
     assert [told["status"] for told in server.told] == ["COMPLETED"] * 3
     assert server.told[0] == api.get(f"/v2/ep/status/{job}").json()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"}, {"origin": "null"},
+        {"host": "evil.example"}, {"host": "evil.example:8001", "origin": "http://evil.example:8001"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
+        {"sec-fetch-site": "same-site", "sec-fetch-mode": "navigate"},
+    ],
+)  # fmt: skip
+def test_web_pages_reach_nothing(api, headers):
+    """Else any page that is open somewhere could send jobs, with webhooks that are called."""
+    for path in ("/v2/ep/run", "/v2/ep/purge-queue", "/_emulator/faults"):
+        response = api.post(path, content=b'{"input": 1}', headers=headers)
+        assert response.status_code == 403
+        assert "access-control-allow-origin" not in response.headers
+    assert api.get("/_emulator/jobs").json() == []

@@ -735,6 +735,78 @@ def test_an_allowed_page_can_read_that_its_upload_is_too_large(world):
             assert response.headers["access-control-allow-origin"] == "https://dash.example"
 
 
+ELSEWHERE = ("cross-site", "same-site")
+EXPENSIVE = ["/queue", "/metrics", "/health", "/datasets/cats/thumbnails/a.png", "/files/a",
+             "/datasets/cats/zip", "/", "/v2/local/status/x"]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", EXPENSIVE)
+@pytest.mark.parametrize("site", ELSEWHERE)
+@pytest.mark.parametrize(
+    ("mode", "dest"),
+    [("no-cors", "image"), ("no-cors", "script"), ("no-cors", "style"), ("no-cors", "empty"),
+     ("navigate", "iframe"), ("navigate", "object"), ("navigate", "embed"), ("cors", "font"),
+     ("", "")],
+)  # fmt: skip
+def test_what_a_foreign_page_embeds_is_refused_though_it_names_no_origin(
+    client, path, site, mode, dest
+):
+    headers = {"sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": dest}
+    assert is_error(client.get(path, headers=headers), 403, "pages of other sites may not use")
+    headers["referer"] = "https://evil.example/page"
+    assert is_error(client.get(path, headers=headers), 403, "pages of https://evil.example may not")
+
+
+VISIT = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/queue"])
+@pytest.mark.parametrize("site", [*ELSEWHERE, "none", "same-origin"])
+def test_a_link_of_another_page_leads_to_ours(client, path, site):
+    assert client.get(path, headers={**VISIT, "sec-fetch-site": site}).status_code == 200
+
+
+@pytest.mark.parametrize("site", ELSEWHERE)
+def test_a_form_of_another_page_changes_nothing(client, world, site):
+    response = client.post("/queue/pause", headers={**VISIT, "sec-fetch-site": site})
+    assert is_error(response, 403)
+    assert not world.registry.paused()
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_our_own_page_may_embed(client, site):
+    headers = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+    assert client.get("/queue", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("site", ELSEWHERE)
+def test_a_page_of_an_allowed_origin_may_embed_and_ask(world, site):
+    with world.client(cors_origins=("https://dash.example",)) as client:
+        image = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+        shown = client.get("/queue", headers={**image, "referer": "https://dash.example/x"})
+        assert shown.status_code == 200
+        assert shown.headers["cross-origin-resource-policy"] == "cross-origin"
+        asked = {"sec-fetch-site": site, "sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}
+        asked |= {"origin": "https://dash.example"}
+        assert client.get("/queue", headers=asked).status_code == 200
+        for page in ("https://dash.example.evil/", "http://dash.example/", "x", "http://[", ""):
+            assert is_error(client.get("/queue", headers={**image, "referer": page}), 403)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [("/", {}), ("/queue", {}), ("/nowhere", {}), ("/files/nothing", {}),
+     ("/queue", {"origin": "https://evil.example"}), ("/queue", {"host": "evil.example"})],
+)  # fmt: skip
+def test_every_reply_says_that_no_other_page_may_embed_it(client, path, headers):
+    got = client.get(path, headers=headers).headers
+    assert got["cross-origin-resource-policy"] == "same-origin"
+    assert got["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'none'" in got["content-security-policy"]
+    assert got["x-frame-options"] == "DENY"
+    assert len(got.get_list("x-content-type-options")) == 1
+
+
 # The description
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 
 from fastapi import FastAPI, Request, Response
 
@@ -11,6 +11,7 @@ from loradash.dev.exchange import Exchange, json_response
 from loradash.dev.faults import Faults
 from loradash.dev.polls import Bell
 from loradash.dev.queue import Queue, Refused
+from loradash.page_guard import LOCAL_NAMES, PageGuard
 
 _TICK_S = 0.1
 
@@ -27,8 +28,12 @@ def create_app(
     poll_hold_s: float = 10.0,
     webhook_pause_s: float = 10.0,
     cut: Callable[[Request], None] = cut_nothing,
+    names: Collection[str] = LOCAL_NAMES,
 ) -> FastAPI:
-    """Return the application. ``cut`` ends the connection of a request without an answer."""
+    """Return the application, for programs that call it by one of these names, and no web pages.
+
+    ``cut`` ends the connection of a request without an answer.
+    """
     bell = Bell()
     faults = Faults()
     exchange = Exchange(faults, queue.note, cut)
@@ -46,6 +51,8 @@ def create_app(
                 await driving
 
     app = FastAPI(lifespan=lifespan, title="loradash dev queue", docs_url=None, redoc_url=None)
+    # Any page could send jobs otherwise, and jobs name webhooks that are called.
+    app.add_middleware(PageGuard, remedy="use its client outside of a browser", names=names)
     app.include_router(client_routes.make_router(queue, exchange, bell, api_key), prefix="/v2")
     app.include_router(worker_routes.make_router(queue, exchange, bell, poll_hold_s), prefix="/v2")
     app.include_router(inspection.make_router(queue, faults), prefix="/_emulator")
