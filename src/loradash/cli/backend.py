@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
+from urllib.parse import quote
 
 from loradash.errors import LoradashError, ServerUnreachable, TransferFailed
 from loradash.settings import Settings
@@ -34,6 +35,10 @@ class Backend(Protocol):
         """Send one file of an upload, for which ``create_upload`` has returned this entry."""
         ...
 
+    def fetch(self, key: str, path: Path) -> None:
+        """Write a result into a file of this machine."""
+        ...
+
     def resume(self, process_id: str) -> None:
         """Queue a failed or cancelled process again."""
         ...
@@ -58,6 +63,10 @@ def backend(settings: Settings) -> Backend:
     """Return the backend that the settings ask for."""
     if settings.server_url:
         return HttpBackend(settings.server_url)
+    if settings.executor == "runpod":
+        from loradash.wiring.core import for_workers_elsewhere
+
+        return LocalBackend(for_workers_elsewhere(settings))
     return LocalBackend(settings)
 
 
@@ -89,6 +98,11 @@ class LocalBackend:
         """See `Backend.send`; straight into the store."""
         assert self._core
         self._core.store.put_file(entry["key"], path, on_bytes)
+
+    def fetch(self, key: str, path: Path) -> None:
+        """See `Backend.fetch`."""
+        assert self._core
+        self._core.store.get_file(key, path)
 
     def resume(self, process_id: str) -> None:
         """See `Backend.resume`."""
@@ -149,6 +163,32 @@ class HttpBackend:
             ) from error
         if not response.is_success:
             raise TransferFailed(f"refused with {response.status_code}: {_reason(response)}")
+
+    def fetch(self, key: str, path: Path) -> None:
+        """See `Backend.fetch`."""
+        import httpx2
+
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with (
+                self._http.stream(
+                    "GET", f"{self._url}/files/{quote(key)}", follow_redirects=True
+                ) as response,
+                partial.open("wb") as file,
+            ):
+                if not response.is_success:
+                    response.read()
+                    raise TransferFailed(f"{key}: {_reason(response)}")
+                for piece in response.iter_bytes(_PIECE_BYTES):
+                    file.write(piece)
+            partial.replace(path)
+        except httpx2.HTTPError as error:
+            raise ServerUnreachable(
+                f"{key}: {error or type(error).__name__}",
+                remedy="The process is completed; fetch its files again from the server.",
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     def resume(self, process_id: str) -> None:
         """See `Backend.resume`."""

@@ -1,9 +1,13 @@
 """``loradash generate``: images from prompts, with any number of adapters."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from loradash.cli.elsewhere import Wanted
+    from loradash.settings import Settings
 
 
 def generate(
@@ -37,14 +41,21 @@ def generate(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Prefix of the file names.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also copy the images here.")] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Queue it, print its id, and exit.")
+    ] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="Generate on this machine, whatever the settings say.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Events and result as JSON lines.")
     ] = False,
 ) -> None:
-    """Generate images."""
+    """Generate images: on this machine, or where LORADASH_URL or LORADASH_EXECUTOR=runpod says."""
     import shutil
 
     from loradash.cli.backend import open_core
+    from loradash.cli.elsewhere import Wanted, runs_elsewhere
     from loradash.cli.output import (
         ENDINGS,
         fail_text,
@@ -71,16 +82,21 @@ def generate(
     given = {key: value for key, value in options.items() if value is not None and value != []}
     if adapter:
         given["adapters"] = [parse_adapter_use(text).model_dump() for text in adapter]
-    core = open_core(load_settings())
+    if detach and here:
+        raise typer.BadParameter("give --detach or --here, not both")
+    if config:
+        request = parse_generation_text(read_config(config))
+        merged = {**request.model_dump(mode="json"), **given}
+    else:
+        merged = given
+    if "prompts" not in merged:
+        raise InvalidConfig("no prompt", remedy="Give --prompt, or a config with prompts.")
+    settings = load_settings()
+    if detach or runs_elsewhere(settings, here=here):
+        raise typer.Exit(_elsewhere(settings, merged, Wanted(detach, output, as_json)))
+    core = open_core(settings)
     stop = StopRequest()
     try:
-        if config:
-            request = parse_generation_text(read_config(config))
-            merged = {**request.model_dump(), **given}
-        else:
-            merged = given
-        if "prompts" not in merged:
-            raise InvalidConfig("no prompt", remedy="Give --prompt, or a config with prompts.")
         if "base_model" not in merged and merged.get("adapters"):
             merged["base_model"] = core.generation.base_model_of(merged["adapters"][0]["path"])
         request = validate(GenerationRequest, merged, "generation")
@@ -109,3 +125,21 @@ def generate(
     else:
         to_stderr(f"stopped after {len(result.images)} images")
     raise typer.Exit(ENDINGS[ending.type].exit_code)
+
+
+def _elsewhere(settings: "Settings", merged: dict[str, Any], wanted: "Wanted") -> int:
+    """Send a generation to where the settings say; return the exit code."""
+    from loradash.cli.backend import backend
+    from loradash.cli.elsewhere import base_model_of, check_adapters, runs_elsewhere, send
+    from loradash.domain.generation import GenerationRequest
+    from loradash.domain.schema import validate
+
+    adapters = merged.get("adapters") or []
+    with backend(settings) as target:
+        if runs_elsewhere(settings, here=False):
+            check_adapters([one["path"] for one in adapters], settings)
+        if "base_model" not in merged and adapters:
+            merged["base_model"] = base_model_of(target, adapters[0]["path"])
+        request = validate(GenerationRequest, merged, "generation")
+        document = request.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+        return send(target, settings, wanted, type="generate", config=document)

@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import structlog
 import typer
 
+from loradash.cli.elsewhere import Wanted
+
 if TYPE_CHECKING:
     from loradash.domain.events import Terminal
     from loradash.domain.process import ProcessRecord
+    from loradash.domain.training_config import TrainingConfig
     from loradash.services.training import TrainingService
+    from loradash.settings import Settings
     from loradash.wiring.core import Core
 
 log = structlog.get_logger("loradash.train")
@@ -53,14 +57,25 @@ def train(
     resume: Annotated[str | None, typer.Option(help="Continue the training with this id.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the trainings and exit.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Check everything, train nothing.")
+        bool, typer.Option("--check", help="Check everything on this machine, train nothing.")
+    ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Queue it, print its id, and exit.")
+    ] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="Train on this machine, whatever the settings say.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Events and result as JSON lines.")
     ] = False,
 ) -> None:
-    """Train a LoRA. Ctrl-C writes a checkpoint and says how to go on."""
+    """Train a LoRA: on this machine, or where LORADASH_URL or LORADASH_EXECUTOR=runpod says.
+
+    On this machine, Ctrl-C writes a checkpoint and prints the command that continues. Elsewhere it
+    only ends the display. A closed terminal ends nothing.
+    """
     from loradash.cli.backend import open_core
+    from loradash.cli.elsewhere import runs_elsewhere
     from loradash.settings import load_settings
 
     if list_:
@@ -76,7 +91,13 @@ def train(
     given = {key: value for key, value in options.items() if value is not None and value != []}
     if resume and (config or given or set_):
         raise typer.BadParameter("a resumed training keeps its settings: give only --resume")
-    core = open_core(load_settings())
+    if detach and here:
+        raise typer.BadParameter("give --detach or --here, not both")
+    settings = load_settings()
+    if not check and (detach or runs_elsewhere(settings, here=here)):
+        asked = _Asked(config, given, tuple(set_ or ()), resume)
+        raise typer.Exit(_elsewhere(settings, asked, Wanted(detach, output, as_json)))
+    core = open_core(settings)
     try:
         if resume:
             process_id = resume
@@ -105,6 +126,46 @@ def run(core: "Core", what: "ProcessRecord | str", as_json: bool) -> "Terminal":
         return core.runner.run(what, None, stop, shown.event)
 
 
+class _Asked(NamedTuple):
+    """What the command line says about a training."""
+
+    config: Path | None
+    given: dict[str, Any]
+    assignments: tuple[str, ...]
+    resume: str | None
+
+
+def _elsewhere(settings: "Settings", asked: _Asked, wanted: Wanted) -> int:
+    """Send a training to where the settings say; return the exit code."""
+    from loradash.cli.backend import backend
+    from loradash.cli.elsewhere import for_elsewhere, runs_elsewhere, send, send_again
+    from loradash.cli.output import to_stderr
+    from loradash.domain.training_text import training_text
+
+    with backend(settings) as target:
+        if asked.resume:
+            return send_again(target, settings, wanted, asked.resume)
+        parsed = _parsed(asked.config, asked.given, list(asked.assignments))
+        if runs_elsewhere(settings, here=False):
+            parsed = for_elsewhere(target, parsed, to_stderr)
+        return send(target, settings, wanted, type="train", config=training_text(parsed))
+
+
+def _parsed(config: Path | None, given: dict[str, Any], assignments: list[str]) -> "TrainingConfig":
+    from loradash.domain.training_text import parse_training, parse_training_text
+    from loradash.errors import InvalidConfig
+
+    overrides = _parse_assignments(assignments)
+    if config:
+        return parse_training_text(read_config(config), {**_paths(config, given), **overrides})
+    if "dataset" in given and "base_model" in given:
+        return parse_training(given, overrides)
+    raise InvalidConfig(
+        "nothing to train: there is neither a config nor both --dataset and --base-model",
+        remedy="See `loradash train --help`, or run `loradash demo`.",
+    )
+
+
 def _submit(
     core: "Core",
     config: Path | None,
@@ -114,19 +175,8 @@ def _submit(
     as_json: bool,
 ) -> "ProcessRecord | None":
     from loradash.cli.output import print_result, to_stderr
-    from loradash.domain.training_text import parse_training, parse_training_text
-    from loradash.errors import InvalidConfig
 
-    overrides = _parse_assignments(assignments)
-    if config:
-        parsed = parse_training_text(read_config(config), {**_paths(config, given), **overrides})
-    elif "dataset" in given and "base_model" in given:
-        parsed = parse_training(given, overrides)
-    else:
-        raise InvalidConfig(
-            "nothing to train: there is neither a config nor both --dataset and --base-model",
-            remedy="See `loradash train --help`, or run `loradash demo`.",
-        )
+    parsed = _parsed(config, given, assignments)
     checked = core.training.check(parsed)
     for warning in checked.warnings:
         to_stderr(f"warning: {warning}")

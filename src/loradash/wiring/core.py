@@ -133,6 +133,26 @@ def sharing_registry(settings: Settings) -> Settings:
     return settings
 
 
+def for_workers_elsewhere(settings: Settings) -> Settings:
+    """Return settings that workers on other machines can share. Raises `InvalidSettings`."""
+    settings = sharing_registry(settings)
+    problems = []
+    if not settings.s3_bucket and not settings.objects_shared:
+        problems.append("S3_BUCKET isn't set, and workers must see the same objects")
+    if settings.registry != "objects" and settings.registry_url.startswith("sqlite"):
+        problems.append(
+            "the records are in a SQLite file, which workers can't see: unset DATABASE_URL or name "
+            "another database, and let LORADASH_REGISTRY be auto or objects"
+        )
+    if problems:
+        raise InvalidSettings(
+            "LORADASH_EXECUTOR=runpod needs what this machine and the workers both reach",
+            problems=problems,
+            remedy="Give both the same bucket, and the same database if there is one.",
+        )
+    return settings
+
+
 def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core:
     """Return the parts that run processes; close it when done.
 
@@ -198,7 +218,9 @@ def _make_registry(settings: Settings, store: ObjectStore) -> QueuedRegistry:
 
 def make_dispatcher(core: Core) -> Dispatcher:
     """Return what answers requests in this program, without a server."""
-    services = make_services(core, NoExecutor(), ANYWHERE, "command")
+    at_workers = core.settings.executor == "runpod"  # then folders mean theirs
+    places = Places(folders(core.settings.allowed_paths)) if at_workers else ANYWHERE
+    services = make_services(core, NoExecutor(), places, "command")
     return Dispatcher(services, core.metrics, debug=core.settings.debug)
 
 

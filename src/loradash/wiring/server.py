@@ -12,7 +12,7 @@ import structlog
 
 from loradash.api.app import Server
 from loradash.domain.process import ProcessRecord, Status
-from loradash.errors import InvalidSettings, LoradashError, StoreUnavailable
+from loradash.errors import LoradashError, StoreUnavailable
 from loradash.executors.executor import Executor
 from loradash.executors.local import LocalExecutor, MemoryNeeds, QueuedRegistry
 from loradash.resilience.promptly import Promptly
@@ -28,11 +28,11 @@ from loradash.storage.store import Examination, ObjectStore, Remote
 from loradash.wiring.core import (
     Core,
     folders,
+    for_workers_elsewhere,
     make_core,
     make_services,
     scratch_of,
     server_lock,
-    sharing_registry,
     words,
 )
 
@@ -60,7 +60,7 @@ def make_server(settings: Settings) -> Server:
     """
     is_control_plane = settings.executor == "runpod"
     if is_control_plane:
-        settings = _for_workers_elsewhere(settings)
+        settings = for_workers_elsewhere(settings)
     machine = Machine(os.environ.get("CUDA_VISIBLE_DEVICES"))
     slots = machine.slots(settings.device)
     # Each child sees one GPU only, so it's the first one for it. Without NVML, torch may still know
@@ -116,26 +116,6 @@ def make_server(settings: Settings) -> Server:
         cors_origins=tuple(words(settings.cors_origins, ",")),
         max_request_bytes=settings.max_request_mb * 2**20,
     )
-
-
-def _for_workers_elsewhere(settings: Settings) -> Settings:
-    """Return settings that workers on other machines can share. Raises `InvalidSettings`."""
-    settings = sharing_registry(settings)
-    problems = []
-    if not settings.s3_bucket and not settings.objects_shared:
-        problems.append("S3_BUCKET isn't set, and workers must see the same objects")
-    if settings.registry != "objects" and settings.registry_url.startswith("sqlite"):
-        problems.append(
-            "the records are in a SQLite file, which workers can't see: unset DATABASE_URL or name "
-            "another database, and let LORADASH_REGISTRY be auto or objects"
-        )
-    if problems:
-        raise InvalidSettings(
-            "LORADASH_EXECUTOR=runpod needs what this machine and the workers both reach",
-            problems=problems,
-            remedy="Give both the same bucket, and the same database if there is one.",
-        )
-    return settings
 
 
 def _make_local_executor(core: Core, slots: tuple[Slot, ...]) -> LocalExecutor:
