@@ -170,6 +170,10 @@ def test_a_job_that_waits_tells_its_status_alone():
         ("IN_QUEUE", JobStatus.IN_QUEUE, False),
         ("IN_PROGRESS", JobStatus.IN_PROGRESS, False),
         ("RUNNING", JobStatus.IN_PROGRESS, False),
+        ("running", JobStatus.IN_PROGRESS, False),
+        ("in-progress", JobStatus.IN_PROGRESS, False),
+        ("Completed", JobStatus.COMPLETED, True),
+        ("CANCELED", JobStatus.CANCELLED, True),
         ("COMPLETED", JobStatus.COMPLETED, True),
         ("FAILED", JobStatus.FAILED, True),
         ("CANCELLED", JobStatus.CANCELLED, True),
@@ -183,6 +187,7 @@ def test_each_word_for_a_status_is_understood(word, status, final):
     job = client.status("a")
     assert job.status is status
     assert job.status.final is final
+    assert job.word == (word if status is JobStatus.UNKNOWN else "")
 
 
 @pytest.mark.parametrize(

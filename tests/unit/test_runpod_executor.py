@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import structlog
 
 from loradash.domain import process as changes
 from loradash.domain.ids import new_process_id
@@ -170,7 +171,7 @@ def test_a_paused_queue_sends_nothing_and_calls_back(registry, endpoint, executo
 def test_a_job_is_replaced_before_it_is_ended(registry, endpoint, executor):
     process_id = waiting(registry)
     executor.look()
-    del endpoint.jobs["job-0"]
+    endpoint.jobs["job-0"] = "FAILED"
     executor.look()
     assert registry.get(process_id).dispatch.job_id == "job-1"
     assert registry.get(process_id).dispatch.count == 2
@@ -301,19 +302,78 @@ def test_one_server_works_in_a_workspace(executor, make):
         make().start()
 
 
-def test_a_job_seen_in_progress_has_its_time_from_then_on(
-    registry, endpoint, executor, monkeypatch
-):
-    clock = [100.0]
-    monkeypatch.setattr(runpod_module.time, "monotonic", lambda: clock[0])
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(runpod_module.time, "monotonic", lambda: clock.now_s)
+    return clock
+
+
+class Clock:
+    now_s = 100.0
+
+    def looks(self, executor, seconds, every_s=5.0):
+        """Let the executor look again and again for so many seconds."""
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            self.now_s = min(until_s, self.now_s + every_s)
+            executor.look()
+
+
+def test_a_job_seen_in_progress_has_its_time_from_then_on(registry, endpoint, executor, clock):
     waiting(registry)
     executor.look()
-    clock[0] += 600  # it has waited for a worker all the time
+    clock.looks(executor, 600)  # it has waited for a worker all the time
     endpoint.jobs["job-0"] = "IN_PROGRESS"
     executor.look()
+    clock.looks(executor, RULES.take_timeout_s - 1)
     assert len(endpoint.sent) == 1
-    clock[0] += RULES.take_timeout_s
+    clock.looks(executor, 1)
+    assert len(endpoint.sent) == 2
+
+
+def test_a_job_that_runpod_does_not_know_for_a_moment_is_not_sent_again(
+    registry, endpoint, executor, clock
+):
+    """Three 404s within 14 s were taken for three jobs that brought nothing."""
+    process_id = waiting(registry)
     executor.look()
+    status = endpoint.jobs.pop("job-0")
+    clock.looks(executor, 60)
+    endpoint.jobs["job-0"] = status
+    executor.look()
+    endpoint.jobs.pop("job-0")
+    clock.looks(executor, RULES.missing_s - 10)
+    assert endpoint.sent == [process_id]
+    clock.looks(executor, 15)
+    assert endpoint.sent == [process_id] * 2
+    assert registry.get(process_id).status is Status.PENDING
+
+
+def test_a_state_that_is_not_known_is_told_and_not_waited_for_without_end(
+    registry, endpoint, executor, clock
+):
+    waiting(registry)
+    executor.look()
+    endpoint.jobs["job-0"] = "UNKNOWN"
+    with structlog.testing.capture_logs() as logged:
+        clock.looks(executor, RULES.unclear_s - 5)
+        assert len(endpoint.sent) == 1
+        clock.looks(executor, 10)
+    assert len(endpoint.sent) == 2
+    assert [one["event"] for one in logged].count("job_unclear") == 1
+
+
+def test_time_in_which_nothing_could_be_seen_does_not_count(registry, endpoint, executor, clock):
+    """The worker couldn't reach the registry either, to say that it has begun."""
+    waiting(registry)
+    executor.look()
+    endpoint.jobs["job-0"] = "IN_PROGRESS"
+    executor.look()
+    clock.now_s += 600
+    clock.looks(executor, RULES.take_timeout_s - 10)
+    assert len(endpoint.sent) == 1
+    clock.looks(executor, 20)
     assert len(endpoint.sent) == 2
 
 

@@ -34,9 +34,26 @@ def job(status, **facts):
 
 
 @pytest.mark.parametrize("record", [sent(), given_back(sent()), sent(3)])
-@pytest.mark.parametrize("status", ["IN_QUEUE", "UNKNOWN"])
-def test_what_is_queued_or_unclear_is_waited_for(record, status):
-    assert judge(record, job(status), timedelta(days=1), RULES).action == "wait"
+def test_what_is_queued_is_waited_for(record):
+    assert judge(record, job("IN_QUEUE"), timedelta(days=1), RULES).action == "wait"
+
+
+@pytest.mark.parametrize(
+    ("seen", "patience_s", "reason"),
+    [
+        (None, RULES.missing_s, "no longer knows its job"),
+        (job("UNKNOWN", word="FROZEN"), RULES.unclear_s, "'FROZEN'"),
+    ],
+)
+def test_what_may_be_an_answer_of_one_moment_must_last_before_anything_is_done(
+    seen, patience_s, reason
+):
+    for record in (sent(), given_back(sent()), sent(3)):
+        assert judge(record, seen, (patience_s - 1) * SECOND, RULES).action == "wait"
+    verdict = judge(sent(), seen, patience_s * SECOND, RULES)
+    assert verdict.action == "resend"
+    assert reason in verdict.reason
+    assert judge(sent(3), seen, patience_s * SECOND, RULES).action == "fail"
 
 
 def test_a_worker_has_a_minute_to_begin_what_it_took():
@@ -57,7 +74,6 @@ def test_a_worker_that_gave_a_process_back_is_soon_replaced():
 @pytest.mark.parametrize(
     ("seen", "reason"),
     [
-        (None, "no longer knows its job"),
         (job("COMPLETED"), "without having run it"),
         (job("COMPLETED", output={"error": "no room\nmore"}), "no room"),
         (job("FAILED", error="CUDA is too old\ntraceback"), "CUDA is too old"),
@@ -81,7 +97,7 @@ def test_a_job_that_brought_nothing_is_sent_again_until_it_makes_no_sense(seen, 
 def test_a_process_that_workers_do_take_is_never_given_up_for_its_jobs():
     record = sent(3)
     record = given_back(record)
-    assert judge(record, None, timedelta(), RULES).action == "resend"
+    assert judge(record, None, timedelta(hours=1), RULES).action == "resend"
     assert judge(record, job("COMPLETED"), timedelta(), RULES).action == "resend"
 
 

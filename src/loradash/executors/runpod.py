@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import structlog
 
@@ -22,7 +22,7 @@ from loradash.domain import process as changes
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import ExecutorRefused, LoradashError
 from loradash.executors.local import QueuedRegistry
-from loradash.executors.runpod_client import EndpointHealth, RunpodJob
+from loradash.executors.runpod_client import EndpointHealth, JobStatus, RunpodJob
 from loradash.executors.runpod_rules import JobRules, Verdict, input_of, judge, waiting_for
 from loradash.executors.server_lock import only_one
 
@@ -33,6 +33,7 @@ _LOOK_IDLE_EVERY_S = 15.0  # what other programs submit; each look costs request
 _ASK_EVERY_S = 5.0
 _HEALTH_EVERY_S = 15.0
 _REFUSED_PAUSE_S = 30.0
+_BLIND_S = 60.0  # after a look so long ago nothing is known of the time between
 _CANCEL_PATIENCE_S = 8.0  # the owner hears of a cancel by the registry, which is the better way
 _ASK_AT_ONCE = 8
 _MOST = 1000  # of what waits, and of what runs; more jobs than that can't be asked for
@@ -68,6 +69,14 @@ class Client(Protocol):
     def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+class _Sight(NamedTuple):
+    """How a job was seen, since when, and when last; on the monotonic clock."""
+
+    state: str
+    since_s: float
+    last_s: float
 
 
 def send_job(
@@ -124,7 +133,7 @@ class RunpodExecutor:
         self._unwanted: deque[str] = deque()
         self._cancel_asked: set[str] = set()
         self._next_ask_s: dict[str, float] = {}
-        self._in_progress_since_s: dict[tuple[str, int], float] = {}
+        self._sights: dict[tuple[str, int], _Sight] = {}
         self._pool = ThreadPoolExecutor(_ASK_AT_ONCE, thread_name_prefix="runpod")
         self._thread = threading.Thread(target=self._work, name="executor", daemon=True)
 
@@ -231,7 +240,7 @@ class RunpodExecutor:
         jobs = self._pool.map(self._job_of, due)
         for record, job in zip(due, jobs, strict=True):
             self._next_ask_s[record.id] = now_s + _ASK_EVERY_S
-            verdict = judge(record, job, self._in_progress(record, job), self._rules)
+            verdict = judge(record, job, self._seen(record, job), self._rules)
             if verdict.action != "wait":
                 log.warning(
                     "job_brought_nothing", process_id=record.id, action=verdict.action,
@@ -243,15 +252,24 @@ class RunpodExecutor:
         assert record.dispatch
         return self._client.status(record.dispatch.job_id)
 
-    def _in_progress(self, record: ProcessRecord, job: RunpodJob | None) -> timedelta:
-        """How long the job has been in progress, as far as we have seen."""
+    def _seen(self, record: ProcessRecord, job: RunpodJob | None) -> timedelta:
+        """How long the job has been as it is now, as far as we have seen.
+
+        While nothing could be seen, because RunPod or the registry was away, it may have been
+        otherwise, and whoever works on the process couldn't say so: that time doesn't count.
+        """
         assert record.dispatch
         key = (record.dispatch.job_id, record.attempt_count)
-        if job is None or job.status != "IN_PROGRESS":
-            self._in_progress_since_s.pop(key, None)
-            return timedelta()
+        state = "missing" if job is None else f"{job.status} {job.word}".strip()
         now_s = time.monotonic()
-        return timedelta(seconds=now_s - self._in_progress_since_s.setdefault(key, now_s))
+        before = self._sights.get(key)
+        is_new = before is None or before.state != state
+        if before is None or is_new or now_s - before.last_s > _BLIND_S:
+            before = _Sight(state, now_s, now_s)
+        if is_new and (job is None or job.status is JobStatus.UNKNOWN):
+            log.warning("job_unclear", process_id=record.id, job=key[0], state=state)
+        self._sights[key] = before._replace(last_s=now_s)
+        return timedelta(seconds=now_s - before.since_s)
 
     def _act(self, record: ProcessRecord, verdict: Verdict) -> None:
         dispatch, now = record.dispatch, datetime.now(UTC)
@@ -316,6 +334,4 @@ class RunpodExecutor:
         jobs = {record.dispatch.job_id for record in records if record.dispatch}
         self._next_ask_s = {one: s for one, s in self._next_ask_s.items() if one in ids}
         self._cancel_asked &= jobs
-        self._in_progress_since_s = {
-            key: since_s for key, since_s in self._in_progress_since_s.items() if key[0] in jobs
-        }
+        self._sights = {key: sight for key, sight in self._sights.items() if key[0] in jobs}

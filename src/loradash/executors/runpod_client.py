@@ -48,7 +48,7 @@ class JobStatus(StrEnum):
     CANCELLED = "CANCELLED"
     TIMED_OUT = "TIMED_OUT"
     UNKNOWN = "UNKNOWN"
-    """RunPod uses a word that isn't known here: leave the job alone."""
+    """RunPod uses a word that isn't known here; `RunpodJob.word` has it."""
 
     @property
     def final(self) -> bool:
@@ -67,6 +67,8 @@ class RunpodJob(NamedTuple):
     worker_id: str = ""
     delay_ms: int | None = None
     execution_ms: int | None = None
+    word: str = ""
+    """RunPod's word for a status that isn't known here."""
 
 
 class EndpointHealth(NamedTuple):
@@ -146,14 +148,16 @@ class RunpodClient:
         document = self._document(reply)
         if not isinstance(document.get("status"), str):
             raise self._unreadable(reply)
+        status = _status(document["status"])
         return RunpodJob(
             job_id,
-            _status(document["status"]),
+            status,
             document.get("output"),
             _text(document.get("error")),
             _text(document.get("workerId")),
             _count(document.get("delayTime")),
             _count(document.get("executionTime")),
+            document["status"][:40] if status is JobStatus.UNKNOWN else "",
         )
 
     def cancel(self, job_id: str) -> bool:
@@ -300,8 +304,9 @@ def _milliseconds(seconds: float, low_s: float) -> int:
 
 
 def _status(word: str) -> JobStatus:
-    if word == "RUNNING":
-        return JobStatus.IN_PROGRESS
+    """Return what a word means; `RUNNING` is documented beside `IN_PROGRESS`."""
+    word = re.sub(r"[\s-]", "_", word.strip().upper())
+    word = {"RUNNING": "IN_PROGRESS", "CANCELED": "CANCELLED"}.get(word, word)
     return JobStatus(word) if word in JobStatus.__members__ else JobStatus.UNKNOWN
 
 

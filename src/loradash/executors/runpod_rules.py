@@ -24,13 +24,17 @@ class JobRules(NamedTuple):
     """How long jobs may take, in seconds, and how often one is sent until a process is given up.
 
     ``take_timeout_s`` is how long a worker may have a job without having taken its process;
-    ``settle_s`` how long after an attempt has ended without an end of its process.
+    ``settle_s`` how long after an attempt has ended without an end of its process; ``missing_s``
+    how long RunPod must not know a job, since a 404 may be an answer of one moment, and
+    ``unclear_s`` how long a job may be in a state that isn't known here.
     """
 
     training_s: float
     generation_s: float
     take_timeout_s: float = 60.0
     settle_s: float = 10.0
+    missing_s: float = 180.0
+    unclear_s: float = 600.0
     max_dispatches: int = 3
     webhook: str = ""
 
@@ -60,20 +64,22 @@ def input_of(process_id: str) -> dict[str, Any]:
 
 
 def judge(
-    record: ProcessRecord, job: RunpodJob | None, in_progress: timedelta, rules: JobRules
+    record: ProcessRecord, job: RunpodJob | None, seen: timedelta, rules: JobRules
 ) -> Verdict:
     """Return what to do about a waiting process, given its job as RunPod sees it.
 
-    ``job`` is None if RunPod doesn't know it (any more); ``in_progress`` tells how long it has been
-    seen in progress since the process began to wait.
+    ``job`` is None if RunPod doesn't know it (any more); ``seen`` tells for how long it has been
+    seen as it is now, since the process began to wait.
     """
     if job is None:
+        if seen < timedelta(seconds=rules.missing_s):
+            return WAIT
         return _again(record, "RunPod no longer knows its job", rules)
     match job.status:
         case "IN_PROGRESS":
             taken = record.was_taken_since_dispatch
             patience_s = rules.settle_s if taken else rules.take_timeout_s
-            if in_progress < timedelta(seconds=patience_s):
+            if seen < timedelta(seconds=patience_s):
                 return WAIT
             worker = f"worker {job.worker_id}" if job.worker_id else "a worker"
             what = "has stopped working on it" if taken else "took its job and never started it"
@@ -88,7 +94,9 @@ def judge(
             return Verdict("fail", problem=_out_of_time(record.kind, rules))
         case "TIMED_OUT":
             return _again(record, "RunPod ended its job at its time limit", rules)
-        case _:  # in the queue, or a state that this loradash doesn't know
+        case "UNKNOWN" if seen >= timedelta(seconds=rules.unclear_s):
+            return _again(record, f"its job is {job.word!r} at RunPod, an unknown state", rules)
+        case _:  # in the queue, or in a state that may become clear
             return WAIT
 
 

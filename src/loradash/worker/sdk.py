@@ -23,6 +23,10 @@ Handler = Callable[[Job], Awaitable[dict[str, Any]]]
 
 _PR_SET_PDEATHSIG = 1
 _ANSWER_S = 20.0
+_QUICK_S = 1.0  # no long poll without a job takes less
+_LONGEST_PAUSE_S = 10.0
+_TELL_EVERY_S = 60.0
+_MOST_TEXTS = 100
 
 
 def load() -> Any:
@@ -70,16 +74,90 @@ def start(
     the latest after ``grace_s``. The SDK alone would keep its long poll open, take one more job and
     never run it.
     """
+    from runpod.serverless.modules import rp_scale
+    from runpod.serverless.modules.worker_state import JobsProgress
+
     for check in checks:
         serverless.register_fitness_check(check)
     _let_children_die_with_us()
     signals = _Signals(on_signal, grace_s)
+    pace = Pace()
+    rp_scale.log = SeldomErrors(rp_scale.log)
+
+    async def handle(job: Job) -> dict[str, Any]:
+        pace.job_came()
+        return await handler(job)
 
     def concurrency(_current: int) -> int:
         signals.install()  # after the SDK's own, which are set when its loop begins
-        return 1
+        return pace.concurrency(has_job=JobsProgress().get_job_count() > 0)
 
-    serverless.start({"handler": handler, "concurrency_modifier": concurrency})
+    serverless.start({"handler": handle, "concurrency_modifier": concurrency})
+
+
+class Pace:
+    """Says before each take whether to ask for a job now.
+
+    A take is a long poll, after which the SDK asks again at once, however it has ended: an endpoint
+    that refuses connections or answers with an error would be asked hundreds of times a second. Of
+    a concurrency of 0 the SDK makes a pause of a second.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._asked_s: float | None = None
+        self._in_vain = 0
+        self._pause_until_s = 0.0
+        self._told_s: float | None = None
+        self._came = False
+
+    def job_came(self) -> None:
+        """A take has brought a job."""
+        self._came = True
+
+    def concurrency(self, *, has_job: bool) -> int:
+        """Return 1 to ask for a job, 0 to let a second pass. ``has_job``: one is in hand."""
+        now_s = self._clock()
+        if now_s < self._pause_until_s:
+            return 0
+        asked_s, self._asked_s = self._asked_s, now_s
+        came, self._came = self._came, False
+        if asked_s is None:  # the first one, and the one after a pause
+            return 1
+        if has_job or came or now_s - asked_s >= _QUICK_S:
+            self._in_vain = 0
+            return 1
+        self._in_vain += 1
+        if self._in_vain == 1:
+            return 1
+        pause_s = min(_LONGEST_PAUSE_S, 2.0 ** (self._in_vain - 2))
+        self._pause_until_s, self._asked_s = now_s + pause_s, None
+        if self._told_s is None or now_s - self._told_s >= _TELL_EVERY_S:
+            self._told_s = now_s
+            log.warning("job_take_brings_nothing", times_in_a_row=self._in_vain, pause_s=pause_s)
+        return 0
+
+
+class SeldomErrors:
+    """The SDK's logger of its loops, which repeat an error each second, without the repetitions."""
+
+    def __init__(self, logger: Any, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._last_s: dict[str, float] = {}
+
+    def error(self, message: object, *details: Any) -> None:
+        """Log an error unless the same one was logged within a minute."""
+        text, now_s = str(message), self._clock()
+        if now_s - self._last_s.get(text, -_TELL_EVERY_S) < _TELL_EVERY_S:
+            return
+        if len(self._last_s) >= _MOST_TEXTS:
+            self._last_s.clear()
+        self._last_s[text] = now_s
+        self._logger.error(message, *details)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._logger, name)
 
 
 async def tell_progress(job: Job, progress: dict[str, Any]) -> None:
