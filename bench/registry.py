@@ -25,6 +25,7 @@ from loradash.executors.executor import NoExecutor
 from loradash.registry import tables
 from loradash.registry.rows import columns
 from loradash.registry.sql import SqlRegistry
+from loradash.runtime.lease_watch import LeaseWatch
 from loradash.services.processes import ProcessService
 from loradash.storage.memory import MemoryStore
 
@@ -64,7 +65,7 @@ def measured(registry: SqlRegistry, engine: Engine, size: int) -> Iterator[tuple
         assert page().records == naive()
         yield name, latency(page, 200)
         yield f"naive {name}", latency(naive, 1 if size == SIZES[-1] else 20)
-    service = ProcessService(registry, MemoryStore(), NoExecutor())
+    service = ProcessService(registry, MemoryStore(), NoExecutor(), LeaseWatch(30, look_every_s=5))
     view = partial(service.page, kind=None, statuses=(), limit=50, cursor="")
     yield SERVICE, latency(view, 200)
     (first,) = registry.pending("training", limit=1)

@@ -37,9 +37,11 @@ from loradash.registry.objects import ObjectRegistry
 from loradash.registry.registry import MAX_PLACES, LogLine, Metric, NewLine, StoredArtifact
 from loradash.registry.sql import SqlRegistry
 from loradash.registry.sqlite import open_engine
+from loradash.runtime.lease_watch import LeaseWatch
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 from loradash.storage.s3.store import S3Store
+from tests.clock import Clock
 
 from .buckets import config_of
 
@@ -312,41 +314,44 @@ def test_the_table_of_transitions_holds(registry, source, target):
 # Leases
 
 
-def test_a_held_lease_is_not_lapsed(registry):
-    record = running(registry)
-    assert registry.lapsed(at(30)) == []
-    assert registry.lapsed(at(30) + timedelta(microseconds=1)) == [record.id]
-
-
-def test_lapsed_processes_are_named_the_longest_ago_first(registry):
-    later, sooner = (registry.create(new(n)).id for n in range(2))
-    registry.change(later, taking(lease_s=20))
-    registry.change(sooner, taking(lease_s=10))
+def test_what_runs_is_listed_with_its_lease_as_it_is_now(registry):
+    assert registry.running() == ()
+    first, second = (running(registry, str(n), created_s=n) for n in range(2))
     ended = running(registry)
     registry.change(ended.id, MOVES[Status.COMPLETED])
     registry.create(new())
-    assert registry.lapsed(at(15)) == [sooner]
-    assert registry.lapsed(at(100)) == [sooner, later]
+    assert registry.running() == tuple(sorted((first, second), key=lambda one: one.id))
+    renewed = registry.change(second.id, renewing(0, token="1"))
+    assert renewed.lease != second.lease  # by the same clock at the same time, too
+    assert next(one for one in registry.running() if one.id == second.id) == renewed
+    registry.change(first.id, lambda record: changes.released(record, "0", at(9)))
+    assert registry.running() == (renewed,)
 
 
-def test_a_renewed_lease_is_not_lapsed(registry):
-    record = running(registry)
-    registry.change(record.id, renewing(29))
-    assert registry.lapsed(at(31)) == []
-    assert registry.lapsed(at(60)) == [record.id]
+def test_a_lease_that_is_not_renewed_runs_out_for_whoever_watches_it(registry):
+    clock = Clock()
+    watch = LeaseWatch(30, look_every_s=5, clock=clock)
+    dead, alive = running(registry, "dead"), running(registry, "alive")
+    for n in range(7):
+        clock.now_s = 5.0 * n
+        registry.change(alive.id, renewing(5 * n, token="alive"))
+        seen = watch.look(registry.running)
+    assert [record.id for record in seen if watch.is_lost(record)] == [dead.id]
 
 
 def lapse(registry, process_id, now_s, max_attempts=3):
     return registry.change(
         process_id,
-        lambda record: changes.lapsed(record, now=at(now_s), max_attempts=max_attempts),
+        lambda record: changes.lapsed(
+            record, now=at(now_s), max_attempts=max_attempts, owner_is_gone=True
+        ),
     )
 
 
 def test_expired_lease_is_taken_over(registry):
     record = running(registry, "old")
     assert lapse(registry, record.id, 31).status is Status.PENDING
-    assert registry.lapsed(at(100)) == []
+    assert registry.running() == ()
     record = registry.take_next("training", taking("new", 32))
     assert (record.lease.token, record.attempt_count) == ("new", 2)
     assert [note.ending for note in record.attempts] == ["lost", ""]
@@ -416,23 +421,23 @@ def test_progress_resets_the_count_of_lost_attempts(registry):
 
 
 @pytest.mark.parametrize(
-    ("status", "now_s", "expected"),
+    ("status", "is_gone", "expected"),
     [
-        (Status.PENDING, 9, Status.CANCELLED),
-        (Status.RUNNING, 9, Status.RUNNING),
-        (Status.RUNNING, 31, Status.CANCELLED),  # its worker is lost
-        (Status.CANCELLED, 9, Status.CANCELLED),
-        (Status.COMPLETED, 9, None),
-        (Status.FAILED, 9, None),
+        (Status.PENDING, False, Status.CANCELLED),
+        (Status.RUNNING, False, Status.RUNNING),
+        (Status.RUNNING, True, Status.CANCELLED),  # its worker is lost
+        (Status.CANCELLED, False, Status.CANCELLED),
+        (Status.COMPLETED, True, None),
+        (Status.FAILED, True, None),
     ],
 )
 def test_cancelling_ends_what_waits_asks_what_runs_and_refuses_what_has_ended(
-    registry, status, now_s, expected
+    registry, status, is_gone, expected
 ):
     before = in_status(registry, status)
 
     def cancel(record):
-        return changes.cancel_requested(record, at(now_s))
+        return changes.cancel_requested(record, at(9), owner_is_gone=is_gone)
 
     if expected is None:
         with pytest.raises(ConflictingState):
@@ -581,8 +586,12 @@ def test_counts_always_equal_a_recount(registry, seed):
     known = []
     moves = [
         *MOVES.values(),
-        lambda record: changes.lapsed(record, now=at(1000), max_attempts=2),
-        lambda record: changes.cancel_requested(record, at(1000)),
+        lambda record: changes.lapsed(
+            record, now=at(1000), max_attempts=2, owner_is_gone=dice.random() < 0.5
+        ),
+        lambda record: changes.cancel_requested(
+            record, at(1000), owner_is_gone=dice.random() < 0.5
+        ),
         lambda record: changes.reprioritized(record, dice.randint(-10, 10), NOW),
     ]
     for step in range(120):

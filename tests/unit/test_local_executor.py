@@ -23,6 +23,7 @@ from loradash.executors.local import LocalExecutor, MemoryNeeds
 from loradash.executors.server_lock import server_is_running
 from loradash.registry.memory import MemoryRegistry
 from loradash.runtime.gpu import Slot
+from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.orphans import ChildRecords, Orphan
 from loradash.runtime.owner import this_owner
 from loradash.services.running import take_over
@@ -32,12 +33,12 @@ CUDA_0 = Slot("cuda:0", 0, {"CUDA_VISIBLE_DEVICES": "GPU-0"})
 CUDA_1 = Slot("cuda:1", 1, {"CUDA_VISIBLE_DEVICES": "GPU-1"})
 NEEDS = MemoryNeeds(training_mb=10_000, generation_mb=5_000)
 LEASE_S = 60.0
+SWEEP_EVERY_S = 0.05
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(local, "_LOOK_EVERY_S", 0.02)
-    monkeypatch.setattr(local, "_SWEEP_EVERY_S", 0.05)
     monkeypatch.setattr(local, "_LOCK_PATIENCE_S", 0.1)
     monkeypatch.setattr(local, "_END_S", 1.0)
 
@@ -85,9 +86,11 @@ class Machine:
         self.error = None
         self.let_go = {}
         self.stops = {}
+        self.watch = LeaseWatch(LEASE_S, look_every_s=SWEEP_EVERY_S)
         self.executor = LocalExecutor(
             self.registry, slots, self.memory, needs,
-            taking=self.taking, run=self.run, take_over=self.take_over, give_way=self.give_way,
+            taking=self.taking, run=self.run, watch=self.watch, take_over=self.take_over,
+            give_way=self.give_way,
             children=self, lock_path=root / "run" / "server.lock", orphan_grace_s=3,
         )  # fmt: skip
 
@@ -116,8 +119,8 @@ class Machine:
         finally:
             del self.running[record.id]
 
-    def take_over(self, process_id, owner_is_gone):
-        return take_over(self.registry, process_id, 3, owner_is_gone=owner_is_gone)
+    def take_over(self, process_id):
+        return take_over(self.registry, process_id, 3, self.watch)
 
     def give_way(self, name):
         inside = [one for one, where in self.running.items() if where == name]
@@ -724,14 +727,14 @@ def test_the_queue_goes_on_when_the_registry_is_there_again(machine, error):
 def test_a_server_starts_though_its_registry_is_away(make, monkeypatch):
     machine = make(start=False)
     away = [True]
-    lapsed = machine.registry.lapsed
+    running = machine.registry.running
 
-    def look(now):
+    def look():
         if away:
             raise RegistryUnavailable("away")
-        return lapsed(now)
+        return running()
 
-    monkeypatch.setattr(machine.registry, "lapsed", look)
+    monkeypatch.setattr(machine.registry, "running", look)
     machine.executor.start()
     process_id = machine.add()
     away.clear()
@@ -828,7 +831,7 @@ def test_what_runs_here_is_not_taken_over_by_ourselves(machine):
         lambda one: one.model_copy(
             update={
                 "lease": one.lease.model_copy(
-                    update={"expires_at": datetime.now(UTC) - timedelta(seconds=1)}
+                    update={"length_s": 0.0, "renewals": one.lease.renewals + 1}
                 )
             }
         ),

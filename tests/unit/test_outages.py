@@ -25,6 +25,7 @@ from loradash.runtime import patience as patience_module
 from loradash.runtime import results as results_module
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Slot
+from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.patience import AWAY, Patience
 from loradash.runtime.results import NewArtifact
 from loradash.runtime.supervisor import StopRequest
@@ -183,6 +184,10 @@ class NoMemory:
         return None
 
 
+def watching():
+    return LeaseWatch(TIMING.lease_s, look_every_s=0.02)
+
+
 class World:
     def __init__(self, folder, timing=TIMING):
         self.store = Bucket()
@@ -191,8 +196,8 @@ class World:
         self.dispatcher = Dispatcher(self.registry, self.store)
         runner = Runner(self.registry, self.store, {"training": self.engine}, timing)
         self.worker = Worker(
-            self.dispatcher, self.registry, Ownership(self.registry, runner.taking, 3), runner,
-            Slot("cpu", None, {}), NoMemory(), MemoryNeeds(0, 0), lambda name: None,
+            self.dispatcher, self.registry, Ownership(self.registry, runner.taking, 3, watching),
+            runner, Slot("cpu", None, {}), NoMemory(), MemoryNeeds(0, 0), lambda name: None,
             stop_grace_s=timing.stop_grace_s, patience_s=timing.store_patience_s,
         )  # fmt: skip
 
@@ -234,7 +239,7 @@ PROCESS_ID = process_of_job(JOB["input"], JOB["id"])
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(work_module, "_LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(work_module, "LOOK_EVERY_S", 0.02)
     monkeypatch.setattr(attempt_module, "TICK_S", 0.02)
     monkeypatch.setattr(results_module, "_TRY_AGAIN_S", 0.02)
     for name in ("_FIRST_PAUSE_S", "_LONGEST_PAUSE_S", "_POLL_S"):

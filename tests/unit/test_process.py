@@ -58,7 +58,7 @@ def stepped(record, step, now_s=0.5):
 
 
 def lost(record, now_s=31.0, max_attempts=3):
-    return lapsed(record, now=at(now_s), max_attempts=max_attempts)
+    return lapsed(record, now=at(now_s), max_attempts=max_attempts, owner_is_gone=True)
 
 
 def in_status(status):
@@ -76,18 +76,18 @@ MOVES = {
     Status.PENDING: [
         lambda record: requeued(record, at(10)),
         lambda record: released(record, "token", at(10)),
-        lambda record: lapsed(record, now=at(60), max_attempts=3),
+        lambda record: lapsed(record, now=at(60), max_attempts=3, owner_is_gone=True),
     ],
     Status.RUNNING: [lambda record: take(record, 10)],
     Status.COMPLETED: [lambda record: completed(record, "token", now=at(10), output_prefix="r")],
     Status.FAILED: [
         lambda record: failed(record, "token", PROBLEM, at(10)),
-        lambda record: lapsed(record, now=at(60), max_attempts=1),
+        lambda record: lapsed(record, now=at(60), max_attempts=1, owner_is_gone=True),
         lambda record: given_up(record, PROBLEM, at(10)),
     ],
     Status.CANCELLED: [
         lambda record: cancel_requested(record, at(10)),
-        lambda record: cancel_requested(record, at(60)),
+        lambda record: cancel_requested(record, at(60), owner_is_gone=True),
         lambda record: cancelled(record, "token", at(10)),
     ],
 }
@@ -125,22 +125,38 @@ def test_the_first_start_stays_the_start():
     assert (record.started_at, record.attempt.started_at) == (at(0), at(60))
 
 
-def test_a_lease_holds_until_its_last_moment():
-    record = take(waiting(), lease_s=30)
-    assert not record.is_lost(at(30))
-    assert record.is_lost(at(30) + timedelta(microseconds=1))
-
-
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.RUNNING])
 def test_only_a_running_process_can_be_lost(status):
-    assert not in_status(status).is_lost(at(10**6))
+    record = in_status(status)
+    assert lapsed(record, now=at(10**6), max_attempts=1, owner_is_gone=True) is record
 
 
 def test_renewing_moves_the_end_of_the_lease_and_nothing_else():
     record = take(waiting())
     later = renewed(record, "token", now=at(20), lease_s=30)
-    assert later.lease.expires_at == at(50)
+    assert (later.lease.expires_at, later.lease.length_s) == (at(50), 30)
     assert later.model_copy(update={"lease": record.lease}) == record
+
+
+def test_each_renewal_shows_even_if_the_clock_stands_still():
+    record = take(waiting())
+    leases = [record.lease]
+    for _ in range(3):
+        record = renewed(record, "token", now=at(0), lease_s=30)
+        leases.append(record.lease)
+    assert len(set(leases)) == 4
+
+
+def test_a_lease_of_an_older_loradash_is_read_and_renewed():
+    record = take(waiting())
+    old = record.model_dump(mode="json")
+    for field in ("length_s", "renewals"):
+        del old["lease"][field]
+    read = ProcessRecord.model_validate(old)
+    assert (read.lease.length_s, read.lease.token) == (None, "token")
+    assert renewed(read, "token", now=at(20), lease_s=30).lease != read.lease
+    assert read.elapsed_s(at(1000)) == 30
+    assert read.elapsed_s(at(-1000)) == 0
 
 
 def test_progress_is_an_update_only_if_it_is_new():
@@ -185,6 +201,22 @@ def test_the_work_of_a_lost_attempt_ends_with_its_lease():
     assert (record.worked_s, record.attempt.ended_at, record.attempt.ending) == (30, at(30), "lost")
 
 
+@pytest.mark.parametrize("ahead_s", [-600, -120, -2, 0, 2, 120, 600])
+def test_another_machines_clock_hardly_changes_how_long_something_took(ahead_s):
+    """Times of work are the owner's; whoever looks at it is believed within the lease only."""
+    record = take(waiting(), 0)
+    record = renewed(record, "token", now=at(100), lease_s=30)
+    assert 100 <= record.elapsed_s(at(105 + ahead_s)) <= 130
+    record = lost(record, now_s=131 + ahead_s)
+    assert 100 <= record.worked_s <= 130
+    assert at(100) <= record.attempt.ended_at <= at(130)
+
+
+def test_an_owner_whose_clock_was_set_back_has_not_worked_for_less_than_nothing():
+    record = take(waiting(), 0)
+    assert failed(record, "token", PROBLEM, at(-50)).worked_s == 0
+
+
 def test_a_lost_process_waits_again_at_its_old_place():
     record = lost(stepped(take(waiting()), 5))
     assert (record.status, record.lease, record.ended_at) == (Status.PENDING, None, None)
@@ -195,7 +227,7 @@ def test_a_lost_process_waits_again_at_its_old_place():
 def test_a_process_that_is_not_lost_stays_as_it_is():
     for status in Status:
         record = in_status(status)
-        assert lapsed(record, now=at(20), max_attempts=1) is record
+        assert lapsed(record, now=at(2000), max_attempts=1, owner_is_gone=False) is record
 
 
 def test_a_process_whose_owner_is_known_to_be_gone_need_not_wait_for_its_lease():
@@ -248,7 +280,7 @@ def test_cancelling_what_runs_asks_its_owner_and_asking_again_changes_nothing():
 
 
 def test_cancelling_what_is_lost_ends_it_at_once():
-    record = cancel_requested(take(waiting()), at(31))
+    record = cancel_requested(take(waiting()), at(31), owner_is_gone=True)
     assert (record.status, record.lease, record.worked_s) == (Status.CANCELLED, None, 30)
 
 

@@ -12,14 +12,22 @@ from loradash.domain import process as changes
 from loradash.domain.events import Done, PhaseChanged, Stopped
 from loradash.domain.ids import new_process_id
 from loradash.domain.process import Problem, ProcessRecord, Status
-from loradash.errors import ConflictingState, InvalidDataset, NotFound, OutOfMemory
+from loradash.errors import (
+    ConflictingState,
+    InvalidDataset,
+    NotFound,
+    OutOfMemory,
+    RegistryUnavailable,
+)
 from loradash.registry.memory import MemoryRegistry
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Slot
+from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.owner import is_gone, this_owner
 from loradash.runtime.supervisor import StopRequest
 from loradash.services.running import Runner, take_over
 from loradash.storage.memory import MemoryStore
+from tests.clock import Clock
 
 TIMING = Timing(lease_s=60, cancel_grace_s=5, max_attempts=3)
 
@@ -52,9 +60,16 @@ def ended():
 
 
 @pytest.fixture
-def runner(registry, work, ended):
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def runner(registry, work, ended, clock):
     works = {"training": work, "generation": work}
-    return Runner(registry, MemoryStore(), works, TIMING, on_end=ended.append)
+    return Runner(
+        registry, MemoryStore(), works, TIMING, on_end=ended.append, clock=clock, pause=clock.sleep
+    )
 
 
 def waiting(registry, kind="training"):
@@ -187,19 +202,64 @@ def test_what_is_completed_is_not_run_again(runner, registry, work):
 
 
 @pytest.mark.parametrize("where", ["elsewhere", "here"])
-def test_what_somebody_works_on_is_left_to_him(runner, registry, work, where):
+def test_what_somebody_works_on_is_left_to_him(runner, registry, work, clock, where):
     record = running(registry, "elsewhere/1/1.00" if where == "elsewhere" else this_owner())
+    said = []
+
+    def sleep(seconds):
+        clock.now_s += seconds
+        if clock.now_s > 50:
+            renew(registry, record.id)
+
+    runner._pause = sleep
+    with pytest.raises(ConflictingState, match="another program"):
+        runner.run_here(record.id, lambda event: None, StopRequest(), said.append)
+    assert said == [
+        f"waiting 60 s to see whether {record.id}'s worker ({record.lease.owner}) is alive"
+    ]
+    assert registry.get(record.id).lease.token == record.lease.token
+    assert work.attempts == []
+    assert 50 < clock.now_s < 60
+
+
+def renew(registry, process_id):
+    return registry.change(
+        process_id,
+        lambda one: changes.renewed(one, one.lease.token, now=datetime.now(UTC), lease_s=60),
+    )
+
+
+def test_who_waits_to_see_whether_a_worker_is_alive_may_be_stopped(runner, registry, clock):
+    record = running(registry)
+    stop = StopRequest()
+    runner._pause = lambda seconds: stop("cancel")
+    with pytest.raises(ConflictingState):
+        runner.run_here(record.id, lambda event: None, stop)
+    assert registry.get(record.id) == record
+
+
+def test_a_renewal_at_the_last_moment_wins(runner, registry, clock, monkeypatch):
+    """Between the look that finds a lease run out and the change that takes the process."""
+    record = running(registry)
+    change = registry.change
+
+    def later(process_id, taking):
+        monkeypatch.setattr(registry, "change", change)
+        renew(registry, process_id)
+        return change(process_id, taking)
+
+    monkeypatch.setattr(registry, "change", later)
     with pytest.raises(ConflictingState, match="another program"):
         run(runner, record.id)
-    assert registry.get(record.id) == record
-    assert work.attempts == []
+    assert clock.now_s >= 60
+    assert registry.get(record.id).lease.token == record.lease.token
 
 
 @pytest.mark.parametrize("cancel", [False, True])
 @pytest.mark.parametrize("how", ["lapsed", "gone"])
 def test_what_has_lost_its_owner_is_taken_over(runner, registry, how, cancel):
     lapsed = how == "lapsed"
-    record = running(registry, lease_s=0.5) if lapsed else running(registry, dead_owner())
+    record = running(registry) if lapsed else running(registry, dead_owner())
     if cancel:
         registry.change(
             record.id, lambda one: one.model_copy(update={"cancel_requested_at": one.updated_at})
@@ -293,7 +353,7 @@ def test_no_thread_is_left(runner, registry):
 
 def test_a_process_whose_owner_is_gone_is_queued_again(registry):
     record = running(registry, dead_owner())
-    found = take_over(registry, record.id, 3, owner_is_gone=True)
+    found = take_over(registry, record.id, 3, LeaseWatch(60, look_every_s=2))
     assert (found.status, found.attempt.ending) == (Status.PENDING, "lost")
 
 
@@ -301,9 +361,44 @@ def test_who_took_over_meanwhile_is_not_taken_for_the_one_who_is_gone(registry):
     """The caller has seen a dead owner, but another program was faster."""
     record = running(registry, this_owner())
     assert not is_gone(record.lease.owner)
-    assert take_over(registry, record.id, 3, owner_is_gone=True) == record
+    assert take_over(registry, record.id, 3, LeaseWatch(60, look_every_s=2)) == record
 
 
-def test_a_lease_that_was_renewed_meanwhile_holds(registry):
+@pytest.fixture
+def watch(clock):
+    return LeaseWatch(60, look_every_s=10, clock=clock)
+
+
+def watched_until_run_out(watch, registry, clock):
+    for _ in range(7):
+        (seen,) = watch.look(registry.running)
+        clock.now_s += 10
+    assert watch.is_lost(seen)
+
+
+def test_a_lease_that_was_renewed_meanwhile_holds(registry, watch, clock):
     record = running(registry)
-    assert take_over(registry, record.id, 3, owner_is_gone=False) == record
+    watched_until_run_out(watch, registry, clock)
+    renewed = renew(registry, record.id)
+    assert take_over(registry, record.id, 3, watch) == renewed
+
+
+def test_what_can_not_be_taken_over_is_watched_from_the_start_again(registry, watch, clock):
+    """What kept us from writing may have kept its owner from renewing its lease."""
+    record = running(registry)
+    watched_until_run_out(watch, registry, clock)
+    failing = Failing(registry)
+    with pytest.raises(RegistryUnavailable):
+        take_over(failing, record.id, 3, watch)
+    assert take_over(registry, record.id, 3, watch) == record
+    watched_until_run_out(watch, registry, clock)
+    assert take_over(registry, record.id, 3, watch).status is Status.PENDING
+
+
+class Failing:
+    def __init__(self, registry):
+        self.registry = registry
+
+    def change(self, process_id, change):
+        change(self.registry.get(process_id))
+        raise RegistryUnavailable("away")

@@ -14,9 +14,11 @@ from loradash.executors.runpod import RunpodExecutor
 from loradash.executors.runpod_client import EndpointHealth, JobStatus, RunpodJob
 from loradash.executors.runpod_rules import JobRules
 from loradash.registry.memory import MemoryRegistry
+from loradash.runtime.lease_watch import LeaseWatch
 from loradash.services.processes import ProcessService
 from loradash.services.running import take_over
 from loradash.storage.memory import MemoryStore
+from tests.clock import Clock
 from tests.unit.waits import until
 
 RULES = JobRules(training_s=7200, generation_s=600)
@@ -83,13 +85,23 @@ def endpoint():
 
 
 @pytest.fixture
-def make(registry, endpoint, tmp_path):
+def lease_clock():
+    return Clock()
+
+
+@pytest.fixture
+def watch(lease_clock):
+    return LeaseWatch(60, look_every_s=runpod_module.LOOK_EVERY_S, clock=lease_clock)
+
+
+@pytest.fixture
+def make(registry, endpoint, watch, tmp_path):
     made = []
 
     def make(max_jobs=20):
         executor = RunpodExecutor(
             registry, endpoint, RULES, endpoint_id="ep", max_jobs=max_jobs,
-            take_over=lambda one, gone: take_over(registry, one, 3, owner_is_gone=gone),
+            watch=watch, take_over=lambda one: take_over(registry, one, 3, watch),
             lock_path=tmp_path / "run" / "server.lock",
         )  # fmt: skip
         made.append(executor)
@@ -204,28 +216,30 @@ def test_a_process_without_takers_fails_with_the_reason(registry, endpoint, exec
     assert len(endpoint.sent) == 3
 
 
-def test_a_lapsed_process_is_brought_to_another_worker(registry, endpoint, executor):
+def test_a_lapsed_process_is_brought_to_another_worker(registry, endpoint, executor, lease_clock):
     process_id = waiting(registry)
     executor.look()
-    take(registry, process_id, lease_s=-1)
+    take(registry, process_id, lease_s=8)
     endpoint.jobs["job-0"] = "COMPLETED"
-    executor.look()
+    for _ in range(5):
+        executor.look()
+        lease_clock.now_s += 2
     record = registry.get(process_id)
     assert (record.status, record.attempts[0].ending) == (Status.PENDING, "lost")
     assert (record.dispatch.job_id, record.dispatch.count) == ("job-1", 1)
 
 
-def test_cancelling_what_waits_takes_its_job_out_of_the_queue(registry, endpoint, executor):
+def test_cancelling_what_waits_takes_its_job_out_of_the_queue(registry, endpoint, executor, watch):
     process_id = waiting(registry)
     executor.look()
-    ProcessService(registry, MemoryStore(), executor).cancel(process_id)
+    ProcessService(registry, MemoryStore(), executor, watch).cancel(process_id)
     executor.look()
     assert endpoint.cancelled == ["job-0"]
 
 
-def test_a_cancel_while_the_job_is_being_sent_ends_that_job(registry, endpoint, executor):
+def test_a_cancel_while_the_job_is_being_sent_ends_that_job(registry, endpoint, executor, watch):
     process_id = waiting(registry)
-    service = ProcessService(registry, MemoryStore(), executor)
+    service = ProcessService(registry, MemoryStore(), executor, watch)
     endpoint.on_run = service.cancel
     executor.look()
     assert endpoint.cancelled == ["job-0"]
@@ -233,12 +247,12 @@ def test_a_cancel_while_the_job_is_being_sent_ends_that_job(registry, endpoint, 
 
 
 def test_runpod_is_told_of_a_cancel_that_the_owner_does_not_hear(
-    registry, endpoint, executor, monkeypatch
+    registry, endpoint, executor, watch, monkeypatch
 ):
     process_id = waiting(registry)
     executor.look()
     take(registry, process_id)
-    ProcessService(registry, MemoryStore(), executor).cancel(process_id)
+    ProcessService(registry, MemoryStore(), executor, watch).cancel(process_id)
     executor.look()
     assert endpoint.cancelled == []
     monkeypatch.setattr(runpod_module, "_CANCEL_PATIENCE_S", -1.0)
@@ -304,12 +318,12 @@ def test_one_server_works_in_a_workspace(executor, make):
 
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
+    clock = Looks()
     monkeypatch.setattr(runpod_module.time, "monotonic", lambda: clock.now_s)
     return clock
 
 
-class Clock:
+class Looks:
     now_s = 100.0
 
     def looks(self, executor, seconds, every_s=5.0):

@@ -17,6 +17,7 @@ from loradash.registry.memory import MemoryRegistry
 from loradash.runtime import patience as patience_module
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Slot
+from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.supervisor import StopRequest
 from loradash.services.running import Runner
 from loradash.storage.memory import MemoryStore
@@ -76,6 +77,10 @@ class Dispatcher:
         return {"process_id": self.processes[idempotency_key], "request_id": request_id}
 
 
+def watching():
+    return LeaseWatch(60, look_every_s=0.02)
+
+
 class World:
     def __init__(self, registry):
         self.registry = registry
@@ -85,14 +90,14 @@ class World:
             registry, MemoryStore(), {"training": self.engine, "generation": self.engine}, TIMING
         )
         self.worker = Worker(
-            self.dispatcher, registry, Ownership(registry, runner.taking, 3), runner, CPU,
+            self.dispatcher, registry, Ownership(registry, runner.taking, 3, watching), runner, CPU,
             NoMemory(), MemoryNeeds(0, 0), lambda name: None, stop_grace_s=1, patience_s=30,
         )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(work_module, "_LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(work_module, "LOOK_EVERY_S", 0.02)
     monkeypatch.setattr(patience_module, "_FIRST_PAUSE_S", 0.02)
 
 
@@ -209,7 +214,9 @@ def test_a_poison_job_is_refused_with_its_story(worker, world, registry):
         taken_elsewhere(registry, process_id, lease_s=-1)
         registry.change(
             process_id,
-            lambda one: changes.lapsed(one, now=datetime.now(UTC), max_attempts=3),
+            lambda one: changes.lapsed(
+                one, now=datetime.now(UTC), max_attempts=3, owner_is_gone=True
+            ),
         )
     reply = worker.run(process_id, StopRequest())
     assert reply["error_code"] == "worker_lost"

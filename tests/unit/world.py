@@ -25,6 +25,7 @@ from loradash.executors.executor import NoExecutor
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.registry import Metric, NewLine
 from loradash.runtime.gpu import Machine
+from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.results import NewArtifact, ResultKeeper
 from loradash.runtime.supervisor import Limits
 from loradash.runtime.workspace import Workspace
@@ -43,6 +44,7 @@ from loradash.storage.memory import MemoryStore
 from loradash.telemetry import logging
 from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.metrics import Metrics
+from tests.clock import Clock
 
 URL = "http://127.0.0.1:8000"
 TOKEN = "the owner's token"
@@ -69,7 +71,9 @@ class World:
         self.metrics = Metrics(REQUEST_TYPES)
         limits = Limits(timeout_s=60, stall_s=60, grace_s=1)
         executor = NoExecutor()
-        processes = ProcessService(self.registry, self.store, executor)
+        self.clock = Clock()
+        self.watch = LeaseWatch(600, look_every_s=5, clock=self.clock)
+        processes = ProcessService(self.registry, self.store, executor, self.watch)
         self.services = Services(
             training=TrainingService(
                 self.engine, self.workspace, self.store, self.registry, self.datasets, limits

@@ -122,7 +122,7 @@ def run(core: "Core", what: "ProcessRecord | str", as_json: bool) -> "Terminal":
     stop = StopRequest()
     with reporter(as_json, "training") as shown, stop_on_signals(stop, shown.note):
         if isinstance(what, str):
-            return core.runner.run_here(what, shown.event, stop)
+            return core.runner.run_here(what, shown.event, stop, shown.note)
         return core.runner.run(what, None, stop, shown.event)
 
 

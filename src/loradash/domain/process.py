@@ -55,11 +55,27 @@ class _Frozen(BaseModel):
 
 
 class Lease(_Frozen):
-    """The exclusive ownership of a process, until it runs out unless it is renewed."""
+    """The exclusive ownership of a process, as long as its owner renews it.
+
+    It has run out when somebody has seen it unchanged for ``length_s`` by his own clock. Its times
+    are those of the owner's clock, which says nothing to anybody else.
+    """
 
     owner: str
     token: str
-    expires_at: AwareDatetime
+    expires_at: AwareDatetime = Field(description="by the owner's clock; decides nothing")
+    length_s: float | None = Field(None, description="None: an older loradash wrote it")
+    renewals: int = Field(0, description="how often it was renewed, so that each renewal shows")
+
+    def worked_until(self, started_at: datetime, now: datetime) -> datetime:
+        """Until when its owner has worked at most, by the clock that told when it started.
+
+        That is ``now`` if it is between the last renewal and the end of the lease. The clock of
+        whoever asks may be far from there: he isn't believed any further.
+        """
+        length = timedelta(seconds=self.length_s or 0.0)
+        earliest = max(started_at, self.expires_at - length) if self.length_s else started_at
+        return max(earliest, min(now, self.expires_at))
 
 
 class Dispatch(_Frozen):
@@ -157,15 +173,8 @@ class ProcessRecord(_Frozen):
         last = self.attempt
         if last is None or last.ended_at is not None:
             return self.worked_s
-        # As in `lapsed`: an owner that vanished worked at most until its lease ran out.
-        until = min(now, self.lease.expires_at) if self.lease else now
+        until = self.lease.worked_until(last.started_at, now) if self.lease else now
         return self.worked_s + (until - last.started_at).total_seconds()
-
-    def is_lost(self, now: datetime) -> bool:
-        """Whether it stands as running though its owner has given no sign within the lease."""
-        return (
-            self.status is Status.RUNNING and self.lease is not None and now > self.lease.expires_at
-        )
 
     def owned_by(self, token: str) -> "ProcessRecord":
         """Return the record. Raises `LeaseLost` unless ``token`` is that of its lease."""
@@ -190,7 +199,9 @@ def taken(
         record,
         Status.RUNNING,
         now,
-        lease=Lease(owner=owner, token=token, expires_at=now + timedelta(seconds=lease_s)),
+        lease=Lease(
+            owner=owner, token=token, expires_at=now + timedelta(seconds=lease_s), length_s=lease_s
+        ),
         attempt_count=number,
         attempts=(*record.attempts, note)[-_ATTEMPTS_KEPT:],
         started_at=record.started_at or now,
@@ -214,7 +225,13 @@ def renewed(
     lease = record.owned_by(token).lease
     assert lease is not None
     changes: dict[str, Any] = {
-        "lease": lease.model_copy(update={"expires_at": now + timedelta(seconds=lease_s)})
+        "lease": lease.model_copy(
+            update={
+                "expires_at": now + timedelta(seconds=lease_s),
+                "length_s": lease_s,
+                "renewals": lease.renewals + 1,
+            }
+        )
     }
     if progress is not None and progress != record.progress:
         changes |= {"progress": progress, "updated_at": now}
@@ -268,16 +285,16 @@ def released(record: ProcessRecord, token: str, now: datetime) -> ProcessRecord:
 
 
 def lapsed(
-    record: ProcessRecord, *, now: datetime, max_attempts: int, owner_is_gone: bool = False
+    record: ProcessRecord, *, now: datetime, max_attempts: int, owner_is_gone: bool
 ) -> ProcessRecord:
-    """The owner is gone: queue the process again, or give it up.
+    """The owner is gone, if the caller knows that: queue the process again, or give it up.
 
     It is given up after ``max_attempts`` attempts in a row were lost without getting a step
     further than the one before, since it then probably kills its workers. A cancel that was asked
-    for meanwhile is what happens. Returns the record as it is if its lease holds, unless the caller
-    knows that the owner is gone.
+    for meanwhile is what happens. Returns the record as it is if its owner isn't gone. Nothing in
+    a record tells that: a caller has watched its lease (`loradash.runtime.lease_watch`).
     """
-    if record.status is not Status.RUNNING or not (owner_is_gone or record.is_lost(now)):
+    if record.status is not Status.RUNNING or not owner_is_gone:
         return record
     if record.cancel_requested_at:
         return _ended(record, Status.CANCELLED, "lost", now)
@@ -296,16 +313,19 @@ def lapsed(
     return _ended(record, Status.PENDING, "lost", now, fruitless_attempts=fruitless)
 
 
-def cancel_requested(record: ProcessRecord, now: datetime) -> ProcessRecord:
+def cancel_requested(
+    record: ProcessRecord, now: datetime, *, owner_is_gone: bool = False
+) -> ProcessRecord:
     """Somebody wants it to end: at once if it waits or its owner is gone, else by its owner.
 
-    Asking twice changes nothing. Raises `ConflictingState` for a process that has ended otherwise.
+    Whether the owner is gone is for the caller to know, as in `lapsed`. Asking twice changes
+    nothing. Raises `ConflictingState` for a process that has ended otherwise.
     """
     if record.status is Status.CANCELLED:
         return record
     if record.status is Status.PENDING:
         return _moved(record, Status.CANCELLED, now, ended_at=now, cancel_requested_at=now)
-    if record.is_lost(now):
+    if record.status is Status.RUNNING and owner_is_gone:
         return _ended(record, Status.CANCELLED, "lost", now, cancel_requested_at=now)
     if record.status is Status.RUNNING:
         return record.model_copy(
@@ -394,8 +414,9 @@ def _ended(
 ) -> ProcessRecord:
     """The running attempt is over."""
     last = record.attempts[-1]
-    # An owner that vanished worked at most until its lease ran out.
-    ended_at = min(now, record.lease.expires_at) if ending == "lost" and record.lease else now
+    ended_at = now
+    if ending == "lost" and record.lease:  # somebody else says so, by another clock
+        ended_at = record.lease.worked_until(last.started_at, now)
     note = last.model_copy(
         update={"ended_at": ended_at, "ending": ending, "to_step": record.progress.step}
     )
@@ -409,7 +430,8 @@ def _ended(
         **{
             "lease": None,
             "attempts": (*record.attempts[:-1], note),
-            "worked_s": record.worked_s + (ended_at - last.started_at).total_seconds(),
+            # The owner's clock may have been set back meanwhile.
+            "worked_s": record.worked_s + max(0.0, (ended_at - last.started_at).total_seconds()),
             "progress": progress,
             "ended_at": now if status.is_end else None,
             "fruitless_attempts": 0,

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -23,14 +22,16 @@ from loradash.errors import LoradashError, RegistryUnavailable
 from loradash.executors.server_lock import only_one
 from loradash.registry.registry import Change, ProcessQueue, ProcessRegistry
 from loradash.runtime.gpu import Slot
+from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.orphans import ChildRecords
-from loradash.runtime.owner import is_gone
 from loradash.runtime.supervisor import StopRequest
 
 log = structlog.get_logger("loradash.executor")
 
 _LOOK_EVERY_S = 1.0
-_SWEEP_EVERY_S = 5.0
+SWEEP_EVERY_S = 5.0
+"""How often its lease watch is meant to look."""
+
 _LOCK_PATIENCE_S = 1.0  # whoever only asks for a server holds the lock for a moment
 _END_S = 10.0  # for what was ended at once
 _GIVING_WAY = "Waiting for the idle pipeline to free its memory"
@@ -96,7 +97,8 @@ class LocalExecutor:
         *,
         taking: Callable[[str], Change],
         run: Callable[[ProcessRecord, Slot, StopRequest], object],
-        take_over: Callable[[str, bool], ProcessRecord],
+        watch: LeaseWatch,
+        take_over: Callable[[str], ProcessRecord],
         give_way: Callable[[str], None],
         children: ChildRecords,
         lock_path: Path,
@@ -108,6 +110,7 @@ class LocalExecutor:
         self._needs = needs
         self._taking = taking
         self._run = run
+        self._watch = watch
         self._take_over = take_over
         self._give_way = give_way
         self._children = children
@@ -346,27 +349,17 @@ class LocalExecutor:
 
     def _sweep(self, at_start: bool = False) -> None:
         """Queue again what has lost its owner, so that somebody is responsible for it."""
-        self._next_sweep_s = time.monotonic() + _SWEEP_EVERY_S
+        self._next_sweep_s = time.monotonic() + self._watch.look_every_s
         ours = {lane.process_id for lane in self._lanes if lane.busy}
-        for process_id in self._registry.lapsed(datetime.now(UTC)):
-            if process_id in ours:  # this machine slept; it is renewed in a moment
+        for record in self._watch.look(self._registry.running):
+            if record.id in ours or not self._watch.is_lost(record):  # ours are renewed in a moment
                 continue
-            record = self._take_over(process_id, False)
-            if record.status is not Status.RUNNING:
-                log.warning("lease_lapsed", process_id=process_id, status=str(record.status))
-        cursor = ""
-        while True:
-            page = self._registry.page(statuses=[Status.RUNNING], limit=200, cursor=cursor)
-            for record in page.records:
-                if record.lease and is_gone(record.lease.owner):
-                    taken_over = self._take_over(record.id, True)
-                    log.warning(
-                        "owner_gone", process_id=record.id, status=str(taken_over.status),
-                        at_start=at_start,
-                    )  # fmt: skip
-            cursor = page.next_cursor
-            if not cursor:
-                return
+            taken_over = self._take_over(record.id)
+            if taken_over.status is not Status.RUNNING:
+                log.warning(
+                    "owner_lost", process_id=record.id, status=str(taken_over.status),
+                    at_start=at_start,
+                )  # fmt: skip
 
 
 def _join(threads: Iterable[threading.Thread], deadline: float) -> None:

@@ -10,7 +10,7 @@ One thread looks at the queue and alone sends jobs; requests only leave wishes f
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,10 +25,11 @@ from loradash.executors.local import QueuedRegistry
 from loradash.executors.runpod_client import EndpointHealth, JobStatus, RunpodJob
 from loradash.executors.runpod_rules import JobRules, Verdict, input_of, judge, waiting_for
 from loradash.executors.server_lock import only_one
+from loradash.runtime.lease_watch import LeaseWatch
 
 log = structlog.get_logger("loradash.executor")
 
-_LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 2.0
 _LOOK_IDLE_EVERY_S = 15.0  # what other programs submit; each look costs requests to the registry
 _ASK_EVERY_S = 5.0
 _HEALTH_EVERY_S = 15.0
@@ -113,7 +114,8 @@ class RunpodExecutor:
         *,
         endpoint_id: str,
         max_jobs: int,
-        take_over: Callable[[str, bool], ProcessRecord],
+        watch: LeaseWatch,
+        take_over: Callable[[str], ProcessRecord],
         lock_path: Path,
     ) -> None:
         self._registry = registry
@@ -121,6 +123,7 @@ class RunpodExecutor:
         self._rules = rules
         self._endpoint_id = endpoint_id
         self._max_jobs = max_jobs
+        self._watch = watch
         self._take_over = take_over
         self._lock_path = lock_path
         self._lock_file: IO[str] | None = None
@@ -131,6 +134,7 @@ class RunpodExecutor:
         self._next_health_s = 0.0
         self._something_waits = False
         self._unwanted: deque[str] = deque()
+        self._cancel_seen_s: dict[str, float] = {}
         self._cancel_asked: set[str] = set()
         self._next_ask_s: dict[str, float] = {}
         self._sights: dict[tuple[str, int], _Sight] = {}
@@ -180,7 +184,7 @@ class RunpodExecutor:
 
     def _work(self) -> None:
         while not self._stopping:
-            trouble, pause_s = "", _LOOK_EVERY_S
+            trouble, pause_s = "", min(LOOK_EVERY_S, self._watch.look_every_s)
             try:
                 if not self.look():
                     pause_s = _LOOK_IDLE_EVERY_S
@@ -209,12 +213,15 @@ class RunpodExecutor:
             except ExecutorRefused as error:  # at worst a worker finds its process cancelled
                 log.warning("job_not_cancelled", job=self._unwanted[0], error=str(error))
             self._unwanted.popleft()
-        for process_id in self._registry.lapsed(datetime.now(UTC)):
-            record = self._take_over(process_id, False)
-            log.warning("lease_lapsed", process_id=process_id, status=str(record.status))
+        running = []
+        for record in self._watch.look(self._registry.running):
+            if self._watch.is_lost(record):
+                record = self._take_over(record.id)
+                log.warning("owner_lost", process_id=record.id, status=str(record.status))
+            if record.status is Status.RUNNING:
+                running.append(record)
         paused = self._registry.paused()
         waiting = self._registry.pending(limit=_MOST)
-        running = self._registry.page(statuses=[Status.RUNNING], limit=_MOST).records
         self._something_waits = bool(waiting)
         self._hurry_cancels(running)
         sent = [record for record in waiting if record.dispatch]
@@ -311,14 +318,19 @@ class RunpodExecutor:
             if recalled.dispatch is None:
                 self._client.cancel(job_id)
 
-    def _hurry_cancels(self, running: tuple[ProcessRecord, ...]) -> None:
-        """Tell RunPod, too, if an owner hasn't acted on a cancel within moments."""
-        now = datetime.now(UTC)
+    def _hurry_cancels(self, running: Sequence[ProcessRecord]) -> None:
+        """Tell RunPod, too, if an owner hasn't acted within moments on a cancel that we have seen.
+
+        When it was asked for stands in the record by the clock of whoever asked, who may be
+        another program on another machine.
+        """
+        now_s = time.monotonic()
         for record in running:
-            asked, dispatch = record.cancel_requested_at, record.dispatch
-            if not asked or not dispatch or dispatch.job_id in self._cancel_asked:
+            dispatch = record.dispatch
+            if not record.cancel_requested_at or not dispatch:
                 continue
-            if now - asked > timedelta(seconds=_CANCEL_PATIENCE_S):
+            seen_s = self._cancel_seen_s.setdefault(dispatch.job_id, now_s)
+            if dispatch.job_id not in self._cancel_asked and now_s - seen_s > _CANCEL_PATIENCE_S:
                 self._cancel_asked.add(dispatch.job_id)
                 self._client.cancel(dispatch.job_id)
 
@@ -333,5 +345,6 @@ class RunpodExecutor:
         ids = {record.id for record in records}
         jobs = {record.dispatch.job_id for record in records if record.dispatch}
         self._next_ask_s = {one: s for one, s in self._next_ask_s.items() if one in ids}
+        self._cancel_seen_s = {one: s for one, s in self._cancel_seen_s.items() if one in jobs}
         self._cancel_asked &= jobs
         self._sights = {key: sight for key, sight in self._sights.items() if key[0] in jobs}

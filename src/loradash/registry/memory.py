@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import get_args
 
 from loradash.domain.process import Kind, ProcessRecord, Status
@@ -86,15 +85,11 @@ class MemoryRegistry:
                 counts[record.kind, record.status] += 1
         return counts
 
-    def lapsed(self, now: datetime) -> list[str]:
-        """See `ProcessRegistry.lapsed`."""
+    def running(self) -> tuple[ProcessRecord, ...]:
+        """See `ProcessRegistry.running`."""
         with self._lock:
-            found = [
-                (record.lease.expires_at, record.id)
-                for record in self._records.values()
-                if record.lease and record.is_lost(now)
-            ]
-        return [process_id for _, process_id in sorted(found)]
+            found = [one for one in self._records.values() if one.status is Status.RUNNING]
+        return tuple(sorted(found, key=lambda record: record.id))
 
     def append_metrics(self, process_id: str, token: str, rows: Sequence[Metric]) -> None:
         """See `ProcessRegistry.append_metrics`."""

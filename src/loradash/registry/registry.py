@@ -119,8 +119,8 @@ class ProcessRegistry(Protocol):
         """Return how many processes of each kind and status there are, zeros included."""
         ...
 
-    def lapsed(self, now: datetime) -> list[str]:
-        """Return the ids of running processes whose lease has run out, the longest ago first."""
+    def running(self) -> tuple[ProcessRecord, ...]:
+        """Return all running processes, by id; there are about as many as workers."""
         ...
 
     def append_metrics(self, process_id: str, token: str, rows: Sequence[Metric]) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from functools import cache
 from itertools import product
 from typing import Any, get_args
@@ -98,12 +97,10 @@ class SqlRegistry:
             rows = connection.execute(select(counts)).all()
         return {(kind, Status(status)): count for kind, status, count in rows}
 
-    def lapsed(self, now: datetime) -> list[str]:
-        """See `ProcessRegistry.lapsed`."""
-        expires_us = processes.c.lease_expires_us
-        query = select(processes.c.id).where(expires_us < microseconds(now))
-        with self._database.reading() as connection:
-            return list(connection.scalars(query.order_by(expires_us, processes.c.id)))
+    def running(self) -> tuple[ProcessRecord, ...]:
+        """See `ProcessRegistry.running`."""
+        query = select(processes.c.document).where(processes.c.status == Status.RUNNING)
+        return self._all(ProcessRecord, query.order_by(processes.c.id))
 
     def append_metrics(self, process_id: str, token: str, rows: Sequence[Metric]) -> None:
         """See `ProcessRegistry.append_metrics`."""

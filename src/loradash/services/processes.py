@@ -12,7 +12,7 @@ from loradash.errors import ConflictingState, LoradashError
 from loradash.executors.executor import Executor
 from loradash.executors.local import QueuedRegistry
 from loradash.registry.registry import LogLine, Metric
-from loradash.runtime.owner import is_gone
+from loradash.runtime.lease_watch import LeaseWatch
 from loradash.services.submission import stored_config
 from loradash.storage.store import ObjectStore
 
@@ -23,10 +23,14 @@ _NEVER = 2**31  # a user who asks for it isn't counted as a lost worker
 class ProcessService:
     """What can be asked of processes, and done to them, from any entry point."""
 
-    def __init__(self, registry: QueuedRegistry, store: ObjectStore, executor: Executor) -> None:
+    def __init__(
+        self, registry: QueuedRegistry, store: ObjectStore, executor: Executor, watch: LeaseWatch
+    ) -> None:
+        """Take what a server has seen of leases; a watch that never looks knows dead owners."""
         self._registry = registry
         self._store = store
         self._executor = executor
+        self._watch = watch
 
     def page(
         self, *, kind: Kind | None, statuses: Sequence[Status], limit: int, cursor: str
@@ -36,16 +40,20 @@ class ProcessService:
         waiting = [record.id for record in page.records if record.status is Status.PENDING]
         positions = self._registry.positions(waiting) if waiting else {}
         now = datetime.now(UTC)
-        return [view(record, now, positions.get(record.id)) for record in page.records], (
-            page.next_cursor
-        )
+        views = [
+            view(
+                record, now, positions.get(record.id), owner_is_lost=self._watch.is_lost(record)
+            )
+            for record in page.records
+        ]  # fmt: skip
+        return views, page.next_cursor
 
     def get(self, process_id: str) -> dict[str, Any]:
         """Return one process, with its whole config and its attempts. Raises `NotFound`."""
         record = self._registry.get(process_id)
         waiting = record.status is Status.PENDING
         position = self._registry.positions([process_id]).get(process_id) if waiting else None
-        shown = view(record, datetime.now(UTC), position)
+        shown = view(record, datetime.now(UTC), position, owner_is_lost=self._watch.is_lost(record))
         shown["config"] = self._config(record) or shown["config"]
         shown["attempts"] = [note.model_dump(mode="json") for note in record.attempts]
         shown["artifacts"] = [
@@ -74,9 +82,9 @@ class ProcessService:
         """
 
         def change(record: ProcessRecord) -> ProcessRecord:
-            now = datetime.now(UTC)
-            asked = changes.cancel_requested(record, now)
-            return _without_gone_owner(asked, now)
+            return changes.cancel_requested(
+                record, datetime.now(UTC), owner_is_gone=self._watch.is_lost(record)
+            )
 
         record = self._registry.change(process_id, change)
         self._executor.cancelled(record)
@@ -90,8 +98,9 @@ class ProcessService:
 
         def change(record: ProcessRecord) -> ProcessRecord:
             now = datetime.now(UTC)
-            freed = _without_gone_owner(record, now)
-            return freed if freed is not record else changes.requeued(record, now)
+            if self._watch.is_lost(record):
+                return changes.lapsed(record, now=now, max_attempts=_NEVER, owner_is_gone=True)
+            return changes.requeued(record, now)
 
         record = self._registry.change(process_id, change)
         self._executor.submitted(process_id)
@@ -159,7 +168,13 @@ class ProcessService:
             return None
 
 
-def view(record: ProcessRecord, now: datetime, position: int | None = None) -> dict[str, Any]:
+def view(
+    record: ProcessRecord,
+    now: datetime,
+    position: int | None = None,
+    *,
+    owner_is_lost: bool = False,
+) -> dict[str, Any]:
     """A process with the names that clients of the dashboard's protocol read; times in seconds."""
     progress, error = record.progress, record.error
     return {
@@ -168,7 +183,7 @@ def view(record: ProcessRecord, now: datetime, position: int | None = None) -> d
         "name": record.name,
         "type": record.kind,
         "status": str(record.status),
-        "lost": record.is_lost(now) or _owner_is_gone(record),
+        "lost": owner_is_lost,
         "phase": progress.phase,
         "phase_detail": progress.detail,
         "progress": percent(record),
@@ -199,18 +214,6 @@ def view(record: ProcessRecord, now: datetime, position: int | None = None) -> d
         "request_id": record.request_id or None,
         "config": _short_config(record),
     }
-
-
-def _without_gone_owner(record: ProcessRecord, now: datetime) -> ProcessRecord:
-    """What becomes of a process whose owner is dead, if somebody asks before the lease runs out."""
-    if record.status is Status.RUNNING and (_owner_is_gone(record) or record.is_lost(now)):
-        return changes.lapsed(record, now=now, max_attempts=_NEVER, owner_is_gone=True)
-    return record
-
-
-def _owner_is_gone(record: ProcessRecord) -> bool:
-    """Whether its owner was on this machine and is known to be dead, before the lease runs out."""
-    return record.lease is not None and is_gone(record.lease.owner)
 
 
 def percent(record: ProcessRecord) -> float:

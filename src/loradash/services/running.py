@@ -11,12 +11,13 @@ import structlog
 from loradash.domain import process as changes
 from loradash.domain.events import Event, ImageWritten, Stopped, Terminal
 from loradash.domain.generation import GenerationRequest
-from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.domain.process import Kind, Lease, ProcessRecord, Status
 from loradash.errors import ConflictingState, DiskFull, LoradashError
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.attempt import Attempt, Timing, failure
 from loradash.runtime.gpu import Slot
-from loradash.runtime.owner import is_gone, this_owner
+from loradash.runtime.lease_watch import LeaseWatch
+from loradash.runtime.owner import this_owner
 from loradash.runtime.patience import AWAY
 from loradash.runtime.supervisor import StopRequest
 from loradash.services.generation import GenerationService
@@ -24,6 +25,8 @@ from loradash.storage.store import ObjectStore
 from loradash.telemetry.logging import bound
 
 log = structlog.get_logger("loradash.running")
+
+_LOOK_EVERY_S = 2.0
 
 
 class Work(Protocol):
@@ -45,6 +48,9 @@ class Runner:
         timing: Timing,
         on_end: Callable[[ProcessRecord], None] = lambda _record: None,
         disk_is_low: Callable[[], bool] = lambda: False,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -52,6 +58,8 @@ class Runner:
         self._timing = timing
         self._on_end = on_end
         self.disk_is_low = disk_is_low
+        self._clock = clock
+        self._pause = pause
 
     def taking(self, device: str) -> Callable[[ProcessRecord], ProcessRecord]:
         """Return the change that makes a pending process ours."""
@@ -62,28 +70,53 @@ class Runner:
         )  # fmt: skip
 
     def run_here(
-        self, process_id: str, on_event: Callable[[Event], None], stop: StopRequest
+        self,
+        process_id: str,
+        on_event: Callable[[Event], None],
+        stop: StopRequest,
+        say: Callable[[str], None] = lambda _text: None,
     ) -> Terminal:
         """Take one process, whether it waits, has failed, was cancelled or lost, and run it.
 
-        Raises `NotFound`, and `ConflictingState` if it is completed or somebody works on it.
+        Whether the owner of a running one is lost may have to be watched for as long as its lease
+        lasts, which ``say`` is told. Raises `NotFound`, and `ConflictingState` if it is completed
+        or somebody works on it.
         """
         take = self.taking("local")
+        watch = self._watch_one(process_id, stop, say)
 
         def change(record: ProcessRecord) -> ProcessRecord:
             now = datetime.now(UTC)
             if record.status is Status.RUNNING and record.lease:
-                if not (record.is_lost(now) or is_gone(record.lease.owner)):
-                    raise ConflictingState(
-                        f"process {record.id} is being run by another program",
-                        remedy="Wait for it, or cancel it.",
-                    )
+                if not watch.is_lost(record):
+                    raise _in_use(record)
                 record = changes.lapsed(record, now=now, max_attempts=1000, owner_is_gone=True)
             if record.status in (Status.FAILED, Status.CANCELLED):
                 record = changes.requeued(record, now)
             return take(record)
 
         return self.run(self._registry.change(process_id, change), None, stop, on_event)
+
+    def _watch_one(
+        self, process_id: str, stop: StopRequest, say: Callable[[str], None]
+    ) -> LeaseWatch:
+        """Look at a process until it is known whether its owner is lost, if it has one."""
+        watch = LeaseWatch(self._timing.lease_s, look_every_s=_LOOK_EVERY_S, clock=self._clock)
+        first: Lease | None = None
+        while True:
+            (record,) = watch.look(lambda: (self._registry.get(process_id),))
+            lease = record.lease if record.status is Status.RUNNING else None
+            if lease is None or watch.is_lost(record):
+                return watch
+            if first is None:
+                first = lease
+                say(
+                    f"waiting {watch.length_s(lease):.0f} s to see whether {record.id}'s worker "
+                    f"({lease.owner}) is alive"
+                )
+            if lease != first or stop.count:
+                raise _in_use(record)
+            self._pause(watch.look_every_s)
 
     def run(
         self,
@@ -161,16 +194,26 @@ def generate_here(
     return DrawnHere(record.id, ending, tuple(images))
 
 
+def _in_use(record: ProcessRecord) -> ConflictingState:
+    return ConflictingState(
+        f"process {record.id} is being run by another program",
+        remedy="Wait for it, or cancel it.",
+    )
+
+
 def take_over(
-    registry: ProcessRegistry, process_id: str, max_attempts: int, *, owner_is_gone: bool
+    registry: ProcessRegistry, process_id: str, max_attempts: int, watch: LeaseWatch
 ) -> ProcessRecord:
-    """Queue a process again whose owner has vanished; see `loradash.domain.process.lapsed`."""
+    """Queue a process again whose owner is lost; see `loradash.domain.process.lapsed`.
+
+    It stays as it is if its lease was renewed, or somebody else took it over, since the last look.
+    """
 
     def change(record: ProcessRecord) -> ProcessRecord:
-        # Somebody else may have taken it over since the caller looked.
-        gone = owner_is_gone and record.lease is not None and is_gone(record.lease.owner)
         return changes.lapsed(
-            record, now=datetime.now(UTC), max_attempts=max_attempts, owner_is_gone=gone
-        )
+            record, now=datetime.now(UTC), max_attempts=max_attempts,
+            owner_is_gone=watch.is_lost(record),
+        )  # fmt: skip
 
-    return registry.change(process_id, change)
+    with watch.starting_again():
+        return registry.change(process_id, change)

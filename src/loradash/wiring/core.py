@@ -17,6 +17,7 @@ from loradash.executors.executor import Executor, NoExecutor
 from loradash.executors.local import QueuedRegistry
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Machine
+from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.orphans import ChildRecords
 from loradash.runtime.supervisor import Limits
 from loradash.runtime.warm_pipeline import WarmPipeline
@@ -43,6 +44,7 @@ from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.metrics import Metrics
 
 MAX_INLINE_BYTES = 64 * 2**20  # larger results are links
+_NO_LOOKS_S = 3600.0
 _TELL_OBJECTS_S, _HEAR_OBJECTS_S = 3.0, 1.0  # each write and look is a request to the bucket
 
 
@@ -229,15 +231,26 @@ def server_lock(settings: Settings) -> Path:
     return Workspace(settings.workspace_path).run / "server.lock"
 
 
+def lease_watch(settings: Settings, look_every_s: float) -> LeaseWatch:
+    """Return what watches leases, for who looks about that often."""
+    return LeaseWatch(settings.lease_s, look_every_s=look_every_s)
+
+
 def make_services(
     core: Core,
     executor: Executor,
     places: Places,
     environment: str,
     max_inline_bytes: int = MAX_INLINE_BYTES,
+    *,
+    watch: LeaseWatch | None = None,
 ) -> Services:
-    """Return the use cases, for an entry point that may name these places and answer so much."""
-    processes = ProcessService(core.registry, core.store, executor)
+    """Return the use cases, for an entry point that may name these places and answer so much.
+
+    Without a ``watch`` that somebody looks with, only owners that died here are known to be lost.
+    """
+    watch = watch or lease_watch(core.settings, _NO_LOOKS_S)
+    processes = ProcessService(core.registry, core.store, executor, watch)
     return Services(
         training=core.training,
         generation=core.generation,

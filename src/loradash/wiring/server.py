@@ -14,9 +14,10 @@ from loradash.api.app import Server
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import LoradashError, StoreUnavailable
 from loradash.executors.executor import Executor
-from loradash.executors.local import LocalExecutor, MemoryNeeds, QueuedRegistry
+from loradash.executors.local import SWEEP_EVERY_S, LocalExecutor, MemoryNeeds, QueuedRegistry
 from loradash.resilience.promptly import Promptly
 from loradash.runtime.gpu import Machine, Slot
+from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.supervisor import StopRequest
 from loradash.services.dispatch import Dispatcher
 from loradash.services.places import Places
@@ -29,6 +30,7 @@ from loradash.wiring.core import (
     Core,
     folders,
     for_workers_elsewhere,
+    lease_watch,
     make_core,
     make_services,
     scratch_of,
@@ -68,14 +70,15 @@ def make_server(settings: Settings) -> Server:
     device = "cuda" if slots[0].gpu_index is not None else settings.device
     core = make_core(settings, device=device)
     executor: _ServersExecutor
+    watch: LeaseWatch
     if is_control_plane:
-        executor = _make_runpod_executor(core)
+        executor, watch = _make_runpod_executor(core)
         places = Places(folders(settings.allowed_paths))  # they are the workers' folders
     else:
-        executor = _make_local_executor(core, slots)
+        executor, watch = _make_local_executor(core, slots)
         places = Places([core.workspace.root, *folders(settings.allowed_paths)])
     environment = "control plane" if is_control_plane else "local"
-    services = make_services(core, executor, places, environment)
+    services = make_services(core, executor, places, environment, watch=watch)
     retention = Retention(
         core.registry, core.store, core.workspace, core.engine, settings.file_retention_days
     )
@@ -118,50 +121,54 @@ def make_server(settings: Settings) -> Server:
     )
 
 
-def _make_local_executor(core: Core, slots: tuple[Slot, ...]) -> LocalExecutor:
+def _make_local_executor(core: Core, slots: tuple[Slot, ...]) -> tuple[LocalExecutor, LeaseWatch]:
     settings = core.settings
+    watch = lease_watch(settings, SWEEP_EVERY_S)
 
     def run(record: ProcessRecord, slot: Slot, stop: StopRequest) -> None:
         core.runner.run(record, slot, stop)
 
-    return LocalExecutor(
+    executor = LocalExecutor(
         core.registry,
         slots,
         core.machine,
         MemoryNeeds(settings.training_memory_mb, settings.generation_memory_mb),
         taking=core.runner.taking,
         run=run,
-        take_over=_taking_over(core),
+        watch=watch,
+        take_over=_taking_over(core, watch),
         give_way=core.generation.give_way,
         children=core.children,
         lock_path=server_lock(settings),
         orphan_grace_s=settings.stop_grace_s,
     )
+    return executor, watch
 
 
-def _make_runpod_executor(core: Core) -> _ServersExecutor:
-    from loradash.executors.runpod import RunpodExecutor  # a machine with a GPU does without
+def _make_runpod_executor(core: Core) -> tuple[_ServersExecutor, LeaseWatch]:
+    # A machine with a GPU does without.
+    from loradash.executors.runpod import LOOK_EVERY_S, RunpodExecutor
     from loradash.wiring.runpod import job_rules, make_client
 
     settings = core.settings
-    return RunpodExecutor(
+    watch = lease_watch(settings, LOOK_EVERY_S)
+    executor = RunpodExecutor(
         core.registry,
         make_client(settings),
         job_rules(settings),
         endpoint_id=settings.runpod_endpoint_id,
         max_jobs=settings.runpod_max_jobs,
-        take_over=_taking_over(core),
+        watch=watch,
+        take_over=_taking_over(core, watch),
         lock_path=server_lock(settings),
     )
+    return executor, watch
 
 
-def _taking_over(core: Core) -> Callable[[str, bool], ProcessRecord]:
-    def lost(process_id: str, owner_is_gone: bool) -> ProcessRecord:
-        return take_over(
-            core.registry, process_id, core.settings.max_attempts, owner_is_gone=owner_is_gone
-        )
-
-    return lost
+def _taking_over(core: Core, watch: LeaseWatch) -> Callable[[str], ProcessRecord]:
+    return lambda process_id: take_over(
+        core.registry, process_id, core.settings.max_attempts, watch
+    )
 
 
 def _look_at_store(store: ObjectStore) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -17,11 +18,18 @@ from loradash.services.dispatch import Dispatcher
 from loradash.services.places import Places
 from loradash.services.processes import view
 from loradash.settings import Settings
-from loradash.wiring.core import Core, folders, make_core, make_services, sharing_registry
+from loradash.wiring.core import (
+    Core,
+    folders,
+    lease_watch,
+    make_core,
+    make_services,
+    sharing_registry,
+)
 from loradash.worker import sdk
 from loradash.worker.handler import Handler
 from loradash.worker.ownership import Ownership
-from loradash.worker.work import Worker, progress_of
+from loradash.worker.work import LOOK_EVERY_S, Worker, progress_of
 
 log = structlog.get_logger("loradash.wiring")
 
@@ -44,7 +52,12 @@ def make_worker(settings: Settings) -> Callable[[], None]:
     worker = Worker(
         Dispatcher(services, core.metrics, debug=settings.debug),
         core.registry,
-        Ownership(core.registry, core.runner.taking, settings.max_attempts),
+        Ownership(
+            core.registry,
+            core.runner.taking,
+            settings.max_attempts,
+            partial(lease_watch, settings, LOOK_EVERY_S),
+        ),
         core.runner,
         slot,
         core.machine,

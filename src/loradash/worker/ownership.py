@@ -1,7 +1,8 @@
 """Who works on the process that a job names: we, somebody else, or nobody any more.
 
 A queue that delivers at least once may deliver a job twice, to two workers at once, or again after
-its worker was lost. The lease decides; a job only ever asks for it.
+its worker was lost. The lease decides; a job only ever asks for it. Whether a lease has run out is
+seen by asking for a while: see `loradash.runtime.lease_watch`.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from loradash.domain import process as changes
 from loradash.domain.process import ProcessRecord, Status
 from loradash.registry.registry import Change, ProcessRegistry
-from loradash.runtime.owner import is_gone
+from loradash.runtime.lease_watch import LeaseWatch
 
 
 class Answer(NamedTuple):
@@ -25,30 +26,37 @@ class Ownership:
     """Asks for processes on behalf of this worker."""
 
     def __init__(
-        self, registry: ProcessRegistry, taking: Callable[[str], Change], max_attempts: int
+        self,
+        registry: ProcessRegistry,
+        taking: Callable[[str], Change],
+        max_attempts: int,
+        watching: Callable[[], LeaseWatch],
     ) -> None:
         self._registry = registry
         self._taking = taking
         self._max_attempts = max_attempts
+        self._watching = watching
 
     def asking(self, process_id: str, device: str) -> Callable[[], Answer]:
         """Return what takes a process if it waits, or if its owner is lost.
 
-        It may be called again and again: what an earlier call has taken without having heard of it,
-        because the registry was away just then, is ours. It isn't ours if it has ended, if somebody
-        works on it, or if it was given up now because its workers were lost too often. Raises
-        `NotFound` and `RegistryUnavailable`.
+        It is to be called again and again: that is how it sees whether the lease of somebody else
+        runs out. What an earlier call has taken without having heard of it, because the registry
+        was away just then, is ours. It isn't ours if it has ended, if somebody works on it, or if
+        it was given up now because its workers were lost too often. Raises `NotFound` and
+        `RegistryUnavailable`.
         """
+        watch = self._watching()
         take = self._taking(device)
         tokens: set[str] = set()
 
         def change(record: ProcessRecord) -> ProcessRecord:
             if record.lease is not None and record.lease.token in tokens:
                 return record
-            gone = record.lease is not None and is_gone(record.lease.owner)
             record = changes.lapsed(
-                record, now=datetime.now(UTC), max_attempts=self._max_attempts, owner_is_gone=gone
-            )
+                record, now=datetime.now(UTC), max_attempts=self._max_attempts,
+                owner_is_gone=watch.is_lost(record),
+            )  # fmt: skip
             if record.status is not Status.PENDING:
                 return record
             record = take(record)
@@ -57,7 +65,10 @@ class Ownership:
             return record
 
         def ask() -> Answer:
-            record = self._registry.change(process_id, change)
+            (record,) = watch.look(lambda: (self._registry.get(process_id),))
+            if record.status is Status.PENDING or watch.is_lost(record):
+                with watch.starting_again():
+                    record = self._registry.change(process_id, change)
             return Answer(record, record.lease is not None and record.lease.token in tokens)
 
         return ask

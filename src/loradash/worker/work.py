@@ -30,7 +30,7 @@ from loradash.worker.ownership import Answer, Ownership
 
 log = structlog.get_logger("loradash.worker")
 
-_LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 2.0
 _GPU_SHARE = 0.9
 _MEMORY_PATIENCE_S = 60.0
 
@@ -287,7 +287,7 @@ def _at_once(work: Callable[[], Result]) -> Result:
 
 
 def _pause(stop: StopRequest) -> None:
-    until_s = time.monotonic() + _LOOK_EVERY_S
+    until_s = time.monotonic() + LOOK_EVERY_S
     while time.monotonic() < until_s:
         if stop.count:
             raise JobStopped

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from itertools import islice
 from typing import TypeVar, get_args
 
@@ -136,14 +135,11 @@ class ObjectRegistry:
             counts[document.record.kind, document.record.status] += 1
         return counts
 
-    def lapsed(self, now: datetime) -> list[str]:
-        """See `ProcessRegistry.lapsed`."""
-        found = [
-            (document.record.lease.expires_at, document.record.id)
-            for document in self._all()
-            if document.record.lease and document.record.is_lost(now)
-        ]
-        return [process_id for _, process_id in sorted(found)]
+    def running(self) -> tuple[ProcessRecord, ...]:
+        """See `ProcessRegistry.running`."""
+        found = [document.record for document in self._all()]
+        running = (record for record in found if record.status is Status.RUNNING)
+        return tuple(sorted(running, key=lambda record: record.id))
 
     def append_metrics(self, process_id: str, token: str, rows: Sequence[Metric]) -> None:
         """See `ProcessRegistry.append_metrics`."""
