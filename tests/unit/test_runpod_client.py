@@ -614,13 +614,6 @@ def test_a_wrong_key_is_refused(endpoint):
     assert "RUNPOD_API_KEY" in raised.value.remedy
 
 
-def test_a_proxy_of_the_environment_isnt_asked(endpoint, monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
-    monkeypatch.setenv("NO_PROXY", "")
-    assert endpoint.client_with(KEY, retries=0).health().jobs["inQueue"] == 0
-
-
 def test_a_real_dropped_connection_is_tried_again(endpoint, waits):
     endpoint.queue.fault("status", "drop", count=2)
     job_id = endpoint.client.run({}, **TIMES)

@@ -196,15 +196,6 @@ def test_the_request_says_little_and_names_the_host(site, target, resolve):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"])
-def test_proxies_of_the_environment_are_not_used(site, target, monkeypatch, name):
-    monkeypatch.setenv(name, "http://127.0.0.1:1")
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.delenv("no_proxy", raising=False)
-    site.gives("/cats.zip", ZIP)
-    assert importer(site).fetch(site.url("/cats.zip"), target, MIB).kind == "zip"
-
-
 # Addresses that are refused before anything is asked
 
 

@@ -14,7 +14,7 @@ async def tell(
     url: str, document: dict[str, Any], pause_s: float, note: Callable[..., None]
 ) -> bool:
     """Post until the URL answers 200, three times at most; return whether it did."""
-    async with httpx2.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
+    async with httpx2.AsyncClient(timeout=_TIMEOUT_S) as client:
         for number in range(1, _TRIES + 1):
             if number > 1:
                 await asyncio.sleep(pause_s)

@@ -107,7 +107,7 @@ class RunpodClient:
                 "authorization": f"Bearer {api_key}",
                 "user-agent": f"loradash/{loradash.__version__}",
             },
-            timeout=timeout_s, follow_redirects=False, trust_env=False, transport=transport,
+            timeout=timeout_s, follow_redirects=False, transport=transport,
         )  # fmt: skip
         stamina.instrumentation.set_on_retry_hooks([])  # as circuits do
 

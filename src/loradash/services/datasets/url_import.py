@@ -3,8 +3,9 @@
 Who can make a server fetch addresses asks from where the server stands: it may reach machines that
 the asker can't. So a name is resolved here, all of its addresses must be public, and the
 connection goes to one of those very addresses; a name that points elsewhere a moment later gains
-nothing. Redirects are followed by hand, each as suspiciously as the first address. Proxies and
-credentials of the environment aren't used, and no error tells what isn't public.
+nothing. Redirects are followed by hand, each as suspiciously as the first address. A proxy that the
+environment names is asked to connect to that very address, never to a name. Other credentials of
+the environment aren't used, and no error tells what isn't public.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ import httpx2
 from loradash.domain.request_fields import file_name, shown
 from loradash.domain.sizes import size_text
 from loradash.errors import InvalidRequest
+from loradash.services.datasets.proxy_tunnel import ProxyOf, connect_through, environment_proxy
 from loradash.services.datasets.public_addresses import IpAddress, is_public
 
 IsAllowed = Callable[[IpAddress], bool]
@@ -73,8 +75,10 @@ class UrlImporter:
         ports: Collection[int] = WEB_PORTS,
         times: TimeLimits = DEFAULT_TIMES,
         ssl_context: ssl.SSLContext | None = None,
+        proxy_of: ProxyOf = environment_proxy,
     ) -> None:
         self._is_allowed = is_allowed
+        self._proxy_of = proxy_of
         self._ports = ports
         self._times = times
         self._ssl_context = ssl_context
@@ -87,7 +91,7 @@ class UrlImporter:
         """
         target = self._checked(url)
         deadline = _Deadline(self._times.total_s)
-        backend = _CheckedBackend(self._is_allowed, deadline)
+        backend = _CheckedBackend(self._is_allowed, deadline, self._proxy_of)
         with (
             _told_as_invalid(),
             httpcore2.ConnectionPool(self._ssl_context, network_backend=backend) as pool,
@@ -174,8 +178,9 @@ class _Deadline:
 class _CheckedBackend(httpcore2.NetworkBackend):
     """Connects to addresses that are allowed, by the number that was looked at."""
 
-    def __init__(self, is_allowed: IsAllowed, deadline: _Deadline) -> None:
+    def __init__(self, is_allowed: IsAllowed, deadline: _Deadline, proxy_of: ProxyOf) -> None:
         self._is_allowed = is_allowed
+        self._proxy_of = proxy_of
         self._deadline = deadline
         self._sockets = httpcore2.SyncBackend()
 
@@ -189,12 +194,21 @@ class _CheckedBackend(httpcore2.NetworkBackend):
     ) -> httpcore2.NetworkStream:
         """Connect to the first address of a host that answers. Raises `InvalidRequest`."""
         failure: Exception = httpcore2.ConnectError("no address")
-        for address in self._addresses(host, port):
+        addresses = self._addresses(host, port)
+        proxy = self._proxy_of(host, port)
+
+        def connect(host: str, port: int) -> httpcore2.NetworkStream:
+            return self._sockets.connect_tcp(
+                host, port, self._deadline.within(timeout), local_address, socket_options
+            )
+
+        for address in addresses:
             try:
-                stream = self._sockets.connect_tcp(
-                    str(address), port, self._deadline.within(timeout), local_address,
-                    socket_options,
-                )  # fmt: skip
+                stream = (
+                    connect_through(proxy, address, port, connect, self._deadline.within(timeout))
+                    if proxy
+                    else connect(str(address), port)
+                )
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
             else:
