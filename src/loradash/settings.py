@@ -4,11 +4,12 @@ Settings are read once, when a command starts. Everything else gets its values a
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from platformdirs import user_data_path
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from loradash.errors import InvalidSettings
@@ -21,6 +22,16 @@ def _default_workspace() -> Path:
 
 def _default_objects() -> Path:
     return user_data_path("loradash") / "objects"
+
+
+def _endpoint(text: str) -> str:
+    """Return an S3 provider's address. Raises `ValueError` for what can't be one."""
+    if text and not re.fullmatch(r"https?://[^/?#\s@]+(/[^?#\s]*)?", text):
+        raise ValueError(
+            "give an address that begins with https:// or http://, perhaps with a path, without a "
+            "query and without credentials"
+        )
+    return text.rstrip("/")
 
 
 class Settings(BaseSettings):
@@ -60,11 +71,16 @@ class Settings(BaseSettings):
         validation_alias="S3_REGION",
         description="The bucket's region; default: as the endpoint's address says, or us-east-1.",
     )
-    s3_endpoint_url: str = Field(
+    s3_endpoint_url: Annotated[str, AfterValidator(_endpoint)] = Field(
         "",
-        pattern=r"^(https?://[^/?#\s]+/?)?$",
         validation_alias="S3_ENDPOINT_URL",
-        description="Address of an S3 provider, without a path; default: Amazon's.",
+        description="Address of an S3 provider, without the bucket; default: Amazon's.",
+    )
+    s3_public_endpoint_url: Annotated[str, AfterValidator(_endpoint)] = Field(
+        "",
+        validation_alias="S3_PUBLIC_ENDPOINT_URL",
+        description="Address of the same provider for those who get signed links; default: "
+        "S3_ENDPOINT_URL.",
     )
     s3_prefix: str = Field(
         "",

@@ -459,9 +459,11 @@ def test_a_reader_sees_the_old_or_the_new_object_and_nothing_between(store, file
 
     with ThreadPoolExecutor(1) as threads:
         writer = threads.submit(write)
-        seen = [store.get("a") for _ in range(100)]
-        sizes = {info.size_bytes for _ in range(20) for info in store.list()}
-        stop.set()
+        try:
+            seen = [store.get("a") for _ in range(100)]
+            sizes = {info.size_bytes for _ in range(20) for info in store.list()}
+        finally:
+            stop.set()  # else a failure would wait for the writer for ever
         writer.result()
     assert all(data in versions for data in seen)
     assert sizes == {200_000}

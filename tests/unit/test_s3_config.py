@@ -103,6 +103,80 @@ def test_the_bucket_is_in_the_path_or_in_the_host(endpoint, addressing, bucket, 
     assert one.url("a/b.png") == f"{url}a/b.png"
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("https://bucket.s3.eu-west-3.amazonaws.com", "https://bucket.s3.eu-west-3.amazonaws.com/"),
+        ("https://bucket.s3.amazonaws.com/", "https://bucket.s3.amazonaws.com/"),
+        ("https://s3.eu-west-3.amazonaws.com/bucket", "https://bucket.s3.eu-west-3.amazonaws.com/"),
+        (
+            "https://abc.r2.cloudflarestorage.com/bucket",
+            "https://abc.r2.cloudflarestorage.com/bucket/",
+        ),
+        (
+            "https://bucket.abc.eu.r2.cloudflarestorage.com",
+            "https://abc.eu.r2.cloudflarestorage.com/bucket/",
+        ),
+        (
+            "https://bucket.s3.us-west-004.backblazeb2.com",
+            "https://s3.us-west-004.backblazeb2.com/bucket/",
+        ),
+        (
+            "https://bucket.fra1.digitaloceanspaces.com",
+            "https://fra1.digitaloceanspaces.com/bucket/",
+        ),
+    ],
+)
+def test_a_bucket_in_a_known_providers_address_is_taken_off(endpoint, url):
+    one = config(endpoint)
+    assert one.url() == url
+    assert one.profile.name == config(one.service_url).profile.name
+    assert one.region_name == config(one.service_url).region_name
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "bucket", "free"),
+    [
+        ("https://bucket.example.com", "bucket", "https://example.com"),
+        ("https://example.com/s3/bucket/", "bucket", "https://example.com/s3"),
+        ("http://bucket.localhost:9000", "bucket", "http://localhost:9000"),
+        ("https://minio.example.com", "bucket", ""),
+        ("https://example.com/bucket/s3", "bucket", ""),
+        ("https://bucket.com", "bucket", ""),
+        ("", "bucket", ""),
+    ],
+)
+def test_what_may_be_a_bucket_in_another_address_is_only_noticed(endpoint, bucket, free):
+    one = config(endpoint, bucket=bucket)
+    assert one.bucket_free_url == free
+    assert one.url() == config(endpoint, bucket=bucket).url()
+    if endpoint:
+        assert one.url() == f"{endpoint.rstrip('/')}/{bucket}/"
+
+
+def test_an_address_may_have_a_path():
+    endpoint = "https://x.supabase.co/storage/v1/s3"
+    assert config(endpoint).url("a") == f"{endpoint}/bucket/a"
+    virtual = config(endpoint, addressing="virtual")
+    assert virtual.url("a") == "https://bucket.x.supabase.co/storage/v1/s3/a"
+
+
+@pytest.mark.parametrize(
+    ("addressing", "url"),
+    [
+        ("path", "https://files.example/bucket/a%20b"),
+        ("virtual", "https://bucket.files.example/a%20b"),
+    ],
+)
+def test_others_may_have_another_address(addressing, url):
+    one = config(
+        "http://minio:9000", public_endpoint_url="https://files.example/", addressing=addressing
+    )
+    assert one.public_url("a b") == url
+    assert "minio:9000" in one.url("a b")
+    assert config("http://minio:9000").public_url("a") == "http://minio:9000/bucket/a"
+
+
 def test_amazons_address_is_that_of_the_region():
     one = config(region="eu-west-3")
     assert one.url("a") == "https://bucket.s3.eu-west-3.amazonaws.com/a"

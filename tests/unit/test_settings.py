@@ -55,6 +55,7 @@ VALUES = {
     "s3_bucket": "my-bucket",
     "s3_region": "eu-west-1",
     "s3_endpoint_url": "https://s3.example.com",
+    "s3_public_endpoint_url": "https://files.example.com",
     "s3_prefix": "loradash",
     "s3_addressing": "virtual",
     "s3_access_key_id": "another",

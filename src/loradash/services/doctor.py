@@ -87,9 +87,8 @@ def _object_store(settings: Settings, store: ObjectStore) -> list[Finding]:
             if is_there
             else Finding(f"  {name}", "off", f"{reasons.get(name, 'switched off')}; {what}: no")
         )
-    if "listing" in reasons:
-        findings.append(Finding("  listing", "off", reasons["listing"]))
-    return findings
+    others = (name for name in reasons if name not in _MEANINGS)
+    return findings + [Finding(f"  {name}", "off", reasons[name]) for name in others]
 
 
 _MEANINGS = {

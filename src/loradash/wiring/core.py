@@ -99,6 +99,7 @@ def make_store(settings: Settings, guard: DiskGuard) -> ObjectStore:
         session_token=settings.s3_session_token.get_secret_value(),
         region=settings.s3_region,
         endpoint_url=settings.s3_endpoint_url,
+        public_endpoint_url=settings.s3_public_endpoint_url,
         prefix=_address(settings).prefix,
         addressing=settings.s3_addressing,
         part_bytes=settings.s3_part_mb * 2**20,

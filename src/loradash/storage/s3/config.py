@@ -39,6 +39,14 @@ _PROFILES = (
 )  # fmt: skip
 
 
+# Addresses of services, before which some people write the bucket.
+_SERVICES = re.compile(
+    r"^(?:s3[.-](?:[a-z0-9-]+\.)*amazonaws\.com(?:\.cn)?|s3\.[a-z0-9-]+\.backblazeb2\.com"
+    r"|[a-z0-9-]+(?:\.[a-z0-9-]+)?\.r2\.cloudflarestorage\.com"
+    r"|[a-z0-9]+\.digitaloceanspaces\.com)$"
+)
+
+
 @dataclass(frozen=True)
 class S3Config:
     """One bucket, for one program run. Part sizes and limits in bytes, times in seconds."""
@@ -49,6 +57,8 @@ class S3Config:
     session_token: str = field(default="", repr=False)
     region: str = ""
     endpoint_url: str = ""
+    public_endpoint_url: str = ""
+    """Where others reach the provider, by URLs that are signed for them; '': by the same address"""
     prefix: str = ""
     addressing: Addressing = "auto"
     part_bytes: int = 16 * 2**20
@@ -61,9 +71,30 @@ class S3Config:
     """Capabilities that are so, whatever the probe finds."""
 
     @property
+    def service_url(self) -> str:
+        """The provider's address, '' for Amazon's; the bucket, which some write there, taken off.
+
+        That is certain with known providers only; see `bucket_free_url`.
+        """
+        endpoint = self.endpoint_url.rstrip("/")
+        free = self.bucket_free_url
+        known = _SERVICES.match((urlsplit(free or endpoint).hostname or "").lower())
+        return free if free and known else endpoint
+
+    @property
+    def bucket_free_url(self) -> str:
+        """The address without what may be the bucket in it, '' if nothing there looks like it."""
+        parts = urlsplit(self.endpoint_url.rstrip("/"))
+        host = parts.netloc.removeprefix(f"{self.bucket}.")
+        if host != parts.netloc and ("." in host or host.startswith("localhost")):
+            return parts._replace(netloc=host).geturl()
+        path = f"{parts.path}/".removesuffix(f"/{self.bucket}/")
+        return "" if path == f"{parts.path}/" else parts._replace(path=path).geturl()
+
+    @property
     def profile(self) -> Profile:
         """What is known of the provider, by its host."""
-        host = (urlsplit(self.endpoint_url).hostname or "").lower()
+        host = (urlsplit(self.service_url).hostname or "").lower()
         for pattern, profile in _PROFILES:
             if match := re.search(pattern, host):
                 region = match.expand(profile.region) if "\\" in profile.region else profile.region
@@ -87,10 +118,12 @@ class S3Config:
     def root_url(self) -> str:
         """Where the bucket's keys begin, without a last slash."""
         domain = "amazonaws.com.cn" if self.region_name.startswith("cn-") else "amazonaws.com"
-        endpoint = self.endpoint_url.rstrip("/") or f"https://s3.{self.region_name}.{domain}"
+        return self._root(self.service_url or f"https://s3.{self.region_name}.{domain}")
+
+    def _root(self, service_url: str) -> str:
         if not self.is_virtual_hosted:
-            return f"{endpoint}/{self.bucket}"
-        scheme, _, host = endpoint.partition("://")
+            return f"{service_url}/{self.bucket}"
+        scheme, _, host = service_url.partition("://")
         return f"{scheme}://{self.bucket}.{host}"
 
     def full_key(self, key: str) -> str:
@@ -99,8 +132,15 @@ class S3Config:
 
     def url(self, key: str = "") -> str:
         """Return the address of an object, or of the bucket."""
-        path = quote(self.full_key(key), safe="/-_.~") if key else ""
-        return f"{self.root_url}/{path}"
+        return f"{self.root_url}/{self._path(key)}"
+
+    def public_url(self, key: str = "") -> str:
+        """Return the address by which others reach an object, or the bucket."""
+        public = self.public_endpoint_url.rstrip("/")
+        return f"{self._root(public) if public else self.root_url}/{self._path(key)}"
+
+    def _path(self, key: str) -> str:
+        return quote(self.full_key(key), safe="/-_.~") if key else ""
 
 
 def parse_overrides(text: str) -> dict[str, bool]:

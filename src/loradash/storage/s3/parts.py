@@ -1,4 +1,4 @@
-"""Content that is hashed, then read again as it is sent, in small pieces: of a file or a part."""
+"""Content that is hashed before it is sent or while it is, in small pieces: of a file or a part."""
 
 import hashlib
 import os
@@ -24,20 +24,32 @@ class Part:
         self._read_at = read_at
         self._on_bytes = on_bytes or (lambda _bytes: None)
         self._counted = 0
+        self._sent = hashlib.md5(usedforsecurity=False)
 
     def md5(self) -> bytes:
-        """Return the MD5 of the content."""
+        """Read the content; return its MD5."""
         digest = hashlib.md5(usedforsecurity=False)
         for piece in self._read():
             digest.update(piece)
         return digest.digest()
 
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the content from its beginning, counting it. Raises `OSError`."""
+    @property
+    def sent_md5(self) -> bytes:
+        """The MD5 of what `pieces` has yielded."""
+        return self._sent.digest()
+
+    def pieces(self, *, hashed: bool = False) -> Iterator[bytes]:
+        """Yield the content from its beginning, counting it, perhaps hashing it.
+
+        Raises `OSError`.
+        """
         if self._counted:
             self._on_bytes(-self._counted)
             self._counted = 0
+        self._sent = hashlib.md5(usedforsecurity=False)
         for piece in self._read():
+            if hashed:
+                self._sent.update(piece)
             yield piece
             self._counted += len(piece)
             self._on_bytes(len(piece))

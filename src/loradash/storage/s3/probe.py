@@ -2,37 +2,54 @@
 
 An answer of 200 proves nothing: several servers accept a condition and ignore it, or take any
 signature. So each capability is only believed if the forbidden thing was refused and the allowed
-one took effect. About twenty small requests, made once when something first needs to know.
+one took effect. What nothing works without (lists, missing objects that are told, ranges) is tried
+too, with both clients that the store uses. About thirty small requests, made once when something
+first needs to know.
 """
 
 import hashlib
+import time
 from collections.abc import Callable
-from urllib.parse import quote
 from uuid import uuid4
 
-from loradash.errors import LoradashError, NotFound, PreconditionFailed, StoreUnavailable
+from loradash.errors import (
+    LoradashError,
+    NotFound,
+    PreconditionFailed,
+    StoreRefused,
+    StoreUnavailable,
+)
+from loradash.storage.s3.bucket import Bucket
 from loradash.storage.s3.config import CAPABILITIES, S3Config
-from loradash.storage.s3.requests import S3Requests
+from loradash.storage.s3.requests import START, AccessRefused, Place, S3Requests
 from loradash.storage.store import Capabilities, Examination
 
 _TYPE = "text/plain"
 _OLD, _NEW = b"old", b"new"
+_LIST_TRIES, _LIST_WAIT_S = 4, 0.5
+_LIST_MOST = 2
 
 
-def probe(config: S3Config, requests: S3Requests) -> Examination:
+def probe(config: S3Config, requests: S3Requests, bucket: Bucket) -> Examination:
     """Try everything that isn't known already; nothing stays in the bucket.
 
-    Raises `StoreUnavailable` or `StoreRefused` if objects can't even be written, read and deleted.
+    Raises `StoreUnavailable`, or `StoreRefused` if objects can't even be written, read, listed and
+    deleted as this needs it.
     """
-    look = _Probe(config, requests)
+    requests.listed(config.full_key(".loradash-probe/"), most=1)  # tells the most of an address
+    look = _Probe(config, requests, bucket)
     known = {**config.profile.known, **config.overrides}
     found: dict[str, bool] = dict(known)
     try:
         server = look.basics()
+        look.ranges()
+        look.missing()
         for name in CAPABILITIES:
             if name not in known:
                 found[name] = look.finds(name)
         look.listing()
+        if found["presign"] and config.public_endpoint_url:
+            look.public_endpoint()
     finally:
         look.tidy_up()
     for name in sorted(config.profile.known):
@@ -44,9 +61,10 @@ def probe(config: S3Config, requests: S3Requests) -> Examination:
 
 
 class _Probe:
-    def __init__(self, config: S3Config, requests: S3Requests) -> None:
+    def __init__(self, config: S3Config, requests: S3Requests, bucket: Bucket) -> None:
         self._config = config
         self._requests = requests
+        self._bucket = bucket
         # One folder for all probes: some providers keep folders that have become empty.
         self._start = f".loradash-probe/{uuid4().hex}"
         self._keys: list[str] = []
@@ -65,11 +83,38 @@ class _Probe:
         key = self._key("basics")
         server = self._requests.send("PUT", key, body=_OLD).headers.get("server", "")
         if self._requests.send("GET", key).content != _OLD:
-            raise StoreUnavailable(
-                f"GET {key}: not what was put there", remedy="Check S3_ENDPOINT_URL."
+            raise StoreRefused(
+                f"GET {key}: not what was put there",
+                remedy="Correct S3_ENDPOINT_URL: something else answers there.",
             )
+        self._bucket.try_once("HEAD", key, lambda: self._bucket.head_once(key))
         self._requests.send("DELETE", key)
         return server
+
+    def ranges(self) -> None:
+        """See what comes where a part of an object is asked for."""
+        key = self._key("ranges")
+        self._requests.send("PUT", key, body=_OLD)
+        part = self._bucket.try_once("GET", key, lambda: self._bucket.open_once(key, 1, 2))
+        if part.range != (1, 2):
+            self.notes.append(
+                "ranges: a part of an object can't be asked for, so large files come in one piece"
+            )
+
+    def missing(self) -> None:
+        """See that an object that isn't there can be told from one that is forbidden."""
+        key = self._key("missing")
+        try:
+            self._requests.send("GET", key)
+        except NotFound:
+            return
+        except AccessRefused:  # the list, which has been given, tells it
+            self.notes.append("missing objects: told by 403, so each is looked up in a list too")
+            return
+        raise StoreRefused(
+            f"GET {key}: an object that was never put is there",
+            remedy="Correct S3_ENDPOINT_URL: something else answers there.",
+        )
 
     def finds(self, name: str) -> bool:
         """Return whether a capability is there; if not, a note says why."""
@@ -84,14 +129,59 @@ class _Probe:
         return not reason
 
     def listing(self) -> None:
-        """See that a listing can be read page by page."""
-        keys = [self._key(f"listing-{number}") for number in range(3)]
+        """See that a list, read page by page, names all objects as they are called.
+
+        Raises `StoreRefused` if not: whatever was found by a list would be wrong.
+        """
+        keys = [self._key(f"listing-{name}") for name in ("1", "2 a+b", "3 %20&é", "4")]
         for key in keys:
             self._requests.send("PUT", key, body=_OLD)
-        prefix = quote(self._config.full_key(f"{self._start}-listing-"), safe="")
-        page = self._requests.send("GET", "", query=f"list-type=2&max-keys=2&prefix={prefix}").text
-        if page.count("<Contents>") != 2 or "<NextContinuationToken>" not in page:
-            self.notes.append("listing: a page of 2 was asked for, and the server gives another")
+        listed: list[str] = []
+        for number in range(_LIST_TRIES):
+            time.sleep(number * _LIST_WAIT_S)  # some show new objects a moment later
+            listed = self._listed(f"{self._start}-listing-")
+            if sorted(listed) == sorted(keys):
+                return
+        known = sorted(set(keys).intersection(listed))
+        what = f"{len(keys)} objects were put, and {len(listed)} are listed"
+        if len(listed) == len(keys):
+            what = f"of {len(keys)} objects {len(known)} are listed by their names"
+        raise StoreRefused(
+            f"lists of this provider are wrong: {what}",
+            remedy="Use another S3_ENDPOINT_URL: objects would be missed with this one.",
+        )
+
+    def _listed(self, start: str) -> list[str]:
+        found: list[str] = []
+        place: Place | None = START
+        while place is not None:
+            page = self._requests.listed(self._config.full_key(start), place, most=_LIST_MOST)
+            found += [info.key for info in page.infos]
+            place = page.next
+            if place and place.after and not any(n.startswith("listing") for n in self.notes):
+                self.notes.append(
+                    "listing: pages don't say how to go on, so lists go on after the last name"
+                )
+        return found
+
+    def public_endpoint(self) -> None:
+        """Try a signed download where others will; it may be that it can't be reached from here."""
+        key = self._key("public")
+        self._requests.send("PUT", key, body=_OLD)
+        url = self._requests.signer.presigned_url("GET", self._config.public_url(key), {}, 60)
+        try:
+            reply = self._requests.plain("GET", url)
+        except StoreUnavailable:
+            self.notes.append(
+                "public endpoint: S3_PUBLIC_ENDPOINT_URL can't be reached from here, so whether "
+                "its links work isn't known"
+            )
+            return
+        if not reply.is_success or reply.content != _OLD:
+            self.notes.append(
+                f"public endpoint: a signed download is refused there ({reply.status_code}): "
+                "correct S3_PUBLIC_ENDPOINT_URL"
+            )
 
     def tidy_up(self) -> None:
         """Delete what the probe has written, as far as that is possible."""
@@ -188,6 +278,8 @@ class _Probe:
             self._requests.send("HEAD", key)
         except NotFound:
             return False
+        except AccessRefused:
+            return self._requests.exists(key)
         return True
 
     def _is(self, key: str, content: bytes) -> bool:

@@ -24,6 +24,8 @@ class Reader:
         self._end = end
         self._etag = etag
         self._stream: Any = None
+        self._size = 0
+        self._is_whole = False
         self.offset = start
 
     def open(self) -> ObjectInfo:
@@ -31,6 +33,12 @@ class Reader:
         if self._end is not None and self._end <= self.offset:  # no range for S3
             return self._bucket.call("HEAD", self._key, lambda: self._bucket.head_once(self._key))
         return self._bucket.call("GET", self._key, self._ask)
+
+    def takes_all(self) -> bool:
+        """Whether the whole object comes although a range was asked for; then it is all read."""
+        if self._is_whole:
+            self._end = self._size
+        return self._is_whole
 
     def pieces(self) -> Iterator[Buffer]:
         """Yield the bytes up to the end of the range, as obstore's buffers.
@@ -44,6 +52,8 @@ class Reader:
                 raise StoreUnavailable(
                     f"object {self._key!r} was replaced while it was read", remedy="Read it again."
                 ) from error
+            if self._end is not None and self.offset + len(piece) > self._end:
+                piece = memoryview(piece)[: self._end - self.offset]
             self.offset += len(piece)
             yield piece
 
@@ -64,7 +74,11 @@ class Reader:
         info = self._bucket.info(result.meta)
         self._etag = info.etag
         self._end = info.size_bytes if self._end is None else min(self._end, info.size_bytes)
-        self._stream = iter(result.stream(min_chunk_size=PIECE_BYTES))
+        self._size = info.size_bytes
+        before = self.offset - result.range[0]
+        self._is_whole = result.range == (0, info.size_bytes) and self._end < info.size_bytes
+        stream = iter(result.stream(min_chunk_size=PIECE_BYTES))
+        self._stream = _without(stream, before) if before else stream
         return info
 
     def _at_hand(self) -> Buffer | None:
@@ -93,3 +107,11 @@ class Reader:
                 remedy="It may pass; try again.",
             )
         return piece
+
+
+def _without(stream: Iterator[Buffer], skipped: int) -> Iterator[Buffer]:
+    """Leave out so many bytes at the beginning."""
+    for piece in stream:
+        if skipped < len(piece):
+            yield memoryview(piece)[skipped:] if skipped else piece
+        skipped = max(0, skipped - len(piece))

@@ -6,17 +6,17 @@ try. Source: Amazon S3 API reference, multipart uploads.
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, NoReturn
-from urllib.parse import quote, unquote_plus
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 import httpx2
 
 from loradash.errors import (
-    LoradashError,
     NotFound,
     PreconditionFailed,
     StoreRefused,
@@ -30,28 +30,51 @@ Body = bytes | Iterator[bytes]
 
 _PAGE = 1000
 _MAX_SHOWN = 300
-_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
+TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
 _TRY_AGAIN_CODES = frozenset({
     "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "OperationAborted",
     "BadDigest", "IncompleteBody", "ConditionalRequestConflict",
 })  # fmt: skip
+DENIED = "AccessDenied"
+_LAST = "\U0010ffff"  # comes after every other character in the order of keys
+_LOOK_S = 10.0
+_MARK = "x-amz-meta-loradash-upload"
+_WEB_PAGE = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype\s+)?html", re.IGNORECASE)
 _REMEDIES = {
-    "AccessDenied": "Give these credentials the right to read, write, list and delete there.",
+    DENIED: "Give AWS_ACCESS_KEY_ID the rights to get, put, delete and list below S3_PREFIX in "
+    "S3_BUCKET. Amazon calls them s3:GetObject, s3:PutObject, s3:DeleteObject and, for the bucket "
+    "itself, s3:ListBucket; without that, what is missing can't be told from what is forbidden.",
     "InvalidAccessKeyId": "Correct AWS_ACCESS_KEY_ID.",
     "AuthorizationHeaderMalformed": "Correct S3_REGION.",
     "SignatureDoesNotMatch": "Correct AWS_SECRET_ACCESS_KEY, and S3_REGION.",
     "NoSuchBucket": "Create the bucket, or correct S3_BUCKET and S3_ENDPOINT_URL.",
+    "PermanentRedirect": "The bucket is elsewhere: correct S3_REGION, or S3_ENDPOINT_URL.",
+    "TemporaryRedirect": "The bucket is elsewhere: correct S3_REGION, or S3_ENDPOINT_URL.",
     "RequestTimeTooSkewed": "Set this machine's clock.",
     "ExpiredToken": "Get new temporary credentials.",
 }
 
 
+class Place(NamedTuple):
+    """Where a list goes on: at the provider's token, or (if it gives none) after a full key."""
+
+    token: str = ""
+    after: str = ""
+
+
 class Page(NamedTuple):
-    """A part of a list; '' as the token of the next one means that it was the last."""
+    """A part of a list, and where the next one begins, unless it was the last."""
 
     infos: tuple[ObjectInfo, ...]
     folders: tuple[str, ...]
-    next_token: str
+    next: Place | None
+
+
+class AccessRefused(StoreRefused):
+    """A reply of 403: it isn't allowed, or, at some providers, it isn't there."""
+
+
+START = Place()
 
 
 class S3Requests:
@@ -66,8 +89,7 @@ class S3Requests:
         self._http = httpx2.Client(
             timeout=httpx2.Timeout(config.timeout_s, connect=min(10.0, config.timeout_s)),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
-            trust_env=False,
-        )
+        )  # proxies and certificates: the environment's, as with obstore
 
     def close(self) -> None:
         """Close the connections."""
@@ -104,13 +126,36 @@ class S3Requests:
         try:
             response = self._http.request(method, url, headers=signed, content=body, **options)
         except httpx2.HTTPError as error:
-            raise StoreUnavailable(
-                f"{what}: {str(error) or type(error).__name__}",
-                remedy="Check that the object store can be reached.",
-            ) from error
+            raise _no_answer(what, error) from error
         if not response.is_success:
-            raise_for(what, response.status_code, response.text)
+            self._raise_for(what, response)
         return response
+
+    def _raise_for(self, what: str, response: httpx2.Response) -> NoReturn:
+        """Raise the error that a reply means, with what it says of the right address."""
+        code, _ = _error_in(response.text)
+        is_elsewhere = response.is_redirect or 300 <= response.status_code < 400
+        if is_elsewhere or code == "AuthorizationHeaderMalformed":
+            said = f"{what}: {response.status_code} {code or 'redirect'}"
+            raise StoreRefused(said, remedy=self._right_address(response))
+        raise_for(what, response.status_code, response.text)
+
+    def _right_address(self, response: httpx2.Response) -> str:
+        config, root = self._config, _parsed(response.text)
+        told = root.findtext("{*}Region") if root is not None else ""
+        region = response.headers.get("x-amz-bucket-region") or told or ""
+        if region and region != config.region_name:
+            unset = " and unset S3_ENDPOINT_URL" if (
+                config.endpoint_url and config.profile.name == "AWS S3"
+            ) else ""  # fmt: skip
+            return f"The bucket is in another region: set S3_REGION={region}{unset}."
+        location = urlsplit(response.headers.get("location", ""))
+        if location.scheme == "https" and config.root_url.startswith("http://"):
+            netloc = location.netloc.removeprefix(f"{config.bucket}.")
+            return f"It is to be reached by https: set S3_ENDPOINT_URL=https://{netloc}."
+        host = location.netloc or (root.findtext("{*}Endpoint") if root is not None else "")
+        where = f" (the provider names {host})" if host else ""
+        return f"The bucket is elsewhere: correct S3_ENDPOINT_URL or S3_REGION{where}."
 
     def plain(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, **content: Any
@@ -122,47 +167,104 @@ class S3Requests:
         try:
             response = self._http.request(method, url, headers=dict(headers or {}), **content)
         except httpx2.HTTPError as error:
-            raise StoreUnavailable(
-                f"{method}: {str(error) or type(error).__name__}",
-                remedy="Check that the object store can be reached.",
-            ) from error
-        if response.status_code in _TRY_AGAIN:
+            raise _no_answer(method, error) from error
+        if response.status_code in TRY_AGAIN:
             raise_for(method, response.status_code, response.text)
         return response
 
-    def page(self, prefix: str, token: str, *, folders: bool = False) -> Page:
-        """Return one page of what lies below a key's folder, or of the folders right below it.
+    def page(self, prefix: str, place: Place = START, *, folders: bool = False) -> Page:
+        """Return one page of what lies below a key's folder, or of the folders right below it."""
+        start = self._config.full_key(prefix) if prefix else self._config.prefix
+        return self.listed(f"{start}/" if start else "", place, folders=folders)
+
+    def look(self) -> None:
+        """Ask for a list of one object, which tells most of what can be wrong with the settings.
+
+        Raises `StoreRefused` with what is wrong; an endpoint that doesn't answer tells nothing.
+        """
+        try:
+            start = self._config.prefix
+            self.listed(f"{start}/" if start else "", most=1, timeout_s=_LOOK_S)
+        except StoreUnavailable:
+            return
+
+    def exists(self, key: str) -> bool:
+        """Whether the list shows an object, where a request for it is refused either way."""
+        page = self.listed(self._config.full_key(key), most=1)
+        return any(info.key == key for info in page.infos)
+
+    def listed(
+        self,
+        start: str,
+        place: Place = START,
+        *,
+        folders: bool = False,
+        most: int = _PAGE,
+        timeout_s: float | None = None,
+    ) -> Page:
+        """Return one page of the objects whose full keys begin so.
 
         Not obstore's listing: that can't go on in the middle, and it takes the empty folders that
-        some providers list for objects.
+        some providers list for objects. Keys are asked for as they are, since providers differ in
+        what a ``+`` means in encoded ones; only if XML can't hold one, they are asked for encoded.
+        Where there is no token, the list goes on after the last key, as in the second version of
+        lists (``start-after``) and in the first (``marker``).
         """
-        start = self._config.full_key(prefix) if prefix else self._config.prefix
         query = {
-            "list-type": "2", "encoding-type": "url", "max-keys": str(_PAGE),
-            **({"prefix": f"{start}/"} if start else {}),
+            "list-type": "2", "max-keys": str(most),
+            **({"prefix": start} if start else {}),
             **({"delimiter": "/"} if folders else {}),
-            **({"continuation-token": token} if token else {}),
+            **({"continuation-token": place.token} if place.token else {}),
+            **({"start-after": place.after, "marker": place.after} if place.after else {}),
         }  # fmt: skip
+        try:
+            root = self._list(query, timeout_s)
+        except _NotXml:
+            root = self._list({**query, "encoding-type": "url"}, timeout_s)
+        keys = [entry.findtext("{*}Key") or "" for entry in root.iterfind("{*}Contents")]
+        prefixes = [
+            entry.findtext("{*}Prefix") or "" for entry in root.iterfind("{*}CommonPrefixes")
+        ]
+        decoded = _decoder(root, keys + prefixes)
+        infos = tuple(self._listed(entry, decoded) for entry in root.iterfind("{*}Contents"))
+        found = tuple(decoded(prefix) for prefix in prefixes)
+        last = max([*map(decoded, keys), *(f"{prefix}{_LAST}" for prefix in found)], default="")
+        return Page(infos, found, self._next(root, place, last, start))
+
+    def _list(self, query: Mapping[str, str], timeout_s: float | None) -> ElementTree.Element:
         text = "&".join(f"{name}={quote(value, safe='')}" for name, value in sorted(query.items()))
-        root = _xml(self.send("GET", "", query=text).text)
+        try:
+            root = _xml(self.send("GET", "", query=text, timeout_s=timeout_s).text)
+        except NotFound as error:  # no bucket's list is missing
+            raise self._no_list(error.message) from error
         if _name(root) != "ListBucketResult":
+            raise self._no_list(f"GET {self._config.bucket}: the reply isn't a list")
+        return root
+
+    def _no_list(self, said: str) -> StoreRefused:
+        free = self._config.bucket_free_url
+        remedy = "Correct S3_ENDPOINT_URL, S3_BUCKET or S3_ADDRESSING: no bucket is there."
+        if free:
+            remedy = f"S3_ENDPOINT_URL seems to hold the bucket: set S3_ENDPOINT_URL={free}."
+        return StoreRefused(f"{said} (the list of the bucket)", remedy=remedy)
+
+    def _next(self, root: ElementTree.Element, place: Place, last: str, start: str) -> Place | None:
+        """Return where the list goes on after this page."""
+        token = root.findtext("{*}NextContinuationToken") or ""
+        if token and token != place.token:
+            return Place(token=token)
+        if token:
             raise StoreUnavailable(
-                f"GET {prefix}: the reply isn't a list", remedy="Check S3_ENDPOINT_URL."
+                f"GET {start}: the list goes round in a circle", remedy="It may pass; try again."
             )
-        decoded = unquote_plus if root.findtext("{*}EncodingType") == "url" else str
-        next_token = root.findtext("{*}NextContinuationToken") or ""
-        if next_token and next_token == token:
-            raise StoreUnavailable(
-                f"GET {prefix}: the list goes round in a circle", remedy="It may pass; try again."
+        if (root.findtext("{*}IsTruncated") or "").strip().lower() != "true":
+            return None
+        if last <= place.after:
+            raise StoreRefused(
+                f"GET {start}: the list is cut off, and the provider doesn't let it be read on",
+                remedy="Use another S3_ENDPOINT_URL: objects would be missed with this one.",
             )
-        return Page(
-            tuple(self._listed(entry, decoded) for entry in root.iterfind("{*}Contents")),
-            tuple(
-                decoded(entry.findtext("{*}Prefix") or "")
-                for entry in root.iterfind("{*}CommonPrefixes")
-            ),
-            next_token,
-        )
+        return Place(after=last)
 
     def _listed(self, entry: ElementTree.Element, decoded: Callable[[str], str]) -> ObjectInfo:
         key = decoded(entry.findtext("{*}Key") or "")
@@ -172,7 +274,7 @@ class S3Requests:
             modified = datetime.fromisoformat(entry.findtext("{*}LastModified") or "")
             size = int(entry.findtext("{*}Size") or "")
         except ValueError as error:
-            raise StoreUnavailable(
+            raise StoreRefused(
                 f"the list's entry of {key!r} can't be read", remedy="Check S3_ENDPOINT_URL."
             ) from error
         # Lists know more of the time than heads do.
@@ -198,22 +300,21 @@ class S3Requests:
             text = ElementTree.tostring(errors[0], "unicode")
             raise_for(f"DELETE {errors[0].findtext('{*}Key')}", status, text)
 
-    def put(self, key: str, body: Iterator[bytes], size: int, md5: bytes, content_type: str) -> str:
-        """Send an object whose MD5 the provider compares; return its etag.
+    def put(
+        self, key: str, body: Iterator[bytes], size: int, md5: bytes | None, content_type: str
+    ) -> str:
+        """Send an object, whose MD5 the provider compares if it is given; return its etag.
 
         It may take as long as it takes, as long as something of it is sent.
         """
-        response = self.send(
-            "PUT", key, body=body, size_bytes=size,
-            headers={
-                "content-md5": base64.b64encode(md5).decode(), "content-type": content_type,
-            },
-        )  # fmt: skip
+        headers = {**_md5_header(md5), "content-type": content_type}
+        response = self.send("PUT", key, body=body, size_bytes=size, headers=headers)
         return response.headers.get("etag", "")
 
-    def begin_upload(self, key: str, content_type: str) -> str:
-        """Begin an upload in parts; return its id."""
-        response = self.send("POST", key, query="uploads=", headers={"content-type": content_type})
+    def begin_upload(self, key: str, content_type: str, mark: str = "") -> str:
+        """Begin an upload in parts of an object that will bear this mark; return its id."""
+        headers = {"content-type": content_type, **({_MARK: mark} if mark else {})}
+        response = self.send("POST", key, query="uploads=", headers=headers)
         upload_id = _xml(response.text).findtext("{*}UploadId") or ""
         if not upload_id:
             raise StoreRefused(
@@ -221,13 +322,23 @@ class S3Requests:
             )
         return upload_id
 
+    def mark_of(self, key: str) -> str:
+        """Return an object's mark, '' if it has none. Raises `NotFound`."""
+        return self.send("HEAD", key).headers.get(_MARK, "")
+
     def put_part(
-        self, key: str, upload_id: str, number: int, body: Iterator[bytes], size: int, md5: bytes
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        body: Iterator[bytes],
+        size: int,
+        md5: bytes | None,
     ) -> str:
-        """Send one part, whose MD5 the provider compares; return its etag."""
+        """Send one part, whose MD5 the provider compares if it is given; return its etag."""
         response = self.send(
             "PUT", key, query=part_query(upload_id, number), body=body, size_bytes=size,
-            headers={"content-md5": base64.b64encode(md5).decode()},
+            headers=_md5_header(md5),
         )  # fmt: skip
         return response.headers.get("etag", "")
 
@@ -253,6 +364,18 @@ class S3Requests:
         self.send("DELETE", key, query=f"uploadId={quote(upload_id, safe='')}")
 
 
+def _no_answer(what: str, error: httpx2.HTTPError) -> StoreUnavailable:
+    said = str(error) or type(error).__name__
+    remedy = "Check that the object store can be reached."
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        remedy = "Set SSL_CERT_FILE to the certificates to trust, or correct S3_ENDPOINT_URL."
+    return StoreUnavailable(f"{what}: {said}", remedy=remedy)
+
+
+def _md5_header(md5: bytes | None) -> dict[str, str]:
+    return {} if md5 is None else {"content-md5": base64.b64encode(md5).decode()}
+
+
 def part_query(upload_id: str, number: int) -> str:
     """Return the query that names one part of an upload."""
     return f"partNumber={number}&uploadId={quote(upload_id, safe='')}"
@@ -262,17 +385,19 @@ def raise_for(what: str, status: int, text: str) -> NoReturn:
     """Raise the error that a provider's reply means."""
     code, message = _error_in(text)
     said = f"{what}: {status} {code} {message}".strip()[:_MAX_SHOWN]
-    if code in _TRY_AGAIN_CODES or (status in _TRY_AGAIN and code not in _REMEDIES):
+    if code in _TRY_AGAIN_CODES or (status in TRY_AGAIN and code not in _REMEDIES):
         raise StoreUnavailable(said, remedy="It may pass; try again.")
     if status == 404 and code != "NoSuchBucket":
         raise NotFound(said, remedy="Check the key.")
     if status == 412:
         raise PreconditionFailed(said, remedy="Read it again.")
-    raise refused(said, code)
+    raise refused(said, code, status)
 
 
-def refused(said: str, code: str) -> LoradashError:
+def refused(said: str, code: str, status: int = 0) -> StoreRefused:
     """Return the error for a reply that no other try would change."""
+    if status == 403 and code in ("", DENIED):
+        return AccessRefused(said, remedy=_REMEDIES[DENIED])
     return StoreRefused(
         said, remedy=_REMEDIES.get(code, "See docs/storage.md for what providers need.")
     )
@@ -284,21 +409,45 @@ def error_code(text: str) -> str:
 
 
 def _error_in(text: str) -> tuple[str, str]:
-    try:
-        root = _xml(text)
-    except StoreUnavailable:
+    root = _parsed(text)
+    if root is None:
         return "", text.strip()[:_MAX_SHOWN]
     return root.findtext("{*}Code") or "", root.findtext("{*}Message") or ""
+
+
+def _decoder(root: ElementTree.Element, shown: Sequence[str]) -> Callable[[str], str]:
+    """Return what turns a list's keys into real ones.
+
+    In encoded ones, Amazon's ``+`` is a space. Elsewhere it is a plus, and a space is ``%20``.
+    """
+    if root.findtext("{*}EncodingType") != "url":
+        return str
+    return unquote if any("%20" in one for one in shown) else unquote_plus
 
 
 def _name(element: ElementTree.Element) -> str:
     return element.tag.rpartition("}")[2]
 
 
+class _NotXml(StoreUnavailable):
+    """A reply that breaks off, or that holds what XML can't."""
+
+
 def _xml(text: str) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise StoreUnavailable(
-            f"the reply isn't XML: {text.strip()[:80]!r}", remedy="Check S3_ENDPOINT_URL."
-        ) from error
+        said = f"the reply isn't XML: {text.strip()[:80]!r}"
+        if _WEB_PAGE.match(text):
+            raise StoreRefused(
+                f"{said}: a page for people",
+                remedy="Correct S3_ENDPOINT_URL: that is the address of a web page.",
+            ) from error
+        raise _NotXml(said, remedy="Check S3_ENDPOINT_URL.") from error
+
+
+def _parsed(text: str) -> ElementTree.Element | None:
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return None

@@ -6,7 +6,8 @@ silent one, which obstore doesn't tell apart while it sends; and putting the par
 a provider an hour. Every request goes through one circuit.
 
 What is uploaded is verified before anything may refer to it: the etag is compared with the MD5 of
-what was sent, or, where a provider's etags mean something else, the object is read back.
+what was sent, or, where a provider's etags mean something else, the object is read back. Files are
+hashed while they are sent, once an etag has been seen to be an MD5.
 
 Memory: files are read and written in pieces of 256 KiB, at most ``concurrency`` of them, and
 ``part_concurrency`` parts of those larger than ``part_bytes``, at the same time.
@@ -16,6 +17,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,16 +27,22 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from loradash.domain.media_types import media_type
-from loradash.errors import LoradashError, NotFound, PreconditionFailed, StoreUnavailable
+from loradash.errors import (
+    LoradashError,
+    NotFound,
+    PreconditionFailed,
+    StoreRefused,
+    StoreUnavailable,
+)
 from loradash.resilience.circuit import Circuit
 from loradash.resilience.circuit_state import CircuitState
 from loradash.storage.disk import DiskGuard, arriving
-from loradash.storage.s3.bucket import Bucket, translating
+from loradash.storage.s3.bucket import Bucket
 from loradash.storage.s3.config import S3Config
 from loradash.storage.s3.parts import Part, etag_of_parts, of_bytes, of_file, part_size
 from loradash.storage.s3.probe import probe
 from loradash.storage.s3.reading import Reader
-from loradash.storage.s3.requests import Page, S3Requests, part_query
+from loradash.storage.s3.requests import START, Page, Place, S3Requests, part_query
 from loradash.storage.store import (
     Capabilities,
     Examination,
@@ -65,9 +73,13 @@ class S3Store:
         self._guard = guard
         where = config.endpoint_url or config.profile.name
         self._circuit = Circuit(f"object store {where}", StoreUnavailable, config.policy)
-        self._bucket = Bucket(config, self._circuit)
+        self._bucket = Bucket(config, self._circuit, lambda: self._requests)
         self._probing = threading.Lock()
         self._examination: Examination | None = None
+        self._marks: dict[str, str] = {}
+        """Of uploads in parts that are under way here, by their ids."""
+        self._hashes_first = True
+        self._must_hash_first = False
         self._is_closed = False
 
     def close(self) -> None:
@@ -96,7 +108,9 @@ class S3Store:
         """
         with self._probing:
             if self._examination is None:
-                self._examination = self._circuit.call(lambda: probe(self._config, self._requests))
+                self._examination = self._circuit.call(
+                    lambda: probe(self._config, self._requests, self._bucket)
+                )
             return self._examination
 
     # Reading
@@ -118,7 +132,7 @@ class S3Store:
         info = first.open()
         self._guard.require(path.parent, info.size_bytes)
         with arriving(path) as descriptor:
-            if info.size_bytes <= self._config.part_bytes:
+            if info.size_bytes <= self._config.part_bytes or first.takes_all():
                 _write(first, descriptor, on_bytes)
             else:
                 self._get_ranges(first, info, descriptor, on_bytes)
@@ -215,7 +229,7 @@ class S3Store:
         """See `PresignedUrls.get_url`."""
         disposition = f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
         query = f"response-content-disposition={quote(disposition, safe='')}"
-        url = f"{self._config.url(check_key(key))}?{query}"
+        url = f"{self._config.public_url(check_key(key))}?{query}"
         return self._requests.signer.presigned_url("GET", url, {}, expires_s)
 
     def put_url(
@@ -223,7 +237,7 @@ class S3Store:
     ) -> SignedRequest:
         """See `PresignedUrls.put_url`."""
         headers = {"Content-Type": content_type, "Content-Length": str(size_bytes)}
-        url = self._config.url(check_key(key))
+        url = self._config.public_url(check_key(key))
         signed = self._requests.signer.presigned_url("PUT", url, headers, expires_s)
         return SignedRequest("PUT", signed, headers)
 
@@ -235,16 +249,19 @@ class S3Store:
             self._config.bucket, self._config.full_key(check_key(key)), content_type=content_type,
             max_bytes=max_bytes, expires_s=expires_s,
         )  # fmt: skip
-        return SignedForm(self._config.url(), fields)
+        return SignedForm(self._config.public_url(), fields)
 
     def begin_upload(self, key: str, *, content_type: str) -> str:
         """See `MultipartUploads.begin_upload`."""
         check_key(key)
-        return self._circuit.call(lambda: self._requests.begin_upload(key, content_type))
+        mark = secrets.token_hex(8)
+        upload_id = self._circuit.call(lambda: self._requests.begin_upload(key, content_type, mark))
+        self._marks[upload_id] = mark
+        return upload_id
 
     def part_url(self, key: str, upload_id: str, number: int, *, expires_s: int) -> SignedRequest:
         """See `MultipartUploads.part_url`."""
-        url = f"{self._config.url(check_key(key))}?{part_query(upload_id, number)}"
+        url = f"{self._config.public_url(check_key(key))}?{part_query(upload_id, number)}"
         signed = self._requests.signer.presigned_url("PUT", url, {}, expires_s)
         return SignedRequest("PUT", signed, {})
 
@@ -261,10 +278,20 @@ class S3Store:
         try:
             self._circuit.call(finish)
         except NotFound:
-            # Our first try may have finished it, and only its answer was lost.
-            if tries == 1 or self.head(key).etag.strip('"') != etag_of_parts(etags):
+            if tries == 1 or not self._is_finished(key, upload_id, etags):
                 raise
+        self._marks.pop(upload_id, None)
         return self.head(key)
+
+    def _is_finished(self, key: str, upload_id: str, etags: Sequence[str]) -> bool:
+        """Whether an upload was finished by a try whose answer got lost.
+
+        The object bears the upload's mark then. Where that isn't kept, its etag may tell.
+        """
+        mark = self._marks.get(upload_id, "")
+        if mark and self._circuit.call(lambda: self._requests.mark_of(key)) == mark:
+            return True
+        return self.head(key).etag.strip('"') == etag_of_parts(etags)
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """See `MultipartUploads.abort_upload`."""
@@ -273,6 +300,8 @@ class S3Store:
             self._circuit.call(lambda: self._requests.abort_upload(key, upload_id))
         except NotFound:
             return
+        finally:
+            self._marks.pop(upload_id, None)
 
     # Below the verbs
 
@@ -286,32 +315,31 @@ class S3Store:
 
     def _put_once(self, key: str, data: bytes, mode: Any) -> ObjectInfo:
         """Put, and see that it arrived."""
-        etag = translating("PUT", key, lambda: self._bucket.put_once(key, data, mode))
+        etag = self._bucket.try_once("PUT", key, lambda: self._bucket.put_once(key, data, mode))
         if etag.strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest():
             return ObjectInfo(key, len(data), float(int(time.time())), etag)
-        info = translating("HEAD", key, lambda: self._bucket.head_once(key))
+        info = self._bucket.try_once("HEAD", key, lambda: self._bucket.head_once(key))
         if info.size_bytes == len(data):
-            back = translating("GET", key, lambda: self._bucket.get_once(key))
+            back = self._bucket.try_once("GET", key, lambda: self._bucket.get_once(key))
             if back == data:
                 return info
         raise _not_arrived(key, info.size_bytes, len(data))
 
     def _pages(self, prefix: str, *, folders: bool) -> Iterator[Page]:
-        token = ""
-        while True:
-            page = self._page(prefix, token, folders=folders)
+        place: Place | None = START
+        while place is not None:
+            page = self._page(prefix, place, folders=folders)
             yield page
-            if not (token := page.next_token):
-                return
+            place = page.next
 
-    def _page(self, prefix: str, token: str, *, folders: bool) -> Page:
-        return self._circuit.call(lambda: self._requests.page(prefix, token, folders=folders))
+    def _page(self, prefix: str, place: Place, *, folders: bool) -> Page:
+        return self._circuit.call(lambda: self._requests.page(prefix, place, folders=folders))
 
     def _delete_bulk(self, keys: Sequence[str]) -> None:
         self._circuit.call(lambda: self._requests.delete(keys))
 
     def _put_whole(self, key: str, content: Part) -> ObjectInfo:
-        md5 = content.md5()
+        md5 = content.md5()  # first, since what is sent takes effect as soon as it has arrived
         size = content.size
         etag = self._circuit.call(
             lambda: self._requests.put(key, content.pieces(), size, md5, media_type(key))
@@ -323,6 +351,38 @@ class S3Store:
             raise _not_arrived(key, info.size_bytes, size)
         self._compare(info, 0, size, md5)
         return info
+
+    def _send(
+        self, key: str, content: Part, send: Callable[[Iterator[bytes], bytes | None], str]
+    ) -> tuple[str, bytes]:
+        """Send a part; return its etag and its MD5.
+
+        Where etags have been seen to be MD5s, it is hashed while it is sent, and its etag says
+        whether it arrived. Elsewhere it is hashed before, so that the provider compares.
+        """
+
+        def hash_first() -> tuple[str, bytes]:
+            md5 = content.md5()
+            etag = send(content.pieces(), md5)
+            self._hashes_first = self._must_hash_first or etag.strip('"') != md5.hex()
+            return etag, md5
+
+        def once() -> tuple[str, bytes]:
+            if self._hashes_first:
+                return hash_first()
+            try:
+                etag = send(content.pieces(hashed=True), None)
+            except StoreRefused:  # as buckets with object lock do, which want the hash
+                self._hashes_first = True
+                done = hash_first()
+                self._hashes_first = self._must_hash_first = True
+                return done
+            if etag.strip('"') != content.sent_md5.hex():
+                self._hashes_first = True  # at the next try
+                raise _not_arrived(key, content.size, content.size)
+            return etag, content.sent_md5
+
+        return self._circuit.call(once)
 
     def _put_parts(self, key: str, path: Path, size: int, on_bytes: OnBytes | None) -> ObjectInfo:
         part_bytes = part_size(size, self._config.part_bytes)
@@ -336,7 +396,10 @@ class S3Store:
                     )
                     return self._put_part(key, upload_id, start // part_bytes + 1, part)
 
+                before = os.fstat(file.fileno())
                 sent = self._all(send, range(0, size, part_bytes))
+                if _version(os.fstat(file.fileno())) != _version(before):
+                    raise OSError("the file changed while it was sent")
             info = self.finish_upload(key, upload_id, [etag for etag, _ in sent])
         except BaseException:
             self._abort_quietly(key, upload_id)
@@ -349,11 +412,10 @@ class S3Store:
         return info
 
     def _put_part(self, key: str, upload_id: str, number: int, part: Part) -> tuple[str, bytes]:
-        md5 = part.md5()
-        etag = self._circuit.call(
-            lambda: self._requests.put_part(key, upload_id, number, part.pieces(), part.size, md5)
-        )
-        return etag, md5
+        def send(pieces: Iterator[bytes], md5: bytes | None) -> str:
+            return self._requests.put_part(key, upload_id, number, pieces, part.size, md5)
+
+        return self._send(f"{key}, part {number}", part, send)
 
     def _compare(self, info: ObjectInfo, start: int, end: int, md5: bytes) -> None:
         """Read a part back. Raises `StoreUnavailable` if it isn't what was sent."""
@@ -401,6 +463,10 @@ class S3Store:
             self.abort_upload(key, upload_id)
         except LoradashError:
             return  # the failure that led here is the one to tell
+
+
+def _version(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _write(reader: Reader, descriptor: int, on_bytes: OnBytes | None) -> None:
