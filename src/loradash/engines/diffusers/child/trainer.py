@@ -37,12 +37,12 @@ from loradash.engines.diffusers.child.optimizers import make_optimizer
 from loradash.engines.diffusers.child.precision import autocast
 from loradash.engines.diffusers.child.randomness import generator, seed_everything
 from loradash.engines.diffusers.child.schedules import factor
+from loradash.engines.diffusers.child.speed import Speed
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.child.training_data import TrainingData
 from loradash.errors import InvalidCheckpoint, LossNotFinite
 
 MAX_SKIPPED_UPDATES = 20  # in a row, with fp16's loss scaling
-_SPEED_WINDOW_S = 20.0
 _HISTORY_STEPS = 2000
 _KEPT = ("step", "time_s", "loss", "learning_rate", "grad_norm", "steps_per_s")
 
@@ -137,7 +137,7 @@ class Trainer:
         batches = self._data.batches(
             self._train.batch_size, start=self.step * self._train.accumulation
         )
-        speed = _Speed(self.step)
+        speed = Speed(self.step)
         while self.step < self._train.updates and not stop.requested:
             loss, norm = self._update(batches)
             self.step += 1
@@ -155,10 +155,10 @@ class Trainer:
             self._history.append(done)
             self._emitter.emit(done)
             at_end = self.step == self._train.updates
-            if self.step % save_every == 0 or stop.take_save_request() or at_end:
-                checkpoint()
-                speed.pause(self.step)
-            sample_if_due()
+            with speed.paused():
+                if self.step % save_every == 0 or stop.take_save_request() or at_end:
+                    checkpoint()
+                sample_if_due()
 
     @contextmanager
     def saved_weights(self) -> Iterator[None]:
@@ -337,29 +337,6 @@ class Trainer:
 
 def _stacked(rows: list[Conditioning]) -> Conditioning:
     return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
-
-
-class _Speed:
-    """Steps per second over the last while, without the time spent on checkpoints and samples."""
-
-    def __init__(self, step: int) -> None:
-        self._marks = [(time.monotonic(), step)]
-
-    def after(self, step: int, total: int) -> tuple[float | None, float | None]:
-        """Return steps per second and the seconds that are left, or None before there are any."""
-        now = time.monotonic()
-        self._marks.append((now, step))
-        while len(self._marks) > 2 and now - self._marks[1][0] > _SPEED_WINDOW_S:
-            self._marks.pop(0)
-        then, first = self._marks[0]
-        if now <= then:
-            return None, None
-        rate = (step - first) / (now - then)
-        return rate, (total - step) / rate
-
-    def pause(self, step: int) -> None:
-        """Start counting anew: what came before included other work."""
-        self._marks = [(time.monotonic(), step)]
 
 
 def write_checkpoint(
