@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from tests.acceptance.conftest import (
     training,
     upload,
 )
+from tests.servers.plain_http import curl
 
 pytestmark = pytest.mark.slow
 
@@ -136,31 +136,21 @@ def test_main_job_with_runpods_own_client(shared: Server, dataset: Path, tmp_pat
     assert told["process_id"] not in told["models_left"]
 
 
-def curl(url: str, body: Any = None, target: Path | None = None) -> Any:
-    """Ask with the curl program, or where there is none with Python's own plain client."""
-    data = None if body is None else json.dumps(body).encode()
-    if shutil.which("curl"):
-        arguments = ["curl", "-sS", "--fail-with-body", "-m", "60", url]
-        if data is not None:
-            arguments += ["-H", "content-type: application/json", "-d", "@-"]
-        reply = subprocess.run(arguments, input=data, capture_output=True, check=True).stdout
-    else:
-        request = urllib.request.Request(url, data, {"content-type": "application/json"})
-        reply = urllib.request.urlopen(request, timeout=60).read()
-    if target:
-        return target.write_bytes(reply)
-    return json.loads(reply)
+def asked(url: str, body: Any = None, target: Path | None = None) -> Any:
+    headers = {} if body is None else {"content-type": "application/json"}
+    reply = curl(url, headers, body)
+    return target.write_bytes(reply) if target else json.loads(reply)
 
 
 def test_main_job_with_curl(shared: Server, dataset: Path, tmp_path: Path) -> None:
 
     def ask(**request: Any) -> Any:
-        return curl(f"{shared.url}/v2/local/runsync", {"input": request})["output"]
+        return asked(f"{shared.url}/v2/local/runsync", {"input": request})["output"]
 
     def finished(process_id: str) -> Any:
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
-            job = curl(f"{shared.url}/v2/local/status/{process_id}")
+            job = asked(f"{shared.url}/v2/local/status/{process_id}")
             if job["status"] not in ("IN_QUEUE", "IN_PROGRESS"):
                 return job
             time.sleep(0.3)
@@ -173,13 +163,13 @@ def test_main_job_with_curl(shared: Server, dataset: Path, tmp_path: Path) -> No
     ask(type="upload_training_data", training_name="curled", trigger_word="sks", files=files)
     assert "curled" in ask(type="list_dataset_folders")["folders"]
     config = training("curled", name="curled", steps=4)
-    trained = curl(
+    trained = asked(
         f"{shared.url}/v2/local/run",
         {"input": {"type": "train_with_yaml", "yaml_config": config}},
     )
     process_id = trained["id"]
     assert finished(process_id)["status"] == "COMPLETED"
-    drawn = curl(
+    drawn = asked(
         f"{shared.url}/v2/local/run",
         {"input": {"prompt": "a sks triangle", "lora": process_id, "steps": 2, "num_images": 2}},
     )
@@ -188,7 +178,7 @@ def test_main_job_with_curl(shared: Server, dataset: Path, tmp_path: Path) -> No
     assert [one["type"] for one in links] == ["lora", "image", "image"]
     for number, one in enumerate(links):
         target = tmp_path / f"{number}"
-        curl(one["url"], target=target)
+        asked(one["url"], target=target)
         assert hashlib.sha256(target.read_bytes()).hexdigest() == one["sha256"]
     with Image.open(tmp_path / "1") as image:
         assert image.size == (64, 64)

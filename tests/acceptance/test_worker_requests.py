@@ -4,7 +4,6 @@ import base64
 import hashlib
 import io
 import json
-import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from safetensors.numpy import load
 from loradash.domain.requests import REQUEST_TYPES
 from tests.acceptance.conftest import draw_dataset, training
 from tests.servers.endpoint import Endpoint
+from tests.servers.plain_http import RefusedError, curl
 from tests.servers.queue import RunpodQueue
 from tests.servers.seaweedfs import SeaweedServer
 
@@ -80,8 +80,8 @@ class World:
         )
 
     def call(self, path: str, body: Any = None) -> Reply:
-        headers = ("-H", "authorization: Bearer any", "-H", "content-type: application/json")
-        return json.loads(curl(f"{self._url}/{path}", *headers, body=body))
+        headers = {"authorization": "Bearer any", "content-type": "application/json"}
+        return json.loads(curl(f"{self._url}/{path}", headers, body))
 
     def end_of(self, request: Any) -> Reply:
         job = self.call("run", {"input": request})
@@ -108,13 +108,6 @@ class World:
             assert shown["status"] in ("pending", "running"), shown
             assert time.monotonic() < deadline, shown
         return shown
-
-
-def curl(url: str, *options: str, body: Any = None) -> bytes:
-    data = None if body is None else json.dumps(body).encode()
-    options = options if body is None else (*options, "-d", "@-")
-    command = ["curl", "-sS", "--fail-with-body", "-m", "120", *options, url]
-    return subprocess.run(command, input=data, capture_output=True, check=True).stdout
 
 
 def sendable(reply: Reply) -> Reply:
@@ -356,9 +349,8 @@ def test_what_is_too_large_for_a_reply_is_a_link_and_is_gone_once_deleted(world:
     delete = {"type": "delete_results", "process_id": process_id}
     deleted = world.by_curl(**delete, result_type="lora")
     assert (deleted["deleted"], deleted["found"], deleted["result_type"]) == (1, 1, "lora")
-    with pytest.raises(subprocess.CalledProcessError) as failed:
+    with pytest.raises(RefusedError, match="NoSuchKey"):
         curl(links[0]["url"])
-    assert b"NoSuchKey" in failed.value.stdout
     models = world.by_sdk(type="list_models")["models"]
     assert process_id not in [one["process_id"] for one in models]
     assert "were deleted" in world.end_of({"type": "download", "process_id": process_id})["error"]
