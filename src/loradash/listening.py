@@ -2,6 +2,9 @@
 
 import errno
 import socket
+from ipaddress import ip_address
+
+import psutil
 
 from loradash.errors import InvalidSettings
 
@@ -27,3 +30,31 @@ def listen(host: str, port: int) -> socket.socket:
             remedy="Choose another address or port.",
         ) from error
     return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def names_of(host: str) -> frozenset[str]:
+    """Return the names by which requests may call a server that listens at this address.
+
+    Others are refused, so that no page gets at the server through a name of its own that leads
+    here.
+    """
+    names = {host.lower()}
+    if not is_loopback(host):
+        names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
+        names |= {
+            address.address.partition("%")[0].lower()
+            for addresses in psutil.net_if_addrs().values()
+            for address in addresses
+            if address.family in (socket.AF_INET, socket.AF_INET6)
+        }
+    return frozenset(names)

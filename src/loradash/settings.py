@@ -12,6 +12,7 @@ from platformdirs import user_data_path
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
+from loradash.domain.schema import nearest
 from loradash.errors import InvalidSettings
 from loradash.telemetry.masking import masked
 
@@ -370,6 +371,26 @@ def load_settings() -> Settings:
         raise InvalidSettings(
             f".env isn't UTF-8 text (byte {error.start})", remedy="Save the file as UTF-8."
         ) from error
+
+
+def unknown_settings() -> list[str]:
+    """Return a sentence for each variable that looks like a setting of ours and is none."""
+    known = sorted(_known_variables())
+    named = {name.upper() for name in (*os.environ, *DotEnvSettingsSource(Settings).env_vars)}
+    return [
+        f"{name} isn't a setting of loradash{nearest(name, known)}"
+        for name in sorted(named)
+        if name.startswith("LORADASH_") and name not in known
+    ]
+
+
+def _known_variables() -> set[str]:
+    names = set()
+    for field in Settings.model_fields.values():
+        alias = field.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+        names |= {str(choice) for choice in choices}
+    return names
 
 
 _SENT_TO = {

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from loradash.errors import InvalidSettings
-from loradash.settings import Settings, load_settings
+from loradash.settings import Settings, load_settings, unknown_settings
 
 from .conftest import environment_names
 
@@ -284,3 +284,20 @@ def test_a_value_that_is_refused_is_shown_without_its_password(clean_environment
         load_settings()
     assert "s3.example" in str(caught.value)
     assert "geheim" not in str(caught.value)
+
+
+def test_a_misspelt_setting_is_named_with_the_nearest_one(clean_environment, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORADASH_EXECUTER", "runpod")
+    monkeypatch.setenv("LORADASH_LEASE", "30")
+    (tmp_path / ".env").write_text("LORADASH_DEVISE=cpu\n")
+    assert unknown_settings() == [
+        "LORADASH_DEVISE isn't a setting of loradash; did you mean 'LORADASH_DEVICE'?",
+        "LORADASH_EXECUTER isn't a setting of loradash; did you mean 'LORADASH_EXECUTOR'?",
+    ]
+
+
+def test_known_settings_are_no_reason_for_a_warning(clean_environment, monkeypatch):
+    for names in environment_names().values():
+        for name in names:
+            monkeypatch.setenv(name, "x")
+    assert unknown_settings() == []

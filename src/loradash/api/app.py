@@ -41,6 +41,7 @@ from loradash.errors import (
     StoreUnavailable,
     TransferFailed,
 )
+from loradash.page_guard import LOCAL_NAMES
 from loradash.services.dispatch import Dispatcher, Services
 from loradash.storage.store import ObjectStore
 from loradash.telemetry.masking import masked
@@ -74,7 +75,14 @@ class Server:
     stop: Callable[[], None]
     hurry: Callable[[], None] = lambda: None
     cors_origins: tuple[str, ...] = ()
+    names: frozenset[str] = LOCAL_NAMES
     max_request_bytes: int = 256 * 2**20
+
+
+class _Name(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: str
 
 
 class _Priority(BaseModel):
@@ -120,7 +128,10 @@ def create_app(server: Server) -> FastAPI:
         allow_headers=["authorization", "content-type", "x-runpod-token"],
         expose_headers=["X-Request-ID"],
     )
-    app.add_middleware(Guard, origins=server.cors_origins, max_body_bytes=server.max_request_bytes)
+    app.add_middleware(
+        Guard, origins=server.cors_origins, max_body_bytes=server.max_request_bytes,
+        names=server.names,
+    )  # fmt: skip
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -136,6 +147,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:
     def reference() -> str:
         return render_reference(app)
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", tags=["server"], summary="Health of the server")
     def health() -> Response:
         report = services.health.report()
@@ -159,6 +171,15 @@ def _add_routes(app: FastAPI, server: Server) -> None:
     def resume() -> Response:
         services.processes.pause(False)
         return json_response({"paused": False})
+
+    @app.patch("/models/{process_id}", tags=["models"], summary="Change a model's shown name")
+    def rename(process_id: str, wanted: _Name) -> Response:
+        record = services.processes.rename(process_id, wanted.name)
+        return json_response({"process_id": record.id, "name": record.name})
+
+    @app.delete("/models/{process_id}", tags=["models"], summary="Delete a trained LoRA")
+    def delete_model(process_id: str) -> Response:
+        return json_response(services.results.delete_model(process_id))
 
     @app.post("/queue/{process_id}/priority", tags=["queue"], summary="Change a process's priority")
     def priority(process_id: str, wanted: _Priority) -> Response:

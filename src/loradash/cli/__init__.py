@@ -1,5 +1,6 @@
 """The command line. Modules here import nothing heavy at the top: ``--help`` must be instant."""
 
+import contextlib
 import os
 import sys
 
@@ -11,6 +12,7 @@ from loradash.streams import lossy_output, open_standard_files
 def main() -> None:
     """Run the command line; what users can cause becomes one clear message and an exit code."""
     open_standard_files()
+    _warn_of_unknown_settings()
     try:
         app()
     except Interrupted as error:
@@ -34,6 +36,19 @@ def main() -> None:
             )
         )
         sys.exit(1)
+
+
+def _warn_of_unknown_settings() -> None:
+    """A setting that is misspelt would have no effect, without a word."""
+    asks_for_help = len(sys.argv) < 2 or {"-h", "--help", "--version"} & set(sys.argv)
+    completes = any(name.endswith("_COMPLETE") for name in os.environ)
+    if asks_for_help or completes:
+        return  # these must be fast, and print nothing else
+    from loradash.settings import unknown_settings
+
+    with contextlib.suppress(OSError, ValueError), lossy_output():
+        for sentence in unknown_settings():
+            print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _report(error: LoradashError) -> None:

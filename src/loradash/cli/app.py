@@ -22,6 +22,7 @@ from loradash.cli import (
 from loradash.streams import lossy_output, outlive_the_terminal
 
 Command = Callable[..., None]
+_HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="loradash",
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     add_completion=True,
+    context_settings=_HELP,
 )
 
 
@@ -82,10 +84,15 @@ app.command("logs")(process_commands.logs)
 app.command("cancel")(_works(process_commands.cancel))
 app.command("resume")(_works(process_commands.resume))
 app.command("queue")(_works(process_commands.queue))
-app.command("models")(process_commands.models)
+models = typer.Typer(invoke_without_command=True, rich_markup_mode=None, context_settings=_HELP)
+models.callback()(process_commands.models)
+models.command("rename")(_works(process_commands.rename_model))
+models.command("rm")(_works(process_commands.delete_model))
+app.add_typer(models, name="models")
 datasets = typer.Typer(
-    help="Check, upload and edit datasets.", no_args_is_help=True, rich_markup_mode=None
-)
+    help="Check, upload and edit datasets.", no_args_is_help=True, rich_markup_mode=None,
+    context_settings=_HELP,
+)  # fmt: skip
 datasets.command("check")(datasets_command.check)
 datasets.command("upload")(_works(datasets_command.upload))
 datasets.command("list")(datasets_command.list_)

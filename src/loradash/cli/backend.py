@@ -47,6 +47,14 @@ class Backend(Protocol):
         """Show, pause or resume the queue."""
         ...
 
+    def rename_model(self, process_id: str, name: str) -> None:
+        """Change the name that a trained LoRA is shown with."""
+        ...
+
+    def delete_model(self, process_id: str) -> None:
+        """Delete a trained LoRA."""
+        ...
+
 
 def open_core(settings: Settings, *, threads: int = 0) -> "Core":
     """Return the parts that run processes in this program; only warnings reach the terminal."""
@@ -59,10 +67,10 @@ def open_core(settings: Settings, *, threads: int = 0) -> "Core":
     return make_core(settings, threads=threads)
 
 
-def backend(settings: Settings) -> Backend:
-    """Return the backend that the settings ask for."""
+def backend(settings: Settings, *, timeout_s: float = _TIMEOUT_S) -> Backend:
+    """Return the backend that the settings ask for; a server may take so long to answer."""
     if settings.server_url:
-        return HttpBackend(settings.server_url)
+        return HttpBackend(settings.server_url, timeout_s)
     if settings.executor == "runpod":
         from loradash.wiring.core import for_workers_elsewhere
 
@@ -115,6 +123,15 @@ class LocalBackend:
         state: dict[str, Any] = self._processes.queue()
         return state
 
+    def rename_model(self, process_id: str, name: str) -> None:
+        """See `Backend.rename_model`."""
+        self._processes.rename(process_id, name)
+
+    def delete_model(self, process_id: str) -> None:
+        """See `Backend.delete_model`."""
+        assert self._dispatcher
+        self._dispatcher.services.results.delete_model(process_id)
+
     @property
     def _processes(self) -> Any:
         assert self._dispatcher
@@ -124,11 +141,11 @@ class LocalBackend:
 class HttpBackend:
     """Talks to a server's job API."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_s: float = _TIMEOUT_S) -> None:
         import httpx2
 
         self._url = url.rstrip("/")
-        self._http = httpx2.Client(timeout=_TIMEOUT_S)
+        self._http = httpx2.Client(timeout=timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -199,6 +216,14 @@ class HttpBackend:
         if action != "show":
             self._send("POST", f"/queue/{action}")
         return self._send("GET", "/queue")
+
+    def rename_model(self, process_id: str, name: str) -> None:
+        """See `Backend.rename_model`."""
+        self._send("PATCH", f"/models/{quote(process_id, safe='')}", {"name": name})
+
+    def delete_model(self, process_id: str) -> None:
+        """See `Backend.delete_model`."""
+        self._send("DELETE", f"/models/{quote(process_id, safe='')}")
 
     def _send(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         import httpx2

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loradash.cli.completion import dataset_names
+
 if TYPE_CHECKING:
     from loradash.cli.dataset_target import DatasetTarget
 
 _CAPTION_SHOWN = 60
 
 Json = Annotated[bool, typer.Option("--json", help="The reply as JSON.")]
-Dataset = Annotated[str, typer.Argument(help="Name of the dataset.")]
+Dataset = Annotated[str, typer.Argument(help="Name of the dataset.", autocompletion=dataset_names)]
 
 
 def show(

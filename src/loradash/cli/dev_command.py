@@ -5,7 +5,10 @@ from typing import Annotated
 import typer
 
 dev = typer.Typer(
-    help="Try things without an account.", no_args_is_help=True, rich_markup_mode=None
+    help="Try things without an account.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 

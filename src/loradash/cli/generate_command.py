@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loradash.cli.completion import adapter_ids
+
 if TYPE_CHECKING:
     from loradash.cli.elsewhere import Wanted
     from loradash.settings import Settings
@@ -21,7 +23,10 @@ def generate(
     adapter: Annotated[
         list[str] | None,
         typer.Option(
-            "--adapter", "-a", help="Process id or .safetensors file, with :WEIGHT; repeatable."
+            "--adapter",
+            "-a",
+            help="Process id or .safetensors file, with :WEIGHT; repeatable.",
+            autocompletion=adapter_ids,
         ),
     ] = None,
     base_model: Annotated[

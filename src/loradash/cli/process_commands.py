@@ -5,13 +5,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from loradash.cli.completion import adapter_ids, process_ids
+
 Json = Annotated[bool, typer.Option("--json", help="The reply as JSON.")]
-ProcessId = Annotated[str, typer.Argument(help="Id of the process.")]
+ProcessId = Annotated[str, typer.Argument(help="Id of the process.", autocompletion=process_ids)]
+ModelId = Annotated[
+    str, typer.Argument(help="Id of the training process.", autocompletion=adapter_ids)
+]
 
 
 def processes(
     process_id: Annotated[
-        str | None, typer.Argument(help="Show this process and its attempts.")
+        str | None,
+        typer.Argument(help="Show this process and its attempts.", autocompletion=process_ids),
     ] = None,
     kind: Annotated[
         Literal["training", "generation"] | None, typer.Option(help="Only this kind.")
@@ -137,8 +143,10 @@ def _endpoint_lines(state: dict[str, Any]) -> list[str]:
     return lines + ([state["trouble"]] if state.get("trouble") else [])
 
 
-def models(as_json: Json = False) -> None:
-    """List the trained LoRAs, the newest first."""
+def models(context: typer.Context, as_json: Json = False) -> None:
+    """List the trained LoRAs, the newest first; rename or delete one."""
+    if context.invoked_subcommand:
+        return
     from loradash.cli.output import print_table
     from loradash.domain.sizes import size_text
 
@@ -149,14 +157,35 @@ def models(as_json: Json = False) -> None:
         return
     rows = [
         (
-            one["process_id"], one["filename"], size_text(one["size"]),
+            one["process_id"], one["name"], one["filename"], size_text(one["size"]),
             one["metadata"]["trigger_word"] or "", one["metadata"]["base_model"] or "",
             one["created_at"][:16].replace("T", " "),
         )
         for one in reply["models"]
     ]  # fmt: skip
-    heads = ("process id", "file", "size", "trigger word", "base model", "made")
+    heads = ("process id", "name", "file", "size", "trigger word", "base model", "made")
     print_table(heads, rows, "no trained LoRAs yet")
+
+
+def rename_model(
+    process_id: ModelId, name: Annotated[str, typer.Argument(help="The new name.")]
+) -> None:
+    """Change the name that a trained LoRA is shown with. Its files keep theirs."""
+    with _backend() as backend:
+        backend.rename_model(process_id, name)
+    print(f"{process_id}: {name}")
+
+
+def delete_model(
+    process_id: ModelId,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
+) -> None:
+    """Delete a trained LoRA. The training's record, previews and checkpoints stay."""
+    if not yes:
+        typer.confirm(f"Delete the LoRA of {process_id}?", abort=True)
+    with _backend() as backend:
+        backend.delete_model(process_id)
+    print(f"deleted the LoRA of {process_id}")
 
 
 def _backend() -> Any:

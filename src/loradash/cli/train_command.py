@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import structlog
 import typer
 
+from loradash.cli.completion import process_ids
 from loradash.cli.elsewhere import Wanted
 
 if TYPE_CHECKING:
@@ -54,7 +55,10 @@ def train(
     output: Annotated[
         Path | None, typer.Option(help="Also copy adapter and pictures into this folder.")
     ] = None,
-    resume: Annotated[str | None, typer.Option(help="Continue the training with this id.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Continue the training with this id.", autocompletion=process_ids),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the trainings and exit.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Check everything on this machine, train nothing.")

@@ -5,6 +5,7 @@ that whoever asks for it owns the process; a registry only has to apply it atomi
 in loradash decides what a status may become.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -403,6 +404,17 @@ def reprioritized(record: ProcessRecord, priority: int, now: datetime) -> Proces
             remedy="Only waiting processes have a priority.",
         )
     return record.model_copy(update={"priority": priority, "updated_at": now})
+
+
+def renamed(record: ProcessRecord, name: str, now: datetime) -> ProcessRecord:
+    """Change the name that is shown; files keep theirs. Raises `InvalidRequest`."""
+    if not re.fullmatch(r"[\w][\w ._-]{0,99}", name):
+        raise InvalidRequest(
+            f"name {name[:100]!r} can't be used",
+            remedy="Give 1 to 100 letters, digits, spaces, '.', '_' and '-', with a letter or "
+            "digit first.",
+        )
+    return record.model_copy(update={"name": name, "updated_at": now})
 
 
 def _ended(

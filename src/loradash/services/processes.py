@@ -113,6 +113,12 @@ class ProcessService:
             lambda record: changes.reprioritized(record, priority, datetime.now(UTC)),
         )
 
+    def rename(self, process_id: str, name: str) -> ProcessRecord:
+        """Change the name that lists show. Raises `NotFound` and `InvalidRequest`."""
+        return self._registry.change(
+            process_id, lambda record: changes.renamed(record, name, datetime.now(UTC))
+        )
+
     def purge_queue(self) -> int:
         """Cancel everything that waits; return how many it was."""
         removed = 0

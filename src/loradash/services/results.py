@@ -194,6 +194,16 @@ class ResultService:
             "freed_bytes": sum(info.size_bytes for info in gone),
         }
 
+    def delete_model(self, process_id: str) -> dict[str, Any]:
+        """Delete a training's adapter. Raises `NotFound` if it has none, and `ConflictingState`."""
+        if not self._registry.artifacts(process_id, ["lora"]):
+            self._registry.get(process_id)
+            raise NotFound(
+                f"process {process_id} has no trained LoRA",
+                remedy="`loradash models` lists those that exist.",
+            )
+        return self.delete([process_id], "lora")
+
     def _delete_of(self, process_id: str, result_type: ResultType) -> list[ObjectInfo]:
         """Delete one process's results; return the objects that are gone."""
         listed = self._registry.artifacts(process_id, _TYPES[result_type])
@@ -346,11 +356,12 @@ class ResultService:
         return data
 
     def _model(self, entry: StoredArtifact) -> dict[str, Any]:
-        summary = self._registry.get(entry.process_id).summary
+        record = self._registry.get(entry.process_id)
+        summary = record.summary
         return {
             "id": f"{entry.process_id}_{PurePosixPath(entry.name).stem}",
             "filename": entry.name,
-            "name": PurePosixPath(entry.name).stem,
+            "name": record.name,
             "path": self._path(entry.key),
             "s3_key": entry.key,
             "process_id": entry.process_id,
