@@ -32,6 +32,7 @@ from loradash.errors import (
     NotFound,
     RegistryUnavailable,
 )
+from loradash.registry.database import Database
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.objects import ObjectRegistry
 from loradash.registry.registry import MAX_PLACES, LogLine, Metric, NewLine, StoredArtifact
@@ -1000,6 +1001,19 @@ class TestSqlRegistry:
             with closing(SqlRegistry(url)) as registry:
                 assert set(ids(registry.page().records)) == set(created)
                 assert registry.counts() == recount(registry)
+
+    def test_a_full_disk_is_told_with_its_remedy(self, tmp_path):
+        url = f"sqlite:///{tmp_path}/full.sqlite3"
+        with (
+            closing(Database(url, 1)) as database,
+            pytest.raises(RegistryUnavailable, match="full") as caught,
+            database.writing() as connection,
+        ):
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+            connection.exec_driver_sql("CREATE TABLE more (content TEXT)")
+            connection.exec_driver_sql("INSERT INTO more VALUES (zeroblob(1000000))")
+        assert "free some space" in caught.value.remedy
 
     def test_the_file_is_for_its_user_alone(self, registry, tmp_path):
         registry.create(new())

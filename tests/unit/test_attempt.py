@@ -1,5 +1,6 @@
 """One attempt with the registry and the object store that it writes to."""
 
+import errno
 import hashlib
 import json
 import threading
@@ -662,19 +663,23 @@ def test_results_wait_for_a_registry_that_is_away_at_the_end(begin, registry, st
     assert len(manifest(store, attempt.id)) == 1
 
 
-@pytest.mark.parametrize("error", [DiskFull("no room"), OSError(), ValueError("odd")])
-def test_done_without_its_results_is_a_failure(begin, registry, store, tmp_path, error):
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(DiskFull("no room"), "disk_full"), (OSError(errno.EDQUOT, "quota"), "disk_full"),
+     (OSError(), "results_not_stored"), (ValueError("odd"), "results_not_stored")],
+)  # fmt: skip
+def test_done_without_its_results_is_a_failure(begin, registry, store, tmp_path, error, code):
     with begin() as attempt:
         store.breaks(error, "put_file")
         attempt.event(image(tmp_path, "0.png"))
         attempt.event(image(tmp_path, "1.png"))
         ending = attempt.finish(Done())
         failures = store.failures
-    assert (ending.type, ending.code, ending.resumable) == ("failed", "results_not_stored", True)
+    assert (ending.type, ending.code, ending.resumable) == ("failed", code, True)
     assert "2 results" in ending.message
     assert len(ending.problems) == 2
     assert failures == 4
-    assert registry.get(attempt.id).error.code == "results_not_stored"
+    assert registry.get(attempt.id).error.code == code
     assert names(registry, attempt.id) == []
 
 

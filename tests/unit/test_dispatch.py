@@ -1,6 +1,7 @@
 """What each type of request is answered with, and what stays behind of it."""
 
 import base64
+import errno
 import json
 
 import pytest
@@ -483,3 +484,20 @@ def test_secrets_in_errors_do_not_reach_the_client(tmp_path, monkeypatch, debug)
     reply = world.ask("list_files")
     assert reply["error"].startswith("https://s3/b?X-Amz-Signature=*** {'api_key': '***'}")
     assert "0a1b2c" not in reply["error"].partition("Traceback")[0]
+
+
+def test_a_full_disk_is_no_bug_of_ours(tmp_path, monkeypatch):
+    world = World(tmp_path)
+
+    def broken(*_, **__):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(world.services.results, "files", broken)
+    assert world.ask("list_files")["error"] == (
+        "the quota of the disk is used up\nFree space and retry."
+    )
+    with world.client() as client:
+        monkeypatch.setattr(world.services.processes, "queue", broken)
+        response = client.get("/queue")
+        assert response.status_code == 507
+        assert "quota" in response.json()["error"]

@@ -626,9 +626,8 @@ def test_a_generation_whose_images_can_not_be_stored_has_failed_and_can_go_on(ma
     here = make(store=FullStore())
     process_id = submit(here, "a cat", "a dog", "a fish")
     ending = here.run(process_id)
-    assert (ending.code, ending.resumable) == ("results_not_stored", True)
-    assert "2 of 3 images" in ending.message
-    assert here.record(process_id).error.code == "results_not_stored"
+    assert (ending.code, ending.resumable) == ("disk_full", True)
+    assert here.record(process_id).error.code == "disk_full"
     here.store.is_full = False
     assert here.run(process_id).type == "done"
     assert engine.lines[-1]["done"] == (0, 2)

@@ -1,5 +1,6 @@
 """From a process that waits, or has ended, to its end in this program."""
 
+import errno
 import subprocess
 import sys
 import threading
@@ -402,3 +403,19 @@ class Failing:
     def change(self, process_id, change):
         change(self.registry.get(process_id))
         raise RegistryUnavailable("away")
+
+
+@pytest.mark.parametrize("kind", ["training", "generation"])
+def test_a_full_disk_is_told_with_its_remedy_and_the_process_can_be_resumed(
+    runner, registry, work, kind
+):
+    def fill(attempt):
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/ws/x")
+
+    work.does = fill
+    record = waiting(registry, kind)
+    runner.run_here(record.id, lambda _event: None, StopRequest())
+    error = registry.get(record.id).error
+    assert (error.code, error.resumable) == ("disk_full", True)
+    assert error.message == "the disk of /data/ws is full"
+    assert error.remedy == "Free space, and resume it."

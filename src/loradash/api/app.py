@@ -43,6 +43,7 @@ from loradash.errors import (
 )
 from loradash.page_guard import LOCAL_NAMES
 from loradash.services.dispatch import Dispatcher, Services
+from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore
 from loradash.telemetry.masking import masked
 from loradash.telemetry.metrics import Metrics
@@ -211,6 +212,8 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:
         log.error("request_broke", path=request.url.path[:200], exc_info=error)
+        if full := as_disk_full(error):
+            return json_response({"error": masked(str(full))}, 507)
         text = f"internal error ({type(error).__name__}); see the server's log"
         return json_response({"error": text}, 500)
 

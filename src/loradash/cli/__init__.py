@@ -28,9 +28,12 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
+        from loradash.storage.disk import as_disk_full
+
         where = f"{error.filename}: " if error.filename else ""
         _report(
-            LoradashError(
+            as_disk_full(error)
+            or LoradashError(
                 f"{where}{error.strerror or error}",
                 remedy="Check the path, its permissions, and the space on its disk.",
             )

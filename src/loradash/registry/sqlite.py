@@ -21,7 +21,7 @@ _REMEDIES = {
     "SQLITE_READONLY": "Give this user the right to write the file and its folder.",
     "SQLITE_CANTOPEN": "Give this user the right to write the file and its folder.",
     "SQLITE_PERM": "Give this user the right to write the file and its folder.",
-    "SQLITE_IOERR": "Look at the disk: reading or writing it failed.",
+    "SQLITE_IOERR": "Look at the disk: reading or writing it failed; a quota may be used up.",
 }
 _OTHERWISE = "Look at the file, and at whether this program may write it; then retry."
 

@@ -198,7 +198,7 @@ class Attempt:
             self.patiently(self.keeper.finish)
         except LeaseLost:
             self._superseded()
-        except (ResultsNotStored, *AWAY) as error:
+        except (ResultsNotStored, DiskFull, *AWAY) as error:
             self._results_wait = isinstance(error, AWAY)
             if isinstance(ending, Done):
                 given_up = self._results_wait and self.stop.count
@@ -240,7 +240,7 @@ class Attempt:
     def _write_end(self, ending: Terminal) -> None:
         self._write()
         if self._results_wait:  # the outage is over, or the store's goes on without the registry's
-            with suppress(ResultsNotStored, *AWAY):
+            with suppress(ResultsNotStored, DiskFull, *AWAY):
                 self.keeper.finish()
                 self._results_wait = False
         self.record = self._registry.change(self.id, self._final_change(ending))

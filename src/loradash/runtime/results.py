@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from loradash.errors import (
+    DiskFull,
     LeaseLost,
     LoradashError,
     NotFound,
@@ -27,6 +28,7 @@ from loradash.errors import (
 from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
 from loradash.runtime.patience import AWAY
 from loradash.storage import keys
+from loradash.storage.disk import as_disk_full
 from loradash.storage.existence import ExistenceCache
 from loradash.storage.store import ObjectStore
 from loradash.storage.transfer import in_parallel
@@ -110,7 +112,8 @@ class ResultKeeper:
     def flush(self) -> None:
         """Wait until everything that was handed in so far has been tried, what failed once more.
 
-        Raises `StoreUnavailable` or `RegistryUnavailable` if something still waits for them.
+        Raises `StoreUnavailable` or `RegistryUnavailable` if something still waits for them,
+        and `DiskFull`.
         """
         tried = threading.Event()
 
@@ -127,12 +130,15 @@ class ResultKeeper:
         for _, error in list(self._failed):
             if isinstance(error, AWAY):
                 raise error
+        for _, error in list(self._failed):
+            if full := as_disk_full(error, "Free space, then resume the process."):
+                raise full from error
 
     def finish(self) -> None:
         """Wait until everything is stored, trying once more what failed.
 
-        Raises `ResultsNotStored` for what still can't be stored, and `LeaseLost`; or, since it may
-        then be called again, `RegistryUnavailable` and `StoreUnavailable`.
+        Raises `ResultsNotStored` or `DiskFull` for what still can't be stored, and `LeaseLost`;
+        or, since it may then be called again, `RegistryUnavailable` and `StoreUnavailable`.
         """
         self.close()
         self._try_failed()
@@ -142,9 +148,11 @@ class ResultKeeper:
                 raise error
         if errors:
             problems = [(str(error) or type(error).__name__).splitlines()[0] for error in errors]
-            raise ResultsNotStored(
+            is_full = any(as_disk_full(error) for error in errors)
+            raise (DiskFull if is_full else ResultsNotStored)(
                 f"{len(problems)} results could not be stored", problems=problems,
-                remedy="Make room or repair the object store, then resume the process.",
+                remedy="Free space, then resume the process." if is_full
+                else "Make room or repair the object store, then resume the process.",
             )  # fmt: skip
 
     def close(self) -> None:

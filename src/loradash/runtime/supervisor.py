@@ -17,6 +17,7 @@ from loradash.engines.engine import Command
 from loradash.errors import EngineCrashed, EngineStalled, EngineUnavailable, TimedOut
 from loradash.runtime.child import Child, tail
 from loradash.runtime.orphans import ChildRecords
+from loradash.storage.disk import as_disk_full
 
 _POLL_S = 0.1
 _STEP_BETWEEN_SIGNALS_S = 5.0
@@ -94,6 +95,8 @@ def supervise(
             records=records, what=what, keep_open=keep_open,
         )  # fmt: skip
     except OSError as error:
+        if full := as_disk_full(error, "Free space, and resume it."):
+            return _failed(full.code, full.message, True, full.remedy)
         return _failed(
             EngineUnavailable.code, f"the engine can't be started: {error}", False,
             "Check the installation with `loradash doctor`.",

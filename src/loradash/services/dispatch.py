@@ -32,6 +32,7 @@ from loradash.services.places import Places
 from loradash.services.processes import ProcessService
 from loradash.services.results import ResultService
 from loradash.services.training import TrainingService
+from loradash.storage.disk import as_disk_full
 from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.logging import bound
 from loradash.telemetry.masking import masked
@@ -111,11 +112,11 @@ class Dispatcher:
             except Exception as error:
                 outcome, error_text = "error", f"{type(error).__name__}: {error}"
                 log.exception("request_broke", type=kind)
-                reply = self._error(
-                    f"internal error ({type(error).__name__}); see {context.request_id} in the "
-                    "server's log",
-                    error,
+                text = (
+                    f"an error in loradash itself ({type(error).__name__}); the server's log has "
+                    f"it under {context.request_id}"
                 )
+                reply = self._error(str(as_disk_full(error) or text), error)
             seconds = time.monotonic() - began_s
             self._metrics.observe_request(kind, outcome, seconds, error_text)
             log.info(

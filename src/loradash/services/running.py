@@ -21,6 +21,7 @@ from loradash.runtime.owner import this_owner
 from loradash.runtime.patience import AWAY
 from loradash.runtime.supervisor import StopRequest
 from loradash.services.generation import GenerationService
+from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore
 from loradash.telemetry.logging import bound
 
@@ -148,7 +149,9 @@ class Runner:
                 ending = _ending_of(error, attempt)
             except Exception as error:
                 log.exception("process_failed", code=LoradashError.code)
-                ending = failure(error, resumable=True)
+                ending = failure(
+                    as_disk_full(error, "Free space, and resume it.") or error, resumable=True
+                )
             ending = attempt.finish(ending)
             log.info("attempt_ended", attempt=attempt.number, ending=ending.type, lost=attempt.lost)
         self._on_end(attempt.record)

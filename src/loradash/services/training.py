@@ -53,6 +53,7 @@ from loradash.services.datasets.folders import check_for_training, check_section
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.places import ANYWHERE, Places
 from loradash.services.submission import config_key, submit
+from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore
 
 EVENTS_FILE = "events.jsonl"
@@ -369,15 +370,16 @@ class TrainingService:
         except (LoradashError, OSError) as error:
             if isinstance(error, AWAY) and attempt.stop.count:
                 return Stopped(time_s=time.time())  # the next attempt finds the adapter on its disk
+            full = as_disk_full(error)
             message = error.message if isinstance(error, LoradashError) else str(error)
             failed = failure(
-                error if isinstance(error, LoradashError) else ResultsNotStored(message),
+                full or (error if isinstance(error, LoradashError) else ResultsNotStored(message)),
                 resumable=True,
             )
             return failed.model_copy(
                 update={
                     "message": f"the training ended but its results aren't safe: {message}",
-                    "remedy": f"Correct it and resume {attempt.id}.",
+                    "remedy": f"{'Free space' if full else 'Correct it'} and resume {attempt.id}.",
                 }
             )
         return done

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from loradash.errors import DiskFull, InvalidKey, InvalidSettings, PreconditionFailed
-from loradash.storage.disk import DiskGuard, arriving, new_file
+from loradash.storage.disk import DiskGuard, arriving, as_disk_full, new_file, write_all
 from loradash.storage.store import (
     Capabilities,
     ObjectInfo,
@@ -95,10 +95,13 @@ class LocalStore:
         try:
             with source.open("rb") as content:
                 info = self._info(key, source)
-                self._guard.require(path.parent, info.size_bytes)
-                with arriving(path) as descriptor:
+                with (
+                    self._guard.reserve(path.parent, info.size_bytes) as room,
+                    arriving(path) as descriptor,
+                ):
                     for piece in _pieces(content, 0, None):
-                        os.write(descriptor, piece)
+                        write_all(descriptor, piece)
+                        room.wrote(len(piece))
                         if on_bytes:
                             on_bytes(len(piece))
         except FileNotFoundError as error:
@@ -209,6 +212,8 @@ class LocalStore:
                 f"key of {path}: a part of it is an object itself", remedy="Use another key."
             ) from error
         except OSError as error:
+            if full := as_disk_full(error):
+                raise full from error
             raise InvalidSettings(
                 f"object store {self._root}: {error.strerror or error}",
                 remedy="Set LORADASH_OBJECTS_PATH to a folder that can be written.",
@@ -224,15 +229,12 @@ class LocalStore:
             raise InvalidKey(
                 f"key of {path}: other objects lie below it", remedy="Use another key."
             ) from error
-        except OSError as error:
+        except BaseException as error:
             partial.unlink(missing_ok=True)
-            if error.errno == errno.ENOSPC:
+            if isinstance(error, OSError) and (full := as_disk_full(error)):
                 raise DiskFull(
-                    f"object store {self._root}: the disk is full", remedy="Free space and retry."
+                    f"object store {self._root}: {full.message}", remedy=full.remedy
                 ) from error
-            raise
-        except BaseException:
-            partial.unlink(missing_ok=True)
             raise
 
     @contextlib.contextmanager

@@ -130,12 +130,20 @@ class S3Store:
         """See `ObjectStore.get_file`; large ones come in ranges, all of one version."""
         first = Reader(self._bucket, check_key(key), 0, self._config.part_bytes)
         info = first.open()
-        self._guard.require(path.parent, info.size_bytes)
-        with arriving(path) as descriptor:
+        with (
+            self._guard.reserve(path.parent, info.size_bytes) as room,
+            arriving(path) as descriptor,
+        ):
+
+            def arrived(size_bytes: int) -> None:
+                room.wrote(size_bytes)
+                if on_bytes:
+                    on_bytes(size_bytes)
+
             if info.size_bytes <= self._config.part_bytes or first.takes_all():
-                _write(first, descriptor, on_bytes)
+                _write(first, descriptor, arrived)
             else:
-                self._get_ranges(first, info, descriptor, on_bytes)
+                self._get_ranges(first, info, descriptor, arrived)
         return info
 
     def head(self, key: str) -> ObjectInfo:

@@ -50,28 +50,29 @@ class CheckpointStore:
         target = self._path(state.step)
         partial = self._folder / f".partial-{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write_adapter(partial / ADAPTER)
-        save_file(state.tensors, partial / STATE)
-        files = {
-            name: {"size_bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)}
-            for name in (ADAPTER, STATE)
-        }
-        manifest = {
-            "version": _VERSION,
-            "step": state.step,
-            "job_sha256": self._job_sha256,
-            "torch": torch.__version__,
-            "scalars": state.scalars,
-            "files": files,
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        for name in (ADAPTER, STATE, MANIFEST):
-            _flush(partial / name)
-        _flush(partial)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
+        try:
+            partial.mkdir(parents=True)
+            write_adapter(partial / ADAPTER)
+            save_file(state.tensors, partial / STATE)
+            files = {name: _facts(partial / name) for name in (ADAPTER, STATE)}
+            manifest = {
+                "version": _VERSION,
+                "step": state.step,
+                "job_sha256": self._job_sha256,
+                "torch": torch.__version__,
+                "scalars": state.scalars,
+                "files": files,
+            }
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            for name in (ADAPTER, STATE, MANIFEST):
+                _flush(partial / name)
+            _flush(partial)
+            if target.exists():
+                shutil.rmtree(target)
+            partial.rename(target)
+        except BaseException:  # it would fill a disk that is full
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         _flush(self._folder)
         return target
 
@@ -129,6 +130,10 @@ def _verified_manifest(path: Path) -> dict[str, Any]:
         if _sha256(path / name) != facts["sha256"]:
             raise ValueError(f"{name} has the wrong hash")
     return manifest
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"size_bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
 def _sha256(path: Path) -> str:

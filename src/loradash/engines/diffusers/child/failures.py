@@ -1,12 +1,12 @@
 """What torch and the system raise, as errors of our tree."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from loradash.errors import DiskFull, LoradashError, OutOfMemory
+from loradash.errors import LoradashError, OutOfMemory
+from loradash.storage.disk import as_disk_full
 
 
 @contextmanager
@@ -18,22 +18,15 @@ def translated_errors() -> Iterator[None]:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory() from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                "the disk is full", remedy="Free disk space, then resume the training."
-            ) from error
-        raise LoradashError(f"{type(error).__name__}: {error}") from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "out of memory" in str(error):
-            raise _out_of_memory() from error
-        if "No space left on device" in str(error):
-            raise DiskFull(
-                "the disk is full", remedy="Free disk space, then resume the training."
-            ) from error
-        raise LoradashError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     except Exception as error:
-        raise LoradashError(f"{type(error).__name__}: {error}") from error
+        if full := as_disk_full(error, "Free space; it goes on when it is resumed."):
+            raise full from error
+        text = str(error)
+        if isinstance(error, RuntimeError):
+            if "can't allocate memory" in text or "out of memory" in text:
+                raise _out_of_memory() from error
+            text = next(iter(text.splitlines()), "")
+        raise LoradashError(f"{type(error).__name__}: {text}") from error
 
 
 def _out_of_memory() -> OutOfMemory:

@@ -55,7 +55,7 @@ def _answer(line: Generate, pipeline: "LoadedPipeline", emitter: Emitter, stop: 
         emitter.emit(Stopped())
     except LoradashError as error:
         traceback.print_exc()
-        emitter.fail(error, resumable=error.code == "out_of_memory")
+        emitter.fail(error, resumable=error.code in ("out_of_memory", "disk_full"))
     finally:
         emitter.request_id = ""
 

@@ -31,7 +31,7 @@ from loradash.engines.diffusers.job import (
     CHECKPOINTS_FOLDER,
     TrainingJob,
 )
-from loradash.errors import Interrupted, InvalidBaseModel, LoradashError
+from loradash.errors import DiskFull, Interrupted, InvalidBaseModel, LoradashError
 
 
 def run_training(job_path: Path, emitter: Emitter, stop: StopSignal) -> int:
@@ -40,13 +40,16 @@ def run_training(job_path: Path, emitter: Emitter, stop: StopSignal) -> int:
     run: TrainingRun | None = None
     try:
         with translated_errors():
-            job_text = job_path.read_bytes()
-            run = TrainingRun(job_path.parent, job_text, emitter, stop)
-            run.prepare()
-            finished = run.train()
-            if not finished:
-                raise Interrupted("stopped on request")
-            adapter = run.write_final_adapter()
+            try:
+                job_text = job_path.read_bytes()
+                run = TrainingRun(job_path.parent, job_text, emitter, stop)
+                run.prepare()
+                finished = run.train()
+                if not finished:
+                    raise Interrupted("stopped on request")
+                adapter = run.write_final_adapter()
+            except Interrupted:
+                return report_stop(run, emitter)
         emitter.emit(
             Done(
                 step=run.trainer.step,
@@ -56,11 +59,10 @@ def run_training(job_path: Path, emitter: Emitter, stop: StopSignal) -> int:
                 duration_s=time.monotonic() - started,
             )
         )
-    except Interrupted:
-        return report_stop(run, emitter)
     except LoradashError as error:
         traceback.print_exc()
-        emitter.fail(error, resumable=run is not None and run.has_checkpoint())
+        has_checkpoint = run is not None and run.has_checkpoint()
+        emitter.fail(error, resumable=has_checkpoint or isinstance(error, DiskFull))
         return 1
     return 0
 
@@ -175,10 +177,14 @@ class TrainingRun:
         path = self._folder / ADAPTER_FOLDER / f"{self._job.config.name}.safetensors"
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        self._write_adapter(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            self._write_adapter(partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         shutil.rmtree(self._folder / CACHE_FOLDER, ignore_errors=True)
         return path
 
