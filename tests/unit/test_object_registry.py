@@ -19,9 +19,13 @@ from loradash.errors import (
 )
 from loradash.registry.cursors import microseconds
 from loradash.registry.objects import ObjectRegistry
+from loradash.registry.objects.backend import Backend
+from loradash.registry.objects.document import Document
+from loradash.registry.objects.documents import DocumentCache
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
 from loradash.storage.store import Capabilities
+from tests.clock import Clock
 from tests.contract.test_registries import (
     all_pages,
     artifact,
@@ -443,6 +447,41 @@ def test_only_what_has_changed_is_read_again(conditional):
     assert requests(conditional, registry.pending) == {"list": 1}
     writer.change(records[7].id, taking())
     assert requests(conditional, registry.running) == {"list": 1, "get": 1}
+
+
+class Weak(Watched):
+    """Etags that a quick change doesn't change, by a clock that is a minute behind ours."""
+
+    def __init__(self):
+        super().__init__(is_conditional=False)
+
+    def list(self, prefix=""):
+        for info in super().list(prefix):
+            yield info._replace(etag="same", modified_s=info.modified_s - 60)
+
+
+def test_what_was_replaced_under_the_same_etag_is_read_whatever_the_stores_clock_says():
+    store = Weak()
+    writer, registry = opened(store), opened(store)
+    record = writer.create(new())
+    assert registry.counts()[record.kind, Status.PENDING] == 1
+    writer.change(record.id, to_cancelled)
+    assert registry.counts()[record.kind, Status.PENDING] == 0
+
+
+def test_a_document_is_kept_once_its_etag_has_settled_by_our_own_clock(unconditional):
+    clock = Clock()
+    unconditional.put("a", Document(nonce="n", record=new()).data)
+    info = unconditional.head("a")
+    cache = DocumentCache(Backend(unconditional), clock)
+    reads = []
+    for _ in range(6):
+        reads.append(requests(unconditional, lambda: cache.read(info, settled_s=3)).get("get", 0))
+        clock.now_s += 1
+    assert reads == [1, 1, 1, 1, 0, 0]
+    info = info._replace(etag="another")
+    assert requests(unconditional, lambda: cache.read(info)) == {"get": 1}
+    assert requests(unconditional, lambda: cache.read(info)) == {}
 
 
 def test_what_the_owner_writes_takes_few_requests(store):

@@ -33,6 +33,7 @@ from loradash.storage.store import ObjectInfo
 _ANCESTORS = 32
 _STALE_SETTLES = 15
 _WEAK_ETAG_S = 3.0
+_CLOCKS_DIFFER_S = 3600.0
 
 
 class ClaimedDocuments:
@@ -109,9 +110,10 @@ class ClaimedDocuments:
         standing = Standing.of(infos)
         info = standing.records[standing.epoch]
         # A folder's etag is made of times and sizes: what was just replaced may look as before.
-        keep = time.time() - info.modified_s > _WEAK_ETAG_S
+        # How old it is by a list shows only if that is more than two clocks may differ.
+        is_old = time.time() - info.modified_s > _CLOCKS_DIFFER_S
         try:
-            document = self._cache.read(info, keep=keep)
+            document = self._cache.read(info, settled_s=0.0 if is_old else _WEAK_ETAG_S)
         except NotFound:  # a later epoch has begun
             return self.load(process_id)
         return _marked(document, self._mark(standing, document))

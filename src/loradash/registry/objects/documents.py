@@ -1,9 +1,10 @@
 """The documents of all processes, whichever way the store lets several writers agree."""
 
 import threading
+import time
 import weakref
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from cachetools import LRUCache
 
@@ -63,24 +64,44 @@ class _Lock:
         self._lock.release()
 
 
-class DocumentCache:
-    """The documents that were read last, for those who know the present etag. Thread-safe."""
+class _Known(NamedTuple):
+    """What is known of an object: since when it has this etag, and its document if it's sure."""
 
-    def __init__(self, backend: Backend) -> None:
+    etag: str
+    since_s: float
+    document: Document | None
+
+
+class DocumentCache:
+    """The documents that were read last, for those who know the present etag. Thread-safe.
+
+    The clock is monotonic; when an object was changed stands in a list by another one's.
+    """
+
+    def __init__(self, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
         self._backend = backend
-        self._documents: LRUCache[str, tuple[str, Document]] = LRUCache(MOST_CACHED)
+        self._clock = clock
+        self._known: LRUCache[str, _Known] = LRUCache(MOST_CACHED)
         self._lock = threading.Lock()
 
-    def read(self, info: ObjectInfo, *, keep: bool = True) -> Document:
-        """Return the document in an object, or a newer one. Raises `NotFound`."""
+    def read(self, info: ObjectInfo, *, settled_s: float = 0.0) -> Document:
+        """Return the document in an object, or a newer one. Raises `NotFound`.
+
+        It is kept if it is read when the object has had this etag for ``settled_s``: so long after
+        it was listed with it, a write gives it another one.
+        """
+        now_s = self._clock()
         with self._lock:
-            known = self._documents.get(info.key)
-        if known and known[0] == info.etag:
-            return known[1]
+            known: _Known | None = self._known.get(info.key)
+        if known is None or known.etag != info.etag:
+            known = _Known(info.etag, now_s, None)
+        if known.document is not None:
+            return known.document
         document = self._backend.read(Document, info.key)
-        if keep:
-            with self._lock:
-                self._documents[info.key] = (info.etag, document)
+        if now_s - known.since_s >= settled_s:
+            known = known._replace(document=document)
+        with self._lock:
+            self._known[info.key] = known
         return document
 
 
