@@ -235,7 +235,8 @@ class Settings(BaseSettings):
     lease_s: Annotated[float, Field(ge=3, le=3600)] = Field(
         30,
         validation_alias="LORADASH_LEASE",
-        description="Seconds without a sign of its worker after which a process is taken over.",
+        description="Seconds for which no sign of its worker has to be seen until a process is "
+        "taken over.",
     )
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = Field(
         3,

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ class Server:
     def __init__(self, cli: CommandLine, **environment: str) -> None:
         self.cli = cli
         self.url = ""
+        self.program: Sequence[str] = ("-m", "loradash")
         self.environment = {
             # What waits for what is tested where memory is made up.
             "LORADASH_TRAINING_MEMORY_MB": "0",
@@ -124,7 +125,7 @@ class Server:
         """Start it as the leader of a process group, and don't wait."""
         with self._said.open("wb") as out, self.log.open("ab") as err:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "loradash", "up", "--port", "0"],
+                [sys.executable, *self.program, "up", "--port", "0"],
                 cwd=self.cli.root,
                 env={**self.cli.environment, **self.environment, **environment},
                 stdout=out,

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from tests.acceptance.conftest import CommandLine, Server, training, upload
+from tests.servers import shifted_clock
 from tests.servers.endpoint import Endpoint
 from tests.servers.queue import RunpodQueue
 from tests.servers.seaweedfs import SeaweedServer
@@ -118,6 +120,25 @@ def test_a_training_whose_worker_is_lost_is_brought_to_another_one(
     shown = plane.process(process_id, metrics_after=0)
     assert [one["ending"] for one in shown["attempts"]] == ["lost", "completed"]
     assert [row["step"] for row in shown["metrics"]] == list(range(1, 41))
+
+
+def test_clocks_that_are_minutes_apart_cost_no_training(
+    cli: CommandLine, endpoint: Endpoint, dataset: Path
+) -> None:
+    """Neither is it taken from its worker, nor does its time show the difference."""
+    plane = Server(cli, **endpoint.control_plane_environment())
+    plane.program = (shifted_clock.__file__, "120")
+    plane.start()
+    upload(plane, dataset, "shapes")
+    endpoint.start("a", (shifted_clock.__file__, "-120"))
+    process_id = plane.submit(type="train", config=training("shapes", steps=40, save_every=20))
+    plane.wait_until(process_id, ["completed"])
+    shown = plane.process(process_id)
+    plane.close()
+    assert [one["ending"] for one in shown["attempts"]] == ["completed"]
+    began, ended = (datetime.fromisoformat(shown[name]) for name in ("created_at", "started_at"))
+    assert (ended - began).total_seconds() < -150  # their clocks were apart indeed
+    assert 1 < shown["elapsed_time"] < 120
 
 
 def test_a_control_plane_that_was_killed_goes_on_where_it_was(

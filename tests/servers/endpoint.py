@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -46,7 +46,9 @@ class Endpoint:
         }
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str) -> "subprocess.Popen[bytes]":
+    def start(
+        self, name: str, program: Sequence[str] = ("-m", "loradash")
+    ) -> "subprocess.Popen[bytes]":
         folder = self._folder / name
         folder.mkdir(parents=True, exist_ok=True)
         environment = {
@@ -55,7 +57,7 @@ class Endpoint:
         }  # fmt: skip
         with (folder / "log").open("ab") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "loradash", "worker"], cwd=folder, env=environment,
+                [sys.executable, *program, "worker"], cwd=folder, env=environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self.workers[name] = worker
