@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from loradash.services.datasets.folders import check_for_training
 from tests.engine.tiny_models import build_stable_diffusion
 
 torch.set_num_threads(1)
+
+CREATED_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +150,9 @@ def start(tmp_path: Path) -> Callable[..., LocalTraining]:
         engine.check_training(config)
         folder = tmp_path / f"training-{count}"
         folder.mkdir()
-        engine.write_training_job(f"train_{count:020d}", config, check_for_training(config), folder)
+        engine.write_training_job(
+            f"train_{count:020d}", config, check_for_training(config), folder, CREATED_AT
+        )
         return LocalTraining(folder)
 
     return submit

@@ -19,7 +19,7 @@ from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.engine import read_adapter_header
 from loradash.engines.diffusers.families import find_base_model
 from loradash.engines.diffusers.job import Generate, ResolvedAdapter
-from tests.engine.conftest import LocalTraining, Recorder
+from tests.engine.conftest import CREATED_AT, LocalTraining, Recorder
 
 Start = Callable[..., LocalTraining]
 TOLERANCE = 2 / 255  # adapters are saved in fp16
@@ -76,6 +76,21 @@ def our_image(base: Path, adapter: Path, folder: Path, weight: float = 1.0) -> n
     pipeline.generate(line, StopSignal())
     with Image.open(folder / "image_0000.png") as image:
         return np.asarray(image, dtype=np.float32) / 255
+
+
+@pytest.mark.parametrize(("short", "full"), [VARIANTS[0], VARIANTS[-1]])
+def test_the_bytes_of_the_file_depend_on_the_process_alone(
+    train: Callable[..., LocalTraining], short: dict[str, Any], full: dict[str, Any]
+) -> None:
+    """Neither on when an attempt wrote it, nor on the order that safetensors gives metadata."""
+    training = train({**full, "save.dtype": "float32"}, **short)
+    data = training.adapter.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    metadata = header["__metadata__"]
+    assert list(metadata) == sorted(metadata)
+    assert metadata["modelspec.date"] == CREATED_AT.isoformat(timespec="seconds")
+    assert load_file(training.adapter)  # its tensors are where its header says
 
 
 @pytest.mark.parametrize(("short", "full"), VARIANTS)

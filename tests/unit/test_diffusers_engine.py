@@ -1,5 +1,6 @@
 import json
 import struct
+from datetime import UTC, datetime
 
 import pytest
 
@@ -25,6 +26,7 @@ from loradash.errors import (
     InvalidConfig,
 )
 
+CREATED_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ID = "train_01k9x3q4zt8m2v7c0hde"
 KEY = "unet.down.0.lora_A.weight"
 
@@ -329,7 +331,7 @@ def test_an_embedded_base_model_is_where_loradash_is_installed():
 
 def test_a_job_file_holds_all_that_a_training_needs(engine, tmp_path):
     problem = ImageProblem(relative_path="bad.png", kind="corrupt", message="x")
-    engine.write_training_job(ID, config(), (report(problems=(problem,)),), tmp_path)
+    engine.write_training_job(ID, config(), (report(problems=(problem,)),), tmp_path, CREATED_AT)
     assert list(tmp_path.iterdir()) == [engine.job_file(tmp_path)]
     assert engine.job_file(tmp_path) == tmp_path / "job.json"
     job = TrainingJob.model_validate_json((tmp_path / "job.json").read_bytes())
@@ -340,8 +342,17 @@ def test_a_job_file_holds_all_that_a_training_needs(engine, tmp_path):
     assert job.dataset_sha256 == "ab"
 
 
+def test_the_job_is_the_same_whichever_attempt_writes_it(engine, tmp_path):
+    """Its hash is in each checkpoint, and its date in the adapter."""
+    texts = set()
+    for _ in range(2):
+        engine.write_training_job(ID, config(), (report(),), tmp_path, CREATED_AT)
+        texts.add((tmp_path / "job.json").read_bytes())
+    assert len(texts) == 1
+
+
 def test_the_command_of_a_training_keeps_the_threads_it_began_with(engine, tmp_path):
-    engine.write_training_job(ID, config(), (report(),), tmp_path)
+    engine.write_training_job(ID, config(), (report(),), tmp_path, CREATED_AT)
     other = DiffusersEngine(device="cpu", threads=7, offline=False, python="python3")
     command = other.training_command(tmp_path)
     assert command.argv[:3] == ("python3", "-m", "loradash.engines.diffusers")

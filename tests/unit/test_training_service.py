@@ -75,11 +75,12 @@ class ScriptedEngine:
     def check_training(self, config):
         return ("a warning",)
 
-    def write_training_job(self, process_id, config, reports, folder):
+    def write_training_job(self, process_id, config, reports, folder, created_at):
         self.job_file(folder).write_text(
             json.dumps(
                 {
                     "id": process_id,
+                    "created_at": created_at.isoformat(),
                     "images": sum(len(report.images) for report in reports),
                     "folders": [str(report.folder) for report in reports],
                 }

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -99,7 +100,9 @@ config:
     process_id = world.waiting().id
     folder = world.workspace.training(process_id)
     folder.mkdir(parents=True)
-    world.engine.write_training_job(process_id, parse_training_text(text), (), folder)
+    world.engine.write_training_job(
+        process_id, parse_training_text(text), (), folder, datetime.now(UTC)
+    )
     assert world.engine.training_command(folder).working_directory == folder
     assert not (tmp_path / "elsewhere").exists()
 

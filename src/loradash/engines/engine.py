@@ -6,6 +6,7 @@ registry or the object store. To add one, see ``docs/engines.md``.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -63,9 +64,11 @@ class Engine(Protocol):
         config: TrainingConfig,
         reports: tuple[DatasetReport, ...],
         folder: Path,
+        created_at: datetime,
     ) -> None:
         """Write the job file of a new training into the process's folder.
 
+        ``created_at`` is the process's: whichever attempt writes the job, its results are the same.
         A report whose folder is relative means one seen from there, also on another machine.
         """
         ...

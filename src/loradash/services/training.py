@@ -311,7 +311,9 @@ class TrainingService:
                 self._movable(attempt, folder, report)
                 for report in check_for_training(config, looked_at)
             )
-            self._engine.write_training_job(attempt.id, config, reports, folder)
+            self._engine.write_training_job(
+                attempt.id, config, reports, folder, attempt.record.created_at
+            )
         if "job" not in stored:
             attempt.keeper.now([NewArtifact("config", folder / CONFIG_FILE, CONFIG_FILE),
                                 NewArtifact("job", job, job.name)])  # fmt: skip

@@ -4,7 +4,7 @@ import json
 import os
 import struct
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,6 +65,7 @@ class DiffusersEngine:
         config: TrainingConfig,
         reports: tuple[DatasetReport, ...],
         folder: Path,
+        created_at: datetime,
     ) -> None:
         """See `Engine.write_training_job`; ``job.json`` appears at once and whole."""
         model = config.process.model
@@ -73,7 +74,7 @@ class DiffusersEngine:
         )
         job = TrainingJob(
             process_id=process_id,
-            created_at=datetime.now(UTC),
+            created_at=created_at,
             config=config,
             base_model=base_model.model_copy(update={"fingerprint": fingerprint(base_model)}),
             datasets=tuple(

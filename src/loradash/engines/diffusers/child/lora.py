@@ -7,6 +7,7 @@ is added), so it is written only on request.
 
 import hashlib
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,24 @@ def write_adapter(
         digest.update(value.view(torch.uint8).numpy().tobytes() if value.dim() else
                       value.reshape(1).view(torch.uint8).numpy().tobytes())  # fmt: skip
     save_file(tensors, path, metadata={**description.metadata(digest.hexdigest()), **extra})
+    _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Give a file's metadata the order of their names, in place.
+
+    safetensors writes them in another order in each process, so that the same adapter would have
+    another hash after each attempt.
+    """
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) > length:  # a text that JSON can write in more than one way: still the same
+            return
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def load_weights(path: Path, modules: list[AdaptedModule]) -> None:
