@@ -323,3 +323,21 @@ def test_a_large_file_takes_little_memory(seaweedfs, bucket, tmp_path):
     assert memory_of("get_file", target, seaweedfs, bucket) < LIMIT_BYTES
     assert filecmp.cmp(source, target, shallow=False)
     seaweedfs.delete_bucket(bucket)
+
+
+def test_records_are_reachable_soon_after_an_outage_that_answered_nothing(store_with, proxy):
+    """Whoever looks after it takes away what its owner hasn't renewed within the lease."""
+    store = store_with(timeout_s=60)
+    records = store.prompt(0.5)
+    records.put("record", b"1")
+    proxy.stall_s = 60
+    proxy.fail_next("stall_before")
+    began_s = time.monotonic()
+    assert records.get("record") == b"1"  # by another request than the one without an answer
+    assert time.monotonic() - began_s < 30
+    assert records.capabilities == store.capabilities
+    store.close()
+    with pytest.raises(StoreUnavailable):
+        for _ in range(2):
+            proxy.fail_next("500", 10)
+            records.list("x").__next__()

@@ -262,6 +262,7 @@ def test_the_first_attempt_creates_a_folder_with_config_and_job(here, service, c
     folder = service.folder(process_id)
     job = json.loads((folder / "job.json").read_text())
     assert (job["id"], job["images"]) == (process_id, 1)
+    assert job["created_at"] == here.record(process_id).created_at.isoformat()
     assert parse_training_text((folder / "config.yaml").read_text()) == config
 
 

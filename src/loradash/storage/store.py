@@ -161,6 +161,15 @@ class Remote(Protocol):
         ...
 
 
+@runtime_checkable
+class Prompt(Protocol):
+    """Stores that may wait long for an answer, and can be told not to."""
+
+    def prompt(self, silence_s: float) -> ObjectStore:
+        """Return the same store, giving up small requests after such a silence."""
+        ...
+
+
 @dataclass(frozen=True)
 class SignedRequest:
     """A request that anybody may send as it is, until it expires."""

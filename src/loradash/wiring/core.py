@@ -39,12 +39,13 @@ from loradash.settings import Settings
 from loradash.storage.disk import DiskGuard
 from loradash.storage.keys import NOWHERE, Address
 from loradash.storage.local import LocalStore
-from loradash.storage.store import ObjectStore, check_prefix
+from loradash.storage.store import ObjectStore, Prompt, check_prefix
 from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.metrics import Metrics
 
 MAX_INLINE_BYTES = 64 * 2**20  # larger results are links
 _NO_LOOKS_S = 3600.0
+_SILENCES_IN_LEASE = 3
 _TELL_OBJECTS_S, _HEAR_OBJECTS_S = 3.0, 1.0  # each write and look is a request to the bucket
 
 
@@ -213,10 +214,18 @@ def _make_registry(settings: Settings, store: ObjectStore) -> QueuedRegistry:
     if settings.registry == "objects":
         from loradash.registry.objects import ObjectRegistry
 
-        return ObjectRegistry(store)
+        return ObjectRegistry(_renewing(store, settings.lease_s))
     from loradash.registry.sql import SqlRegistry
 
     return SqlRegistry(settings.registry_url)
+
+
+def _renewing(store: ObjectStore, lease_s: float) -> ObjectStore:
+    """Return the store for records: whoever owns a process must reach it soon after an outage.
+
+    By then all others look again too, and take away what isn't renewed within the lease.
+    """
+    return store.prompt(lease_s / _SILENCES_IN_LEASE) if isinstance(store, Prompt) else store
 
 
 def make_dispatcher(core: Core) -> Dispatcher:

@@ -130,7 +130,8 @@ class Bucket:
 
 
 def _open_bucket(config: S3Config) -> ObstoreBucket:
-    silence = timedelta(seconds=config.timeout_s)
+    silence_s = config.small_timeout_s or config.timeout_s
+    silence = timedelta(seconds=silence_s)
     # obstore wants the bucket in the endpoint if it is part of the host.
     endpoint = config.root_url if config.is_virtual_hosted else config.service_url
     return ObstoreBucket(
@@ -147,7 +148,7 @@ def _open_bucket(config: S3Config) -> ObstoreBucket:
         },
         client_options={
             "allow_http": config.endpoint_url.startswith("http://"),
-            "connect_timeout": timedelta(seconds=min(_CONNECT_S, config.timeout_s)),
+            "connect_timeout": timedelta(seconds=min(_CONNECT_S, silence_s)),
             "read_timeout": silence,
             "timeout": _WHOLE_REQUEST * silence,
         },

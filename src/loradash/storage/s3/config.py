@@ -65,6 +65,8 @@ class S3Config:
     part_concurrency: int = 8
     concurrency: int = 16
     timeout_s: float = 60.0
+    small_timeout_s: float = 0.0
+    """As ``timeout_s``, for requests with small objects if those have another one."""
     complete_timeout_s: float = 7200.0
     policy: Policy = Policy()  # noqa: RUF009 - a named tuple can't be changed
     overrides: Mapping[str, bool] = field(default_factory=dict)

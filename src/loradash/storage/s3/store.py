@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -68,9 +69,17 @@ _NO_GUARD = DiskGuard()
 class S3Store:
     """Objects in one bucket, below a prefix. Thread-safe."""
 
-    def __init__(self, config: S3Config, guard: DiskGuard = _NO_GUARD) -> None:
+    def __init__(
+        self,
+        config: S3Config,
+        guard: DiskGuard = _NO_GUARD,
+        *,
+        examined: "S3Store | None" = None,
+    ) -> None:
         self._config = config
         self._guard = guard
+        self._examined = examined
+        self._prompt: list[S3Store] = []
         where = config.endpoint_url or config.profile.name
         self._circuit = Circuit(f"object store {where}", StoreUnavailable, config.policy)
         self._bucket = Bucket(config, self._circuit, lambda: self._requests)
@@ -84,12 +93,30 @@ class S3Store:
 
     def close(self) -> None:
         """See `ObjectStore.close`; what is under way fails with `StoreUnavailable`."""
+        for store in self._prompt:
+            store.close()
         self._is_closed = True
         self._circuit.give_up()
         if "_part_threads" in self.__dict__:
             self._part_threads.shutdown()  # cancelled, parts would be waited for without end
         if "_requests" in self.__dict__:
             self._requests.close()
+
+    def prompt(self, silence_s: float) -> "S3Store":
+        """Return a store of the same bucket whose small requests give up after such a silence.
+
+        For what must be back soon after an outage in which nothing is answered: a request that was
+        sent meanwhile is waited for as long as that afterwards. Lists keep their time.
+        """
+        policy = self._config.policy
+        config = replace(
+            self._config,
+            small_timeout_s=min(silence_s, self._config.timeout_s),
+            policy=policy._replace(open_s=min(policy.open_s, silence_s / 2)),
+        )
+        store = S3Store(config, self._guard, examined=self)
+        self._prompt.append(store)
+        return store
 
     @property
     def state(self) -> CircuitState:
@@ -106,6 +133,8 @@ class S3Store:
 
         Raises `StoreUnavailable` or `StoreRefused` if it can't be probed; then the next call does.
         """
+        if self._examined:
+            return self._examined.examine()
         with self._probing:
             if self._examination is None:
                 self._examination = self._circuit.call(
