@@ -7,6 +7,12 @@ may branch on them. A message names the thing that is wrong; the remedy names th
 from collections.abc import Sequence
 from typing import ClassVar
 
+MAX_PROBLEMS = 100
+MAX_PROBLEM = 500
+MAX_MESSAGE = 2000
+"""Characters. Errors quote what they are about, and that may have been sent by anybody; they stand
+in records, logs and replies."""
+
 
 class LoradashError(Exception):
     """Base of all errors that loradash raises on purpose.
@@ -18,10 +24,12 @@ class LoradashError(Exception):
     code: ClassVar[str] = "internal"
 
     def __init__(self, message: str, *, remedy: str = "", problems: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
-        self.problems = tuple(problems)
+        self.message = _cut(message, MAX_MESSAGE)
+        super().__init__(self.message)
+        self.remedy = _cut(remedy, MAX_MESSAGE)
+        self.problems = tuple(_cut(problem, MAX_PROBLEM) for problem in problems[:MAX_PROBLEMS])
+        if len(problems) > MAX_PROBLEMS:
+            self.problems += (f"and {len(problems) - MAX_PROBLEMS} more",)
 
     def __str__(self) -> str:
         lines = [self.message, *(f"  - {problem}" for problem in self.problems)]
@@ -126,6 +134,12 @@ class ExecutorRefused(LoradashError):
     code = "executor_refused"
 
 
+class ServerBusy(LoradashError):
+    """The server has no room for a request now; it will have."""
+
+    code = "server_busy"
+
+
 class OutOfMemory(LoradashError):
     """The GPU's or the machine's memory ran out."""
 
@@ -216,3 +230,11 @@ def by_code(code: str) -> type[LoradashError]:
         if kind.code == code:
             return kind
     return LoradashError
+
+
+def _cut(text: str, limit: int) -> str:
+    """Return the text, its middle left out if it is too long: both ends tell the most."""
+    if len(text) <= limit:
+        return text
+    half = (limit - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"

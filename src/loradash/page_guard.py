@@ -8,6 +8,8 @@ its origin: images, frames and links don't. Browsers say of these where they com
 metadata (https://www.w3.org/TR/fetch-metadata/); a program that isn't a browser sends neither.
 """
 
+import asyncio
+import contextlib
 import json
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
@@ -15,6 +17,10 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+
+# What is still read of a request that was refused: whoever is sending hears of it at the end.
+_DISCARDED_BYTES = 512 * 2**20
+_DISCARDING_S = 30.0
 
 _OWN_SITES = frozenset({"", "same-origin", "none"})  # none: typed in, or a bookmark
 
@@ -62,7 +68,7 @@ class PageGuard:
         headers = {key.decode("latin-1"): value.decode("latin-1")
                    for key, value in scope["headers"]}  # fmt: skip
         if problem := self._problem(scope["method"], headers):
-            await refuse(send_guarded, 403, problem)
+            await refuse(receive, send_guarded, 403, problem)
         else:
             await self._app(scope, receive, send_guarded)
 
@@ -74,11 +80,8 @@ class PageGuard:
         origin = headers.get("origin")
         if origin:
             is_allowed = origin in self._origins or _is_ours(origin, headers["host"])
-            return (
-                ""
-                if is_allowed
-                else f"pages of {origin[:100]} may not use this server; " + (self._remedy)
-            )
+            problem = f"pages of {origin[:100]} may not use this server; {self._remedy}"
+            return "" if is_allowed else problem
         if headers.get("sec-fetch-site", "") in _OWN_SITES or _is_visit(method, headers):
             return ""
         page = _origin_of(headers.get("referer", ""))
@@ -87,8 +90,14 @@ class PageGuard:
         return f"pages of {page[:100] or 'other sites'} may not use this server; {self._remedy}"
 
 
-async def refuse(send: Send, status: int, text: str, allowed_origin: str = "") -> None:
-    """Answer with an error; a page of an origin that is allowed may read it."""
+async def refuse(
+    receive: Receive, send: Send, status: int, text: str, allowed_origin: str = ""
+) -> None:
+    """Answer with an error; a page of an origin that is allowed may read it.
+
+    The connection is closed only after the client had time to send the rest of its body: it would
+    otherwise be reset, and most clients read no reply before they have sent everything.
+    """
     body = json.dumps({"error": text}).encode()
     allowed = allowed_origin.encode("latin-1")
     cors = [(b"access-control-allow-origin", allowed), (b"vary", b"Origin")]
@@ -104,7 +113,21 @@ async def refuse(send: Send, status: int, text: str, allowed_origin: str = "") -
             ],
         }
     )
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    await _discard(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _discard(receive: Receive) -> None:
+    """Read what still comes of a request's body, for a bounded while."""
+    discarded = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARDING_S):
+            while discarded < _DISCARDED_BYTES:
+                message = await receive()
+                discarded += len(message.get("body", b""))
+                if not message.get("more_body"):  # the end, or the client has gone
+                    return
 
 
 def _is_visit(method: str, headers: Mapping[str, str]) -> bool:

@@ -323,9 +323,10 @@ class Settings(BaseSettings):
         description="Web origins, separated by commas, whose pages may use the server.",
     )
     max_request_mb: Annotated[int, Field(ge=1, le=4096)] = Field(
-        256,
+        96,
         validation_alias="LORADASH_MAX_REQUEST_MB",
-        description="Largest request that the server reads, in MB of JSON.",
+        description="Largest job request that the server reads, in MB of JSON; those that are "
+        "read and answered at a time hold twice as much together.",
     )
     server_url: str = Field(
         "",

@@ -32,5 +32,16 @@ def test_an_error_shows_its_message_all_problems_and_the_remedy():
     assert str(error) == "two problems\n  - a: missing\n  - b: unknown\nFix them."
 
 
+def test_what_an_error_quotes_is_cut_in_its_middle_and_its_problems_are_counted():
+    error = InvalidConfig("x" * 10**6 + "end", problems=["y" * 10**6] * 1000, remedy="z" * 10**6)
+    assert len(str(error)) < 60_000
+    assert len(error.message) <= errors.MAX_MESSAGE
+    assert error.message.startswith("xxx")
+    assert error.message.endswith("end")
+    assert len(error.problems) == errors.MAX_PROBLEMS + 1
+    assert max(map(len, error.problems)) <= errors.MAX_PROBLEM
+    assert error.problems[-1] == "and 900 more"
+
+
 def test_an_error_with_a_message_alone_is_one_line():
     assert str(OutOfMemory("the GPU's memory ran out")) == "the GPU's memory ran out"

@@ -23,6 +23,7 @@ from loradash.api.examples import EXAMPLES
 from loradash.api.files import make_router as make_files_router
 from loradash.api.gateway import json_response, make_router
 from loradash.api.guard import Guard
+from loradash.api.intake import Intake
 from loradash.api.jobs import JobService
 from loradash.api.uploads import make_router as make_uploads_router
 from loradash.domain import requests
@@ -37,6 +38,7 @@ from loradash.errors import (
     NotFound,
     RegistryUnavailable,
     ResultsNotStored,
+    ServerBusy,
     StoreRefused,
     StoreUnavailable,
     TransferFailed,
@@ -60,6 +62,7 @@ _STATUS_OF: dict[type[LoradashError], int] = {
     StoreUnavailable: 503,
     ExecutorUnavailable: 503,
     RegistryUnavailable: 503,
+    ServerBusy: 503,
     DiskFull: 507,
 }
 
@@ -77,7 +80,7 @@ class Server:
     hurry: Callable[[], None] = lambda: None
     cors_origins: tuple[str, ...] = ()
     names: frozenset[str] = LOCAL_NAMES
-    max_request_bytes: int = 256 * 2**20
+    max_request_bytes: int = 96 * 2**20
 
 
 class _Name(BaseModel):
@@ -113,7 +116,7 @@ def create_app(server: Server) -> FastAPI:
         docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
         redoc_url=None,
     )
-    router = make_router(jobs)
+    router = make_router(jobs, Intake(server.max_request_bytes))
     app.include_router(router, prefix="/v2")
     # The published dashboard takes any address that holds this name for RunPod's.
     app.include_router(router, prefix="/api.runpod.ai/v2", include_in_schema=False)

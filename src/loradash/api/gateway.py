@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from loradash.api.examples import EXAMPLES
+from loradash.api.intake import Intake, read_json
 from loradash.api.jobs import JobService, finished
 from loradash.domain.requests import makes_process
 from loradash.errors import InvalidRequest
@@ -43,14 +44,28 @@ _INPUT = {
 }
 
 
-def make_router(jobs: JobService) -> APIRouter:
+def make_router(jobs: JobService, intake: Intake) -> APIRouter:
     """Return the routes below ``/v2/{endpoint}``."""
+
+    async def begin(
+        request: Request, route: str
+    ) -> tuple[Any, dict[str, Any], str, "Future[Reply]"]:
+        """Start a job; what it holds of the intake's room is given back once it is answered."""
+        room = await intake.reserve(request)
+        try:
+            data, warnings = await read_input(request)
+            job_id, future = jobs.start(data, base_url(request), route)
+        except BaseException:
+            room.release()
+            raise
+        future.add_done_callback(room.release)
+        return data, warnings, job_id, future
+
     router = APIRouter(tags=["jobs"], dependencies=[Depends(_endpoint)])
 
     @router.post("/{endpoint}/run", openapi_extra=_INPUT, summary="Start a job")
     async def run(request: Request) -> Response:
-        data, warnings = await read_input(request)
-        job_id, future = jobs.start(data, base_url(request), "run")
+        data, warnings, job_id, future = await begin(request, "run")
         reply = await _wait(future, RUN_WAITS_S)
         if reply is None:
             return json_response({"id": job_id, "status": "IN_PROGRESS", **warnings})
@@ -66,8 +81,7 @@ def make_router(jobs: JobService) -> APIRouter:
 
     @router.post("/{endpoint}/runsync", openapi_extra=_INPUT, summary="Start a job and wait for it")
     async def runsync(request: Request, wait: Wait = SYNC_WAITS_MS) -> Response:
-        data, warnings = await read_input(request)
-        job_id, future = jobs.start(data, base_url(request), "runsync")
+        _, warnings, job_id, future = await begin(request, "runsync")
         reply = await _wait(future, wait / 1000)
         if reply is None:
             return json_response({"id": job_id, "status": "IN_PROGRESS", **warnings})
@@ -122,8 +136,7 @@ async def read_input(request: Request) -> tuple[Any, dict[str, Any]]:
         raise InvalidRequest(
             f"content-type is {kind[:100]!r}", remedy="Send JSON with application/json."
         )
-    body = await request.body()
-    document = await _in_thread(lambda: _parsed(body))
+    document = await read_json(request)
     if not isinstance(document, dict) or "input" not in document:
         raise InvalidRequest(
             "input: missing", remedy='Send {"input": {"type": "processes"}} or the like.'
@@ -146,15 +159,6 @@ def json_response(content: Any, status: int = 200, request_id: str = "") -> Resp
         text = json.dumps(_finite(content), allow_nan=False)
     headers = {"X-Request-ID": request_id} if request_id else None
     return Response(text, status, headers, "application/json")
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(
-            f"the body isn't JSON: {str(error)[:200]}", remedy="Send a JSON object."
-        ) from error
 
 
 def _finite(value: Any) -> Any:

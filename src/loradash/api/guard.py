@@ -11,6 +11,10 @@ from loradash.page_guard import LOCAL_NAMES, PageGuard, refuse
 # Their bodies go to disk piece by piece, and have limits that are made for files.
 _TO_FILES = re.compile(r"/uploads/.+|/datasets/[^/]+/zip")
 
+# Only job requests may bring whole files, in base64.
+_JOB_REQUEST = re.compile(r"(/api\.runpod\.ai)?/v2/[^/]+/run(sync)?")
+_SMALL_BODY_BYTES = 2**20
+
 
 class TooLarge(HTTPException):
     """A request's body is larger than the server reads; an HTTP error, so that it stays one."""
@@ -48,8 +52,10 @@ class Guard:
             await self._app(scope, receive, send)
             return
         limit = self._max_body_bytes
+        if not _JOB_REQUEST.fullmatch(scope["path"]):
+            limit = min(limit, _SMALL_BODY_BYTES)
         if int(_number(headers.get("content-length", "0"))) > limit:
-            await refuse(send, 413, too_large_text(limit), headers.get("origin", ""))
+            await refuse(receive, send, 413, too_large_text(limit), headers.get("origin", ""))
             return
         await self._app(scope, _limited(receive, limit), send)
 

@@ -7,7 +7,6 @@ request's id, as RunPod keeps it.
 
 import heapq
 import json
-import math
 import threading
 import time
 from collections import OrderedDict
@@ -24,8 +23,10 @@ from loradash.services.processes import ProcessService
 
 KEPT_S = {"run": 30 * 60.0, "runsync": 60.0}
 """Seconds for which a reply can be fetched again (RunPod's documented retention)."""
-MAX_KEPT_BYTES = 256 * 2**20
-MAX_RETRIED_INPUT_BYTES = 2**20
+MAX_KEPT_BYTES = 64 * 2**20
+"""Bytes of JSON that are kept, of replies and of the inputs of failed jobs together."""
+MAX_RETRIED_INPUT_BYTES = 2**18
+_JOB_BYTES = 2000  # what a job takes beside its texts
 _THREADS = 16
 
 _STATES = {
@@ -39,15 +40,22 @@ _STATES = {
 
 @dataclass
 class _Job:
+    """A job. What is kept of one that has ended is JSON text: its length is what it takes."""
+
     id: str
     kept_s: float
-    future: "Future[Reply]"
+    future: "Future[Reply] | None" = None
     created_s: float = field(default_factory=time.monotonic)
     began_s: float | None = None
     ended_s: float | None = None
-    input: object = None
-    size_bytes: int = 0
+    reply: bytes | None = None
+    input: bytes | None = None
+    """Kept of failed jobs only, which can be retried."""
     streamed: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        return _JOB_BYTES + len(self.reply or b"") + len(self.input or b"")
 
 
 class JobService:
@@ -68,24 +76,26 @@ class JobService:
     def start(self, data: object, base_url: str, route: str) -> tuple[str, "Future[Reply]"]:
         """Begin to answer a request; return the job's id and its coming reply."""
         job_id = new_request_id()
-        job = _Job(job_id, KEPT_S[route], Future(), input=_small(data))
+        job = _Job(job_id, KEPT_S[route])
         with self._lock:
             self._forget_old()
             self._jobs[job_id] = job
-        job.future = self._pool.submit(self._answer, job, data, base_url)
-        return job_id, job.future
+            job.future = future = self._pool.submit(self._answer, job, data, base_url)
+        return job_id, future
 
     def shown(self, job_id: str) -> dict[str, Any]:
         """Return a job's state. Raises `NotFound`."""
         if is_process_id(job_id):
             return self._process(job_id)
         job = self._job(job_id)
-        if not job.future.done():
+        with self._lock:
+            reply, is_cancelled = job.reply, job.future is not None and job.future.cancelled()
+        if is_cancelled:
+            return {"id": job_id, "status": "CANCELLED"}
+        if reply is None:
             state = "IN_QUEUE" if job.began_s is None else "IN_PROGRESS"
             return {"id": job_id, "status": state}
-        if job.future.cancelled():
-            return {"id": job_id, "status": "CANCELLED"}
-        return {**finished(job_id, job.future.result()), **_times(job)}
+        return {**finished(job_id, json.loads(reply)), **_times(job)}
 
     def stream(self, job_id: str) -> dict[str, Any]:
         """Return what is new since this was asked last. Raises `NotFound`.
@@ -130,11 +140,11 @@ class JobService:
             self._processes.cancel(job_id)
             return {"id": job_id, "status": "CANCELLED"}
         job = self._job(job_id)
-        if job.future.cancel():
-            with self._lock:
+        with self._lock:
+            if job.future is None:
+                raise ConflictingState(f"job {job_id} has ended", remedy="Check its status.")
+            if job.ended_s is None and job.future.cancel():
                 self._ended(job)
-        elif job.future.done():
-            raise ConflictingState(f"job {job_id} has ended", remedy="Check its status.")
         return {"id": job_id, "status": self.shown(job_id)["status"]}
 
     def retry(self, job_id: str, base_url: str) -> dict[str, Any]:
@@ -153,9 +163,10 @@ class JobService:
                 f"job {job_id}: its input was too large to be kept", remedy="Send it again."
             )
         with self._lock:
-            if job.future.done():  # else somebody else's retry was faster
-                job.began_s = job.ended_s = None
-                job.future = self._pool.submit(self._answer, job, job.input, base_url)
+            if job.future is None and job.input is not None:  # else another retry was faster
+                data = json.loads(job.input)
+                job.began_s = job.ended_s = job.reply = job.input = None
+                job.future = self._pool.submit(self._answer, job, data, base_url)
                 self._retried += 1
         return {"id": job_id, "status": "IN_QUEUE"}
 
@@ -191,8 +202,10 @@ class JobService:
     def _answer(self, job: _Job, data: object, base_url: str) -> Reply:
         job.began_s = time.monotonic()
         reply = self._dispatcher.answer(data, base_url=base_url, request_id=job.id)
-        job.size_bytes = _rough_size(reply)
+        text = json.dumps(reply).encode()
+        kept_input = _small(data) if is_error(reply) else None
         with self._lock:
+            job.reply, job.input, job.future = text, kept_input, None
             self._ended(job)
         return reply
 
@@ -259,9 +272,14 @@ def finished(job_id: str, reply: Reply) -> dict[str, Any]:
 
     The SDK takes ``error`` out of a reply, and leaves out ``output`` if nothing remains.
     """
-    if "error" in reply and len(reply) == 1:
+    if is_error(reply):
         return {"id": job_id, "status": "FAILED", "error": reply["error"]}
     return {"id": job_id, "status": "COMPLETED", "output": reply}
+
+
+def is_error(reply: Reply) -> bool:
+    """Whether a reply says that the request failed."""
+    return "error" in reply and len(reply) == 1
 
 
 def _times(job: _Job) -> dict[str, Any]:
@@ -272,28 +290,6 @@ def _times(job: _Job) -> dict[str, Any]:
     }
 
 
-def _small(data: object) -> object:
-    size = _rough_size(data, MAX_RETRIED_INPUT_BYTES)
-    return data if size <= MAX_RETRIED_INPUT_BYTES else None
-
-
-def _rough_size(value: object, enough: float = math.inf) -> int:
-    """Bytes of the texts in a JSON value, or some number above ``enough`` if it has more.
-
-    It walks without recursion: nesting can't end the request.
-    """
-    size = 0
-    waiting = [value]
-    while waiting and size <= enough:
-        item = waiting.pop()
-        if isinstance(item, str):
-            size += len(item)
-        elif isinstance(item, dict):
-            size += 16 * len(item) + sum(len(str(key)) for key in item)
-            waiting.extend(item.values())
-        elif isinstance(item, list | tuple):
-            size += 16 * len(item)
-            waiting.extend(item)
-        else:
-            size += 8
-    return size
+def _small(data: object) -> bytes | None:
+    text = json.dumps(data).encode()
+    return text if len(text) <= MAX_RETRIED_INPUT_BYTES else None
