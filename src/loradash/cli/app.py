@@ -15,6 +15,7 @@ from loradash.cli import (
     doctor_command,
     generate_command,
     process_commands,
+    storage_command,
     train_command,
     up_command,
     worker_command,
@@ -102,4 +103,10 @@ datasets.command("rm")(_works(dataset_edit_commands.rm))
 datasets.command("zip")(_works(dataset_edit_commands.zip_))
 datasets.command("import")(_works(dataset_edit_commands.import_))
 app.add_typer(datasets, name="datasets")
+storage = typer.Typer(
+    help="Move to another object store.", no_args_is_help=True, rich_markup_mode=None
+)
+storage.callback()(lambda: None)  # one command alone would have no name
+storage.command("copy")(storage_command.copy)
+app.add_typer(storage, name="storage")
 app.add_typer(dev_command.dev, name="dev")

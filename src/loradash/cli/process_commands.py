@@ -147,7 +147,7 @@ def models(context: typer.Context, as_json: Json = False) -> None:
     """List the trained LoRAs, the newest first; rename or delete one."""
     if context.invoked_subcommand:
         return
-    from loradash.cli.output import print_table
+    from loradash.cli.output import print_table, to_stderr
     from loradash.domain.sizes import size_text
 
     with _backend() as backend:
@@ -165,6 +165,8 @@ def models(context: typer.Context, as_json: Json = False) -> None:
     ]  # fmt: skip
     heads = ("process id", "name", "file", "size", "trigger word", "base model", "made")
     print_table(heads, rows, "no trained LoRAs yet")
+    if note := reply.get("note"):
+        to_stderr(note)
 
 
 def rename_model(

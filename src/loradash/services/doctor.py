@@ -9,17 +9,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import loradash
 from loradash.data import EMBEDDED_BASE_MODELS, base_model_folder
 from loradash.errors import LoradashError
+from loradash.services.store_copy import PREFIXES
 from loradash.settings import Settings
+from loradash.storage.existence import ExistenceCache
+from loradash.storage.keys import DATASET_MANIFEST
+from loradash.storage.local import LocalStore
 from loradash.storage.store import ObjectStore, Remote
+from loradash.storage.transfer import in_parallel
 
 Verdict = Literal["ok", "off", "bad"]
 
+_LOOKED_AT = 50  # objects of an earlier folder
 _ENGINE_PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 _DEVICE_PROBE = """
 import json, torch
@@ -88,7 +95,31 @@ def _object_store(settings: Settings, store: ObjectStore) -> list[Finding]:
             else Finding(f"  {name}", "off", f"{reasons.get(name, 'switched off')}; {what}: no")
         )
     others = (name for name in reasons if name not in _MEANINGS)
-    return findings + [Finding(f"  {name}", "off", reasons[name]) for name in others]
+    findings += [Finding(f"  {name}", "off", reasons[name]) for name in others]
+    left = left_behind(LocalStore(settings.objects_path), store)
+    if left:
+        findings.append(
+            Finding(
+                "  earlier folder", "off",
+                f"{settings.objects_path} has results or datasets that aren't in the bucket "
+                f"({left} of the first {_LOOKED_AT})",
+                "Copy them: loradash storage copy.",
+            )
+        )  # fmt: skip
+    return findings
+
+
+def left_behind(folder: LocalStore, store: ObjectStore) -> int:
+    """Return how many of a folder's first adapters and datasets aren't in the store."""
+    keys = (
+        info.key
+        for prefix in PREFIXES
+        for info in folder.list(prefix)
+        if info.key.endswith(DATASET_MANIFEST) or "/lora/" in info.key
+    )
+    known = ExistenceCache(store)
+    looked = in_parallel(list(islice(keys, _LOOKED_AT)), known.find, tries=1)
+    return sum(info is None for _, info in looked.done)
 
 
 _MEANINGS = {

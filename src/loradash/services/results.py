@@ -21,6 +21,7 @@ from loradash.runtime.results import write_manifest
 from loradash.runtime.workspace import Workspace
 from loradash.services.links import Links, Url
 from loradash.services.pieces import ZipPieces
+from loradash.services.presence import Presence, note_of
 from loradash.services.result_content import not_what_was_stored
 from loradash.services.result_zip import result_zip
 from loradash.storage import keys
@@ -61,14 +62,17 @@ class ResultService:
         self._max_inline_bytes = max_inline_bytes
         self._address = address
         self._links = Links(store, url_expires_s)
+        self._presence = Presence(store)
 
     def models(self, limit: int, cursor: str) -> dict[str, Any]:
-        """Return the finished adapters, the newest first."""
-        found, next_cursor = self._registry.newest_artifacts(["lora"], limit=limit, before=cursor)
+        """Return the finished adapters, the newest first; a note tells of those that are gone."""
+        listed, next_cursor = self._registry.newest_artifacts(["lora"], limit=limit, before=cursor)
+        found, missing = self._presence.split(listed)
         return {
             "models": [self._model(entry) for entry in found],
             "count": len(found),
             "next_cursor": next_cursor or None,
+            **note_of(missing),
         }
 
     def files(self, path: str, limit: int, cursor: str) -> dict[str, Any]:
@@ -84,11 +88,13 @@ class ResultService:
             )
         else:
             found, next_cursor = [], ""
+        found, missing = self._presence.split(found)
         return {
             "lora_files": [self._file(entry) for entry in found if entry.kind == "lora"],
             "image_files": [self._file(entry) for entry in found if entry.kind != "lora"],
             "total_files": len(found),
             "next_cursor": next_cursor or None,
+            **note_of(missing),
         }
 
     def download(self, process_id: str, key: str | None, base_url: str) -> dict[str, Any]:
