@@ -276,6 +276,37 @@ def test_a_signed_form_is_good_for_nothing_else(place):
     assert place.keys() == []
 
 
+def test_what_is_signed_leads_to_the_public_address(weed):
+    """Others may be outside of the network where the server's own address leads anywhere."""
+    public = f"http://localhost:{weed.server.port}"
+    store = weed.another(public_endpoint_url=public)
+    assert store.examine().notes == ()
+    store.put("a.png", b"content")
+    get = store.get_url("a.png", filename="a.png", expires_s=60)
+    put = store.put_url("b.png", content_type="image/png", size_bytes=3, expires_s=60)
+    form = store.post_form("c.png", content_type="image/png", max_bytes=5, expires_s=60)
+    upload_id = store.begin_upload("d", content_type="a/b")
+    part = store.part_url("d", upload_id, 1, expires_s=60)
+    for url in (get, put.url, form.url, part.url):
+        assert url.startswith(f"{public}/{weed.bucket}/")
+    assert browser().get(get).content == b"content"
+    assert browser().put(put.url, headers=put.headers, content=b"abc").is_success
+    assert post(form, b"abc").is_success
+    assert browser().put(part.url, content=b"x").is_success
+    assert weed.content("b.png") == weed.content("c.png") == b"abc"
+    store.abort_upload("d", upload_id)
+
+
+def test_a_public_address_that_does_not_work_is_said(weed, weed_proxy):
+    away = weed.another(public_endpoint_url="http://127.0.0.1:1")
+    (note,) = away.examine().notes
+    assert note.startswith("public endpoint: S3_PUBLIC_ENDPOINT_URL can't be reached from here")
+    wrong = weed.another(public_endpoint_url=f"{weed_proxy.url}/another/path")
+    (note,) = wrong.examine().notes
+    assert note.startswith("public endpoint: ")
+    assert "correct S3_PUBLIC_ENDPOINT_URL" in note
+
+
 # Uploads in parts by others
 
 
