@@ -170,8 +170,8 @@ class Settings(BaseSettings):
     min_free_disk_mb: Annotated[int, Field(ge=0)] = Field(
         2048,
         validation_alias="LORADASH_MIN_FREE_DISK_MB",
-        description="Free disk space, in MB, below which nothing is fetched and a training stops "
-        "with a checkpoint; 0 never does.",
+        description="Free disk space, in MB, below which nothing is fetched or uploaded and a "
+        "training stops with a checkpoint; 0 never does.",
     )
     device: str = Field(
         "auto",

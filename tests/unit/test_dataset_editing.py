@@ -973,7 +973,7 @@ class Importer:
         self.release.set()
         self.running = threading.Semaphore(0)
 
-    def fetch(self, url, path, max_bytes):
+    def fetch(self, url, path, max_bytes, room=None):
         self.running.release()
         assert self.release.wait(30)
         self.asked = SimpleNamespace(url=url, max_bytes=max_bytes)

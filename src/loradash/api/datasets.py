@@ -203,12 +203,14 @@ def _add_imports(router: APIRouter, services: Services) -> None:
             raise InvalidRequest(
                 f"content-type is {kind[:100]!r}", remedy="Send a zip file as application/zip."
             )
-        with services.datasets.scratch.folder() as place:
+        scratch = services.datasets.scratch
+        with scratch.room() as kept, scratch.folder() as place:
             path = place / "sent.zip"
             most = services.datasets.limits.max_upload_bytes
             await receive(
-                request, path, "zip file", lambda size, _is_all: _refuse_too_large(size, most)
-            )
+                request, path, "zip file", lambda size, _is_all: _refuse_too_large(size, most),
+                kept.arriving,
+            )  # fmt: skip
             result = await asyncio.to_thread(editor.import_zip, name, path, replace=replace)
         return _reply(result)
 

@@ -37,11 +37,13 @@ def make_router(services: Services) -> APIRouter:
     ) -> Response:
         uploads = services.uploads
         expected = await asyncio.to_thread(uploads.expected, folder, upload_id, filename)
-        with services.datasets.scratch.folder() as place:
+        scratch = services.datasets.scratch
+        with scratch.room(expected.size_bytes) as kept, scratch.folder() as place:
             path = place / "file"
             await receive(
-                request, path, "file", lambda size, is_all: _check_size(size, is_all, expected)
-            )
+                request, path, "file", lambda size, is_all: _check_size(size, is_all, expected),
+                kept.arriving,
+            )  # fmt: skip
             stored = await asyncio.to_thread(uploads.receive, expected, path)
         return json_response({"filename": filename, "key": stored.key, "size": stored.size_bytes})
 

@@ -79,11 +79,23 @@ class Room:
         with self._guard.lock:
             self.left_bytes = max(0, self.left_bytes - size_bytes)
 
+    def write(self, size_bytes: int) -> None:
+        """Note that so much is being written, announced or not. Raises `DiskFull`."""
+        with self._guard.lock:
+            self.grow(max(0, size_bytes - self.left_bytes))
+            self.wrote(size_bytes)
+
+    def announce(self, size_bytes: int) -> None:
+        """Keep as much as is going to be written. Raises `DiskFull`."""
+        with self._guard.lock:
+            self.grow(max(0, size_bytes - self.left_bytes))
+
     def grow(self, size_bytes: int) -> None:
         """Keep so much more. Raises `DiskFull`."""
-        with self._guard.lock:
-            self._guard.require(self.folder, size_bytes)
-            self.left_bytes += size_bytes
+        if size_bytes:
+            with self._guard.lock:
+                self._guard.require(self.folder, size_bytes)
+                self.left_bytes += size_bytes
 
 
 class DiskGuard:

@@ -170,7 +170,8 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
     address = _address(settings)
     registry = _make_registry(settings, store)
     datasets = DatasetStore(
-        store, address, limits=_upload_limits(settings), scratch=scratch_of(workspace),
+        store, address, limits=_upload_limits(settings),
+        scratch=scratch_of(workspace, guard, _objects_folder(settings)),
         concurrency=settings.s3_concurrency,
     )  # fmt: skip
     children = ChildRecords(workspace.run)
@@ -292,9 +293,15 @@ def _upload_limits(settings: Settings) -> UploadLimits:
     )
 
 
-def scratch_of(workspace: Workspace) -> Scratch:
-    """Return where large uploads lie on their way into the store."""
-    return Scratch(workspace.root / "tmp")
+def scratch_of(
+    workspace: Workspace, guard: DiskGuard | None = None, objects: Path | None = None
+) -> Scratch:
+    """Return where uploads lie on their way into the store; ``objects`` is a store's folder."""
+    return Scratch(workspace.root / "tmp", guard, objects)
+
+
+def _objects_folder(settings: Settings) -> Path | None:
+    return None if settings.s3_bucket else settings.objects_path
 
 
 def _limits(settings: Settings, timeout_s: float) -> Limits:

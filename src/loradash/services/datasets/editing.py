@@ -234,11 +234,13 @@ class DatasetEditor:
         Raises `InvalidRequest` and `InvalidDataset` before anything is stored, `TransferFailed`.
         """
         self._check_name(folder)
-        with self._datasets.scratch.folder() as place:
-            found = extract(path, place, self._datasets.limits)
+        scratch = self._datasets.scratch
+        with scratch.room() as room, scratch.folder() as place:
+            found = extract(path, place, self._datasets.limits, room.grow)
+            room.wrote(room.arriving.left_bytes)
             result = self._datasets.store_paths(
                 folder, found.sources, replace=replace, training_name=training_name,
-                trigger_word=trigger_word,
+                trigger_word=trigger_word, room=room,
             )  # fmt: skip
         return result.model_copy(update={"warnings": (*found.notes, *result.warnings)})
 
@@ -257,10 +259,12 @@ class DatasetEditor:
 
         importer = self._importer or UrlImporter()
         try:
-            with self._datasets.scratch.folder() as place:
+            scratch = self._datasets.scratch
+            with scratch.room(arrives=True) as room, scratch.folder() as place:
                 fetched = importer.fetch(
-                    url, place / "fetched", self._datasets.limits.max_upload_bytes
-                )
+                    url, place / "fetched", self._datasets.limits.max_upload_bytes,
+                    room=room.arriving,
+                )  # fmt: skip
                 if fetched.kind == "zip":
                     return self.import_zip(folder, fetched.path, replace=replace)
                 source = SourceFile(fetched.name, fetched.path)

@@ -6,7 +6,6 @@ A file that the dataset holds already isn't stored again: the new manifest names
 """
 
 import contextlib
-import errno
 import hashlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -34,7 +33,7 @@ from loradash.errors import (
 from loradash.services.datasets.copies import OnFetched, Stale, fetch, is_copy
 from loradash.services.datasets.manifests import Change, Manifests
 from loradash.services.datasets.reading import named
-from loradash.services.datasets.scratch import SYSTEMS_SCRATCH, Scratch
+from loradash.services.datasets.scratch import SYSTEMS_SCRATCH, Scratch, UploadRoom
 from loradash.services.datasets.upload_checks import (
     DEFAULT_LIMITS,
     CheckedSource,
@@ -42,14 +41,16 @@ from loradash.services.datasets.upload_checks import (
     UploadLimits,
     check_sources,
     decode_files,
+    most_bytes,
     named_sources,
     refuse,
     stamp_of,
 )
 from loradash.services.datasets.upload_results import UploadResult, is_of_upload, upload_result
 from loradash.storage import keys
+from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore, conditional_put
-from loradash.storage.transfer import CONCURRENCY, OnProgress, Transfer, put_files
+from loradash.storage.transfer import CONCURRENCY, OnProgress, Transfer, TransferProgress, put_files
 
 FilesOf = Callable[[DatasetManifest], Sequence[DatasetFile]]
 
@@ -118,11 +119,13 @@ class DatasetStore:
             training_name=request.training_name,
             trigger_word=request.trigger_word,
         )
-        with self.scratch.folder() as folder:
+        most = min(most_bytes(request.files), self.limits.max_upload_bytes)
+        with self.scratch.room(most) as room, self.scratch.folder() as folder:
             sources, damaged = decode_files(request.files, folder, self.limits)
+            room.wrote(most)
             checked, unusable = check_sources(sources)
             refuse([*damaged, *unusable], len(request.files))
-            return self._store_checked(upload, checked)
+            return self._store_checked(upload, checked, room)
 
     def store_paths(
         self,
@@ -133,11 +136,13 @@ class DatasetStore:
         training_name: str = "",
         trigger_word: str = "",
         on_progress: OnProgress | None = None,
+        room: UploadRoom | None = None,
     ) -> UploadResult:
         """Store files of this machine as one dataset, or add them to it, as `upload` does.
 
-        The names lose their folders and are otherwise checked as those of an upload are. Raises
-        `InvalidRequest`, `InvalidDataset`, `InvalidKey`, `TransferFailed`.
+        ``room`` is what is kept for them, if it is. The names lose their folders and are otherwise
+        checked as those of an upload are. Raises `InvalidRequest`, `InvalidDataset`, `InvalidKey`,
+        `DiskFull`, `TransferFailed`.
         """
         keys.dataset(folder)
         upload = Upload(folder, new_upload_id(), replace, training_name, trigger_word)
@@ -145,7 +150,9 @@ class DatasetStore:
             named_sources(sources, self.limits, is_replacement=replace)
         )
         refuse(unusable, len(sources))
-        return self._store_checked(upload, checked, on_progress)
+        size_bytes = 0 if room else sum(one.file.content.size_bytes for one in checked)
+        with self.scratch.room(size_bytes, arrives=False) as own:
+            return self._store_checked(upload, checked, room or own, on_progress)
 
     def change(self, folder: str, change: Change) -> DatasetManifest:
         """Replace a dataset's manifest by what ``change`` makes of it; return the new one.
@@ -265,10 +272,9 @@ class DatasetStore:
                 remedy="Upload the dataset again, or retry if it is being replaced.",
             ) from error
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if full := as_disk_full(error):
                 raise DiskFull(
-                    f"dataset {folder!r} doesn't fit on the disk of {target.parent}",
-                    remedy="Free space and retry.",
+                    f"dataset {folder!r} doesn't fit: {full.message}", remedy=full.remedy
                 ) from error
             raise
 
@@ -326,6 +332,7 @@ class DatasetStore:
         self,
         upload: Upload,
         checked: Sequence[CheckedSource],
+        room: UploadRoom,
         on_progress: OnProgress | None = None,
     ) -> UploadResult:
         """Send what the dataset doesn't hold yet, and switch to the upload.
@@ -354,7 +361,7 @@ class DatasetStore:
                 try:
                     return self.switch(upload, names, files_of, warnings)
                 except _NotStored as more:
-                    self._send(upload, more.sources, sent, on_progress)
+                    self._send(upload, more.sources, sent, room, on_progress)
         except BaseException:
             self.discard(upload.folder, list(sent.values()))
             raise
@@ -364,15 +371,25 @@ class DatasetStore:
         upload: Upload,
         sources: Sequence[CheckedSource],
         sent: dict[str, str],
+        room: UploadRoom,
         on_progress: OnProgress | None,
     ) -> None:
+        stored_bytes = 0
+
+        def tell(progress: TransferProgress) -> None:
+            nonlocal stored_bytes
+            room.stored(progress.done_bytes - stored_bytes)
+            stored_bytes = max(stored_bytes, progress.done_bytes)
+            if on_progress:
+                on_progress(progress)
+
         transfers = []
         for one in sources:
             key = keys.dataset_file(upload.folder, upload.upload_id, one.file.name)
             sent[one.file.name] = key
             transfers.append(Transfer(key, one.path, one.file.content.size_bytes))
         outcomes = put_files(
-            self._store, transfers, concurrency=self._concurrency, on_progress=on_progress
+            self._store, transfers, concurrency=self._concurrency, on_progress=tell
         )
         outcomes.or_raise(
             f"dataset {upload.folder!r}",

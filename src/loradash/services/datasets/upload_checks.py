@@ -179,6 +179,11 @@ def check_file(name: str, data: bytes) -> CheckedFile:
     return CheckedFile(name, content)
 
 
+def most_bytes(files: Sequence[UploadedFile]) -> int:
+    """Return how many bytes the files of a request have at most, before they are decoded."""
+    return sum(len(file.content) * 3 // 4 for file in files)
+
+
 def decoded(file: UploadedFile, max_bytes: int) -> bytes:
     """Return a file's bytes. Raises `InvalidRequest` without the file's name."""
     text = file.content

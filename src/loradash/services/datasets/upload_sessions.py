@@ -112,6 +112,9 @@ class UploadSessions:
         before = self._datasets.before(wanted.upload)
         upload = self._uploads.interrupted(wanted)
         if upload is None:
+            if not presigned_urls(self._store):  # else nothing of it comes through this machine
+                with self._datasets.scratch.room(sum(file.size for file in wanted.files)):
+                    pass  # there is room for all of it; each file keeps its own when it comes
             upload = wanted
             self._uploads.create(upload)
         plan = self._plan(upload, before, base_url)

@@ -26,6 +26,7 @@ from loradash.domain.sizes import size_text
 from loradash.errors import InvalidRequest
 from loradash.services.datasets.proxy_tunnel import ProxyOf, connect_through, environment_proxy
 from loradash.services.datasets.public_addresses import IpAddress, is_public
+from loradash.storage.disk import Room
 
 IsAllowed = Callable[[IpAddress], bool]
 Kind = Literal["zip", "jpeg", "png", "webp", "bmp"]
@@ -83,11 +84,12 @@ class UrlImporter:
         self._times = times
         self._ssl_context = ssl_context
 
-    def fetch(self, url: str, path: Path, max_bytes: int) -> Download:
-        """Fetch a zip file or an image into a file.
+    def fetch(self, url: str, path: Path, max_bytes: int, room: Room | None = None) -> Download:
+        """Fetch a zip file or an image into a file, for which ``room`` grows as it's announced.
 
-        Raises `InvalidRequest` for an address that may not be asked, and for whatever goes wrong on
-        the way: it isn't there, too large, too slow, or neither a zip file nor an image.
+        Raises `DiskFull`, and `InvalidRequest` for an address that may not be asked, and for
+        whatever goes wrong on the way: it isn't there, too large, too slow, or neither a zip file
+        nor an image.
         """
         target = self._checked(url)
         deadline = _Deadline(self._times.total_s)
@@ -100,7 +102,7 @@ class UrlImporter:
                 with self._response(pool, target) as response:
                     location = _location(response)
                     if location is None:
-                        _receive(response, path, max_bytes)
+                        _receive(response, path, max_bytes, room)
                         return _downloaded(target, path)
                 target = self._checked(location, target)
         raise InvalidRequest(
@@ -307,17 +309,21 @@ def _location(response: httpcore2.Response) -> str | None:
     return None
 
 
-def _receive(response: httpcore2.Response, path: Path, max_bytes: int) -> None:
+def _receive(response: httpcore2.Response, path: Path, max_bytes: int, room: Room | None) -> None:
     """Write a response's content into a file, as far as it isn't too large."""
     headers = {name.lower(): value for name, value in response.headers}
     length = headers.get(b"content-length", b"")
     size_bytes = 0
     if length.isdigit() and len(length) < 20:
         _refuse_too_large(int(length), max_bytes)
+        if room:
+            room.announce(int(length))
     with path.open("wb") as file:
         for piece in response.iter_stream():
             size_bytes += len(piece)
             _refuse_too_large(size_bytes, max_bytes)
+            if room:
+                room.write(len(piece))
             file.write(piece)
 
 

@@ -15,7 +15,7 @@ import struct
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from zipfile import ZipFile, ZipInfo
@@ -66,13 +66,19 @@ class Extracted(NamedTuple):
     notes: tuple[str, ...]
 
 
-def extract(path: Path, folder: Path, limits: UploadLimits = DEFAULT_LIMITS) -> Extracted:
+def extract(
+    path: Path,
+    folder: Path,
+    limits: UploadLimits = DEFAULT_LIMITS,
+    announce: Callable[[int], None] = lambda _size_bytes: None,
+) -> Extracted:
     """Unpack what a dataset can use of a zip file into a folder, without its sub-folders.
 
-    Other files are left out and noted; those that systems add are left out without a word. Raises
-    `InvalidRequest`, and has perhaps written a part into the folder, if the zip file is damaged,
-    if an entry leads elsewhere or is a link or encrypted, if two files would have one name, or if
-    anything is more than the limits allow.
+    ``announce`` is told how many bytes that will be, and may raise. Other files are left out and
+    noted; those that systems add are left out without a word. Raises `InvalidRequest`, and has
+    perhaps written a part into the folder, if the zip file is damaged, if an entry leads elsewhere
+    or is a link or encrypted, if two files would have one name, or if anything is more than the
+    limits allow.
     """
     with _opened(path, limits) as archive:
         entries = archive.infolist()
@@ -81,6 +87,7 @@ def extract(path: Path, folder: Path, limits: UploadLimits = DEFAULT_LIMITS) -> 
         _refuse_overlaps(archive, entries)
         kept, notes = _sorted_out(entries, parts_of)
         names = _checked_names(kept, limits)
+        announce(sum(one.info.file_size for one in kept))
         unpacking = _Unpacking(archive, limits, path.stat().st_size)
         sources = []
         for number, (name, one) in enumerate(zip(names, kept, strict=True)):
