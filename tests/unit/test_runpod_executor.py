@@ -8,7 +8,13 @@ import structlog
 from loradash.domain import process as changes
 from loradash.domain.ids import new_process_id
 from loradash.domain.process import ProcessRecord, Status
-from loradash.errors import AlreadyRunning, ExecutorRefused, ExecutorUnavailable
+from loradash.errors import (
+    AlreadyRunning,
+    ConflictingState,
+    ExecutorRefused,
+    ExecutorUnavailable,
+    RegistryUnavailable,
+)
 from loradash.executors import runpod as runpod_module
 from loradash.executors.runpod import RunpodExecutor
 from loradash.executors.runpod_client import EndpointHealth, JobStatus, RunpodJob
@@ -227,6 +233,103 @@ def test_a_lapsed_process_is_brought_to_another_worker(registry, endpoint, execu
     record = registry.get(process_id)
     assert (record.status, record.attempts[0].ending) == (Status.PENDING, "lost")
     assert (record.dispatch.job_id, record.dispatch.count) == ("job-1", 1)
+
+
+@pytest.mark.parametrize("ahead_s", [-600, -120, -25, 0, 25, 600])
+def test_a_live_worker_keeps_its_process_whatever_its_clock_says(
+    registry, executor, lease_clock, ahead_s
+):
+    process_id = waiting(registry)
+    executor.look()
+    take(registry, process_id, lease_s=30)
+    for n in range(60):
+        lease_clock.now_s += 2
+        if n % 4 == 0:
+            registry.change(
+                process_id,
+                lambda one: changes.renewed(
+                    one, "token", now=datetime.now(UTC) + timedelta(seconds=ahead_s), lease_s=30
+                ),
+            )
+        executor.look()
+    assert (registry.get(process_id).status, registry.get(process_id).attempt_count) == (
+        Status.RUNNING, 1,
+    )  # fmt: skip
+
+
+def test_a_control_plane_that_looks_first_after_an_outage_takes_nothing_away(
+    registry, executor, lease_clock, monkeypatch
+):
+    process_id = waiting(registry)
+    executor.look()
+    take(registry, process_id, lease_s=30)
+    for _ in range(3):
+        executor.look()
+        lease_clock.now_s += 2
+    with monkeypatch.context() as away:
+        away.setattr(registry, "running", Raising(RegistryUnavailable("away")))
+        for _ in range(30):
+            with pytest.raises(RegistryUnavailable):
+                executor.look()
+            lease_clock.now_s += 2
+    for _ in range(14):
+        executor.look()
+        lease_clock.now_s += 2
+    assert registry.get(process_id).status is Status.RUNNING
+    for _ in range(3):
+        executor.look()
+        lease_clock.now_s += 2
+    assert registry.get(process_id).status is Status.PENDING
+
+
+class Raising:
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self):
+        raise self.error
+
+
+def test_a_lost_process_is_shown_and_can_be_cancelled_as_far_as_the_server_has_seen(
+    registry, executor, watch, lease_clock
+):
+    """By the server's own watch; a command that has seen nothing can only ask the owner."""
+    service = ProcessService(registry, MemoryStore(), executor, watch)
+    command = ProcessService(registry, MemoryStore(), executor, LeaseWatch(30, look_every_s=2))
+    process_id = waiting(registry)
+    take(registry, process_id, lease_s=30)
+    while not watch.is_lost(watch.look(registry.running)[0]):
+        assert service.get(process_id)["lost"] is False
+        lease_clock.now_s += 2
+    assert (service.get(process_id)["lost"], command.get(process_id)["lost"]) == (True, False)
+    with pytest.raises(ConflictingState):
+        command.resume(process_id)
+    assert command.cancel(process_id).status is Status.RUNNING
+    assert service.cancel(process_id).status is Status.CANCELLED
+
+
+def test_a_lost_process_can_be_resumed_before_it_is_taken_over(
+    registry, executor, watch, lease_clock
+):
+    service = ProcessService(registry, MemoryStore(), executor, watch)
+    process_id = waiting(registry)
+    take(registry, process_id, lease_s=30)
+    while not watch.is_lost(watch.look(registry.running)[0]):
+        lease_clock.now_s += 2
+    assert service.resume(process_id).status is Status.PENDING
+
+
+def test_a_cancel_counts_from_when_it_is_seen_whoever_asked_by_whichever_clock(
+    registry, endpoint, executor
+):
+    process_id = waiting(registry)
+    executor.look()
+    take(registry, process_id)
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    registry.change(process_id, lambda one: changes.cancel_requested(one, an_hour_ago))
+    executor.look()
+    executor.look()
+    assert endpoint.cancelled == []
 
 
 def test_cancelling_what_waits_takes_its_job_out_of_the_queue(registry, endpoint, executor, watch):

@@ -25,6 +25,7 @@ from loradash.worker import work as work_module
 from loradash.worker.handler import Handler, sendable
 from loradash.worker.ownership import Ownership
 from loradash.worker.work import JobStopped, Worker
+from tests.clock import Clock
 from tests.unit.waits import until
 
 TIMING = Timing(lease_s=60, cancel_grace_s=5, max_attempts=3)
@@ -190,6 +191,75 @@ def test_a_process_whose_owner_is_lost_is_taken_over(worker, world, registry):
     taken_elsewhere(registry, process_id, lease_s=0.2)
     assert worker.run(process_id, StopRequest())["attempts"] == 2
     assert [note.ending for note in registry.get(process_id).attempts] == ["lost", "completed"]
+
+
+def watched(registry, clock):
+    """Who asks for a process again and again, with a clock of his own."""
+
+    def watching():
+        return LeaseWatch(30, look_every_s=work_module.LOOK_EVERY_S, clock=clock)
+
+    runner = Runner(registry, MemoryStore(), {}, TIMING)
+    return Ownership(registry, runner.taking, 3, watching)
+
+
+@pytest.mark.parametrize("ahead_s", [-600, -120, -2, 0, 2, 120, 600])
+def test_a_new_worker_watches_for_a_whole_lease_whatever_the_old_ones_clock_says(registry, ahead_s):
+    clock = Clock()
+    process_id = waiting(registry)
+    began_at = datetime.now(UTC) + timedelta(seconds=ahead_s)
+    registry.change(
+        process_id,
+        lambda one: changes.taken(
+            one, owner="elsewhere/1/1.00", token="theirs", now=began_at, lease_s=30, device="x"
+        ),
+    )
+    ask = watched(registry, clock).asking(process_id, "cpu")
+    for n in range(30):  # its owner is alive for a minute, and dies then
+        if n % 4 == 0:
+            registry.change(
+                process_id,
+                lambda one: changes.renewed(one, "theirs", now=began_at, lease_s=30),
+            )
+        assert not ask().is_ours
+        clock.now_s += 2
+    renewed_s = clock.now_s - 2 * 2
+    while not ask().is_ours:
+        clock.now_s += 2
+    assert renewed_s + 30 <= clock.now_s <= renewed_s + 34
+
+
+def test_a_worker_that_could_not_ask_for_a_while_watches_from_the_start_again(
+    registry, monkeypatch
+):
+    clock = Clock()
+    process_id = waiting(registry)
+    taken_elsewhere(registry, process_id, lease_s=30)
+    ask = watched(registry, clock).asking(process_id, "cpu")
+    for _ in range(10):
+        assert not ask().is_ours
+        clock.now_s += 2
+    with monkeypatch.context() as away:
+
+        def get(process_id):
+            raise RegistryUnavailable("away")
+
+        away.setattr(registry, "get", get)
+        with pytest.raises(RegistryUnavailable):
+            ask()
+    clock.now_s += 120
+    back_s = clock.now_s
+    while not ask().is_ours:
+        clock.now_s += 2
+    assert clock.now_s == back_s + 30
+
+
+def test_asking_again_for_what_somebody_has_takes_one_look(registry):
+    process_id = waiting(registry)
+    taken_elsewhere(registry, process_id, lease_s=30)
+    ask = watched(registry, Clock()).asking(process_id, "cpu")
+    registry.change = None
+    assert not ask().is_ours
 
 
 def test_who_looks_after_its_process_need_not_have_it_followed(worker, world, registry):

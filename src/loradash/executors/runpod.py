@@ -217,7 +217,8 @@ class RunpodExecutor:
         for record in self._watch.look(self._registry.running):
             if self._watch.is_lost(record):
                 record = self._take_over(record.id)
-                log.warning("owner_lost", process_id=record.id, status=str(record.status))
+                if record.status is not Status.RUNNING:
+                    log.warning("owner_lost", process_id=record.id, status=str(record.status))
             if record.status is Status.RUNNING:
                 running.append(record)
         paused = self._registry.paused()
