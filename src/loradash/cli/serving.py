@@ -8,11 +8,13 @@ from types import FrameType
 import uvicorn
 
 from loradash.api.app import Server, create_app
+from loradash.api.connections import bounded_protocol, limits_for, raise_file_limit
 from loradash.errors import LoradashError
 from loradash.listening import listen
 from loradash.streams import at_hangup
 
 _CONNECTIONS_END_S = 5
+_WAITING = 512  # connections that the kernel holds until they are accepted
 
 
 class _Uvicorn(uvicorn.Server):
@@ -57,13 +59,20 @@ def serve(server: Server, host: str, port: int, on_ready: Callable[[str], None])
             problems.append(error)
             uvicorn_server.should_exit = True
 
+    limits = limits_for(raise_file_limit())
     listener = listen(host, port)
     url = f"http://{host}:{listener.getsockname()[1]}"
     config = uvicorn.Config(
         create_app(replace(server, start=start)), log_config=None, access_log=False,
-        timeout_graceful_shutdown=_CONNECTIONS_END_S,
+        timeout_graceful_shutdown=_CONNECTIONS_END_S, http=bounded_protocol(limits), ws="none",
+        backlog=limits.accepted_at_once,
     )  # fmt: skip
-    uvicorn_server = _Uvicorn(config, lambda: on_ready(url), server.hurry)
+
+    def ready() -> None:
+        listener.listen(_WAITING)  # for the kernel; asyncio still accepts fewer at once
+        on_ready(url)
+
+    uvicorn_server = _Uvicorn(config, ready, server.hurry)
     at_hangup(uvicorn_server.handle_exit)
     try:
         uvicorn_server.run(sockets=[listener])

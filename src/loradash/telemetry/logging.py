@@ -22,6 +22,7 @@ from structlog.typing import EventDict, Processor
 
 from loradash.errors import InvalidSettings
 from loradash.telemetry.masking import cleaned, without_secrets
+from loradash.telemetry.repeats import Repeats, WrittenOnce
 
 REQUESTS_LOGGER = "loradash.requests"
 
@@ -55,6 +56,9 @@ def configure(log_folder: Path | None, level: str, *, as_json: bool, stream: Tex
         files = _file_handlers(log_folder) if log_folder else []
         close()
         _handlers.extend([_stream_handler(stream, as_json), *files])
+        once = WrittenOnce(Repeats(), {REQUESTS_LOGGER: Repeats(at_once=100, a_second=10)})
+        for handler in _handlers:
+            handler.addFilter(once)
         _take_over(level.upper())
 
 
@@ -179,10 +183,15 @@ def _file_handlers(folder: Path) -> list[logging.Handler]:
             remedy="Set WORKSPACE_PATH to a folder that can be written.",
         ) from error
     requests.addFilter(logging.Filter(REQUESTS_LOGGER))
+    app.addFilter(_not_just_a_request)  # who asks often must not rotate away what happened
     errors.setLevel(logging.ERROR)
     for handler in (app, requests, errors):
         handler.setFormatter(_json_lines())
     return [app, requests, errors]
+
+
+def _not_just_a_request(record: logging.LogRecord) -> bool:
+    return record.name != REQUESTS_LOGGER or record.levelno >= logging.WARNING
 
 
 def _json_lines() -> logging.Formatter:
