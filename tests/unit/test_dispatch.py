@@ -159,7 +159,8 @@ def test_processes_are_listed_by_pages(world):
     ids = [world.waiting().id, world.running(step=5).id, world.failed(world.running().id).id]
     reply = world.ask("processes", limit=2)
     assert set(reply) == {
-        "processes", "next_cursor", "counts", "total", "environment", "request_id",
+        "processes", "next_cursor", "counts", "total", "environment", "worker_id",
+            "note", "data_sources", "request_id",
     }  # fmt: skip
     assert all(set(one) == PROCESS for one in reply["processes"])
     assert reply["total"] == 3
@@ -267,7 +268,7 @@ def test_deleting_says_what_is_gone(world):
     trained = world.trained().id
     reply = world.ask("delete_results", process_id=trained, result_type="samples")
     assert set(reply) == {
-        "message", "result_type", "deleted", "found", "freed_bytes", "request_id",
+        "status", "message", "result_type", "deleted", "found", "freed_bytes", "request_id",
     }  # fmt: skip
     assert (reply["deleted"], reply["found"], reply["result_type"]) == (1, 1, "samples")
     assert reply["freed_bytes"] == len(picture(1))

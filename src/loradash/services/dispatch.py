@@ -22,6 +22,7 @@ from loradash.domain.schema import validate
 from loradash.domain.training_text import parse_training
 from loradash.errors import InvalidRequest, LoradashError
 from loradash.executors.executor import Executor
+from loradash.runtime.owner import this_owner
 from loradash.runtime.patience import AWAY
 from loradash.services.datasets.editing import DatasetEditor
 from loradash.services.datasets.store import DatasetStore
@@ -68,6 +69,8 @@ class Services:
     executor: Executor
     log_files: LogFiles
     places: Places
+    records_in_store: bool = False
+    """The records lie in the object store, where all workers see them, and not in a database."""
 
 
 class Dispatcher:
@@ -113,8 +116,8 @@ class Dispatcher:
                 outcome, error_text = "error", f"{type(error).__name__}: {error}"
                 log.exception("request_broke", type=kind)
                 text = (
-                    f"an error in loradash itself ({type(error).__name__}); the server's log has "
-                    f"it under {context.request_id}"
+                    f"internal error ({type(error).__name__}); see {context.request_id} in the "
+                    "server's log"
                 )
                 reply = self._error(str(as_disk_full(error) or text), error)
             seconds = time.monotonic() - began_s
@@ -205,13 +208,21 @@ def _processes(services: Services, request: requests.ProcessesRequest, context: 
         kind=request.kind, statuses=request.status, limit=request.limit, cursor=request.cursor
     )
     counts = services.processes.counts()
+    total = sum(counts.values())
+    in_store = total if services.records_in_store else 0
+    where = "the object store" if services.records_in_store else "the database"
     return {  # no "status" beside "processes": the published client would then drop half of it
         "processes": found,
         "next_cursor": cursor or None,
         "counts": {str(status): number for status, number in counts.items()},
-        "total": sum(counts.values()),
+        "total": total,
         "environment": services.health.environment,
-    }
+        "worker_id": this_owner(),
+        "note": f"{len(found)} of {total} processes, from the records in {where}",
+        "data_sources": {
+            "s3_processes": in_store, "local_processes": total - in_store, "total": total,
+        },
+    }  # fmt: skip
 
 
 def _process_status(

@@ -193,6 +193,7 @@ class ResultService:
         for process_id in process_ids:
             gone += self._delete_of(process_id, result_type)
         return {
+            "status": "success",
             "message": f"{len(gone)} files deleted",
             "result_type": result_type,
             "deleted": len(gone),

@@ -284,6 +284,7 @@ def make_services(
         executor=executor,
         log_files=LogFiles(core.workspace.logs),
         places=places,
+        records_in_store=core.settings.registry == "objects",
     )  # fmt: skip
 
 

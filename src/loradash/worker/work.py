@@ -234,7 +234,12 @@ class Worker:
 
 
 def _started(process_id: str) -> Reply:
-    return {"process_id": process_id, "data": {"process_id": process_id}, "status": "started"}
+    return {
+        "process_id": process_id,
+        "data": {"process_id": process_id},
+        "message": f"process {process_id} is being worked on",
+        "status": "started",
+    }
 
 
 def outcome(record: ProcessRecord) -> Reply:
@@ -249,9 +254,11 @@ def outcome(record: ProcessRecord) -> Reply:
         "attempts": record.attempt_count,
     }
     if record.status is Status.COMPLETED:
-        return {**reply, "status": "completed"}
+        message = f"{record.kind} {record.id} is completed"
+        return {**reply, "status": "completed", "message": message}
     if not record.status.is_end:
-        return {**reply, "status": "elsewhere"}
+        message = f"{record.kind} {record.id} is worked on by another worker"
+        return {**reply, "status": "elsewhere", "message": message}
     if record.error:
         text = "\n".join(
             part for part in (record.error.message, record.error.remedy, *record.error.problems)
