@@ -149,7 +149,7 @@ class Run:
     """All cases over all groups."""
 
     def __init__(self, steps: int) -> None:
-        self._config = training("shapes", name="outage", seed=11, steps=steps, save_every=20)
+        self._config = training("shapes", name="outage", seed=11, steps=steps, save_every=8)
         self._steps = steps
         self._engines = threading.Semaphore(ENGINES)
         self._lock = threading.Lock()
@@ -188,12 +188,14 @@ class Run:
             if case.moment != "never" and not (case.moment == "delivery" and not group.plane):
                 outage_s = time.monotonic()
                 away.enter_context(group.outage(case.kind))
+            if case.moment in ("start", "delivery"):  # its engine begins when the outage is over
+                engine.close()
             until_s = outage_s + case.duration_s
             while time.monotonic() < until_s:
                 if self._engine_has_ended(group, process_id):
                     engine.close()
                 time.sleep(0.1)
-            if case.moment == "delivery" and not group.plane:
+            if case.moment in ("start", "delivery"):
                 engine.enter_context(self._engines)
             outage_s = time.monotonic() - outage_s
             away.close()
@@ -243,14 +245,13 @@ class Run:
 def cases(count: int, cancels: int, seed: int, longest_s: float) -> list[Case]:
     """Every moment with every kind; short outages are more than long ones."""
     chance = random.Random(seed)
-    shares = {600: 1, 300: 2, 120: 3, 60: 4, 30: 5, 10: 5}
+    shares = {600: 1, 300: 2, 120: 3, 60: 8, 30: 12, 10: 14}
     durations = [s for s in DURATIONS_S for _ in range(shares[s])]
     durations = [min(s, longest_s) for s in durations]
     pairs = [(moment, kind) for kind in KINDS for moment in MOMENTS if moment != "cancel"]
     chance.shuffle(pairs)
     made = [
-        Case(n + 1, *pairs[n % len(pairs)], durations[(7 * n) % len(durations)])
-        for n in range(count)
+        Case(n + 1, *pairs[n % len(pairs)], durations[n % len(durations)]) for n in range(count)
     ]
     made += [
         Case(count + n + 1, "cancel", KINDS[n % len(KINDS)], min((10, 30, 120)[n % 3], longest_s))
@@ -282,9 +283,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.outages", description=__doc__)
     parser.add_argument("--trainings", type=int, default=40)
     parser.add_argument("--cancels", type=int, default=6)
-    parser.add_argument("--groups", type=int, default=8)
-    parser.add_argument("--planes", type=int, default=3, help="groups with a control plane")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--groups", type=int, default=12)
+    parser.add_argument("--planes", type=int, default=4, help="groups with a control plane")
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--longest", type=float, default=600, help="no outage lasts longer (s)")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", type=Path)
