@@ -1,6 +1,6 @@
 import pytest
 
-from loradash.runtime.cgroups import MemoryLimit, memory_limit
+from loradash.cgroups import MemoryLimit, memory_limit
 
 MB = 2**20
 

@@ -861,21 +861,21 @@ def test_an_image_that_is_larger_than_uploads_may_be_is_not_read_whole(store, tm
 def test_few_images_are_decoded_at_a_time(editor, monkeypatch):
     put(editor, {f"{n}.png": picture(n) for n in range(12)})
     lock, now, most = threading.Lock(), 0, 0
-    real = stored_images.open_image
+    real = stored_images.open_small
 
-    def slowly(data, name):
+    def slowly(data, name, side):
         nonlocal now, most
         with lock:
             now += 1
             most = max(most, now)
         time.sleep(0.02)
         try:
-            return real(data, name)
+            return real(data, name, side)
         finally:
             with lock:
                 now -= 1
 
-    monkeypatch.setattr(stored_images, "open_image", slowly)
+    monkeypatch.setattr(stored_images, "open_small", slowly)
     with ThreadPoolExecutor(12) as threads:
         list(threads.map(lambda n: editor.thumbnail("cats", f"{n}.png", 128), range(12)))
     assert most == stored_images.DECODED_AT_ONCE

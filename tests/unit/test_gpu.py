@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from loradash.cgroups import MemoryLimit
 from loradash.errors import EngineUnavailable
 from loradash.runtime import gpu as gpu_module
-from loradash.runtime.cgroups import MemoryLimit
 from loradash.runtime.gpu import Gpu, Machine, Memory, Slot
 
 MB, GB = 2**20, 2**30

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from loradash.datasets.images import ImageTooLarge, open_image
+from loradash.datasets.images import ImageTooLarge, inspect_image
 from loradash.domain.dataset import (
     IMAGE_SUFFIXES,
     DatasetReport,
@@ -131,7 +131,7 @@ def _read_image(path: Path, name: str, root: Path, caption_suffix: str) -> Image
                 relative_path=name, kind="unreadable", message="not a file, or a linked folder"
             )
         data = path.read_bytes()
-        opened = open_image(data, name)
+        facts = inspect_image(data, name)
     except InvalidDataset as error:
         kind: ProblemKind = "too_large" if isinstance(error, ImageTooLarge) else "corrupt"
         message = error.message.removeprefix(f"{name}: ")
@@ -150,12 +150,12 @@ def _read_image(path: Path, name: str, root: Path, caption_suffix: str) -> Image
         )
     return ImageFile(
         relative_path=name,
-        width=opened.pixels.width,
-        height=opened.pixels.height,
+        width=facts.width,
+        height=facts.height,
         size_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         caption=caption,
-        has_alpha=opened.has_alpha,
+        has_alpha=facts.has_alpha,
     )
 
 

@@ -1,20 +1,49 @@
-"""Opening one training image: upright, without alpha, and under limits."""
+"""Opening one image of a dataset: upright, without alpha, and under limits.
 
+What an image takes in memory is known from its header, and reserved before it is decoded
+(`loradash.datasets.decoding`). Nothing here makes full copies that it can do without: where only
+the facts are wanted nothing is converted, where a small picture is wanted no large one is made, and
+what must be converted is converted in strips.
+"""
+
+import contextlib
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from loradash.datasets.decoding import DecodingBudget, process_budget
 from loradash.errors import InvalidDataset
 
 MAX_PIXELS = 200_000_000
+"""No image may have more. Where memory is small, or a format takes much, it is less."""
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _FORMAT_NAMES = {"MPO": "jpeg", "DIB": "bmp", **{name: name.lower() for name in _FORMATS}}
+_STRIP_BYTES = 2**20
+_RGB_BYTES = 4  # Pillow keeps three bytes in four
+_COEFFICIENT_BYTES = 8  # of a pixel of a progressive JPEG: all are kept until its last scan
+_WEBP_BYTES = 12  # the decoder's two canvases and what it hands over, beside the image
+_SMALL_BYTES = {"1": 1, "L": 1, "P": 1}
+_DRAFT = 8  # what libjpeg can leave out at most, in each direction
 
 
 class ImageTooLarge(InvalidDataset):
     """An image has more pixels than may be decoded."""
+
+
+class ImageFacts(NamedTuple):
+    """What there is to know of a whole image; its size in pixels is that of the upright image."""
+
+    width: int
+    height: int
+    has_alpha: bool
+    format: str
+    """What the file really is, whatever its name says: ``jpeg``, ``png``, ``webp`` or ``bmp``."""
 
 
 @dataclass(frozen=True)
@@ -24,45 +53,64 @@ class OpenedImage:
     pixels: Image.Image
     has_alpha: bool
     format: str = ""
-    """What the file really is, whatever its name says: ``jpeg``, ``png``, ``webp`` or ``bmp``."""
 
 
-def open_image(data: bytes, name: str) -> OpenedImage:
+def inspect_image(
+    source: bytes | Path, name: str, budget: DecodingBudget | None = None
+) -> ImageFacts:
+    """Decode an image completely, to see whether it is whole, and return what it is.
+
+    Raises as `open_image` does, and `OSError` if a file can't be opened.
+    """
+    with _opened(source, name) as image:
+        width, height = image.size
+        _reduce(image, 1)  # libjpeg reads the whole file in any case
+        with _room(image, (width, height), name, 0, budget):
+            image.load()
+            has_alpha = image.has_transparency_data
+            _strip_rgb(image.crop((0, 0, 1, 1)))  # else it couldn't be trained
+            turned = _upright(image)
+            if turned is not image and (turned.width < turned.height) != (width < height):
+                width, height = height, width
+            return ImageFacts(width, height, has_alpha, _FORMAT_NAMES.get(image.format or "", ""))
+
+
+def open_image(data: bytes, name: str, budget: DecodingBudget | None = None) -> OpenedImage:
     """Decode an image completely.
 
     Transparent areas become white: most pictures with alpha are cut-outs meant for a light page,
     and dropping alpha would show whatever colour is stored beneath. Raises `InvalidDataset` that
-    names the file for anything but a whole jpg, png, webp or bmp of at most `MAX_PIXELS`.
+    names the file for anything but a whole jpg, png, webp or bmp, and `ImageTooLarge` for one of
+    more than `MAX_PIXELS`, or that takes more memory than ``budget`` has; the process's by default.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(name, f"{image.width}x{image.height}")
+    with _opened(data, name) as image, _room(image, image.size, name, _RGB_BYTES, budget):
+        image.load()
+        has_alpha, kind = image.has_transparency_data, _FORMAT_NAMES.get(image.format or "", "")
+        upright = _upright(image)
+        if upright is not image:
+            image.close()  # frees its pixels
+        return OpenedImage(_rgb(upright, 1), has_alpha, kind)
+
+
+def open_small(
+    data: bytes, name: str, side: int, budget: DecodingBudget | None = None
+) -> Image.Image:
+    """Return an image as `open_image` does, with its longest side of at most ``side`` pixels.
+
+    A large one never becomes a large RGB image on the way. Raises as `open_image` does.
+    """
+    with _opened(data, name) as image:
+        size = image.size
+        _reduce(image, 2 * side)  # twice as much as is wanted, so that scaling stays smooth
+        factor = max(1, max(image.size) // (2 * side))
+        with _room(image, size, name, 0 if factor > 1 else _RGB_BYTES, budget):
             image.load()
-            upright = _upright(image)
-            has_alpha = upright.has_transparency_data
-            pixels = _flatten(upright) if has_alpha else _to_rgb(upright)
-            return OpenedImage(pixels, has_alpha, _FORMAT_NAMES.get(image.format or "", ""))
-    except InvalidDataset:
-        raise
-    except Image.DecompressionBombError as error:
-        raise _too_large(name, "its") from error
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-    ) as error:
-        reason = (
-            "not a jpg, png, webp or bmp image"
-            if isinstance(error, UnidentifiedImageError)
-            else str(error)
-        )
-        raise InvalidDataset(
-            f"{name}: {reason}", remedy="Replace or remove the file, or set on_bad_image: skip."
-        ) from error
+            small = _rgb(image, factor)
+            small.info, orientation = {}, _orientation(image)
+            if orientation != 1:
+                small.getexif()[ExifTags.Base.Orientation] = orientation
+            small.thumbnail((side, side))
+            return _upright(small)
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -72,32 +120,121 @@ def fit(image: Image.Image, width: int, height: int) -> Image.Image:
     return ImageOps.fit(image, (width, height), method=Image.Resampling.LANCZOS)
 
 
-def _too_large(name: str, pixels: str) -> ImageTooLarge:
+@contextlib.contextmanager
+def _opened(source: bytes | Path, name: str) -> Iterator[Image.Image]:
+    """Read an image's header; what goes wrong with it from then on is an `InvalidDataset`."""
+    with contextlib.ExitStack() as stack:
+        # opened here, so that a file that can't be read isn't taken for a bad image
+        file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        stack.enter_context(file)
+        try:
+            image = stack.enter_context(Image.open(file, formats=_FORMATS))
+            yield image
+        except InvalidDataset:
+            raise
+        except Image.DecompressionBombError as error:
+            raise _too_large(name, "its", MAX_PIXELS) from error
+        except (
+            UnidentifiedImageError,
+            OSError,
+            SyntaxError,
+            ValueError,
+            EOFError,
+            struct.error,
+        ) as error:
+            reason = (
+                "not a jpg, png, webp or bmp image"
+                if isinstance(error, UnidentifiedImageError)
+                else str(error)
+            )
+            raise InvalidDataset(
+                f"{name}: {reason}", remedy="Replace or remove the file, or set on_bad_image: skip."
+            ) from error
+
+
+def _room(
+    image: Image.Image,
+    size: tuple[int, int],
+    name: str,
+    more_bytes: int,
+    budget: DecodingBudget | None,
+) -> contextlib.AbstractContextManager[None]:
+    """Hold the memory that an opened image takes when it is decoded.
+
+    ``size`` is the one that its file has, ``more_bytes`` a pixel come to what decoding takes.
+    """
+    budget = budget or process_budget()
+    pixels, decoded = size[0] * size[1], image.width * image.height
+    stored = _SMALL_BYTES.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
+    wanted = decoded * (stored + max(stored, more_bytes))  # it may have to be turned
+    if image.format == "WEBP":
+        wanted += _WEBP_BYTES * decoded
+    elif "progressive" in image.info:
+        wanted += _COEFFICIENT_BYTES * pixels
+    if pixels > MAX_PIXELS or wanted > budget.size_bytes:
+        raise _too_large(
+            name, f"{size[0]}x{size[1]}", min(MAX_PIXELS, budget.size_bytes * pixels // wanted)
+        )
+    return budget.reserved(wanted)
+
+
+def _too_large(name: str, pixels: str, limit: int) -> ImageTooLarge:
     return ImageTooLarge(
-        f"{name}: {pixels} pixels are more than {MAX_PIXELS:,}", remedy="Scale the image down."
+        f"{name}: {pixels} pixels are more than {limit:,}", remedy="Scale the image down."
     )
+
+
+def _reduce(image: Image.Image, side: int) -> None:
+    """Let a JPEG be decoded smaller, with at least ``side`` pixels on its longest side."""
+    scale = min(_DRAFT, max(image.size) // side)
+    if scale > 1:
+        image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (struct.error, SyntaxError, ValueError, KeyError, TypeError, OSError):
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turn the image as its EXIF tag says; one whose EXIF data is damaged stays as it is."""
+    if _orientation(image) == 1:
+        return image  # Pillow would copy it
     try:
         return ImageOps.exif_transpose(image)
     except (struct.error, SyntaxError, ValueError, KeyError, TypeError):
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white
-        image = _grey(image)
-    return image.convert("RGB")
+def _rgb(image: Image.Image, factor: int) -> Image.Image:
+    """Convert a decoded image, strip by strip, and make it ``factor`` times smaller by the way."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        if factor > 1:
+            return image.reduce(factor)
+        return image if type(image) is Image.Image else image.copy()  # no file hangs on it
+    rows = max(1, _STRIP_BYTES // (image.width * 4) // factor) * factor
+    width, height = image.size
+    whole = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    for top in range(0, height, rows):
+        strip = _strip_rgb(image.crop((0, top, width, min(height, top + rows))))
+        whole.paste(strip.reduce(factor) if factor > 1 else strip, (0, top // factor))
+    return whole
+
+
+def _strip_rgb(strip: Image.Image) -> Image.Image:
+    if strip.has_transparency_data:
+        rgba = strip.convert("RGBA")
+        white = Image.new("RGB", rgba.size, (255, 255, 255))
+        white.paste(rgba, mask=rgba)
+        return white
+    if strip.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white
+        strip = _grey(strip)
+    return strip.convert("RGB")
 
 
 def _grey(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey to 8 bits."""
     return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, rgba).convert("RGB")

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import psutil
 
+from loradash.cgroups import memory_limit
 from loradash.errors import EngineUnavailable
-from loradash.runtime.cgroups import memory_limit
 
 _T = TypeVar("_T")
 _MB = 2**20

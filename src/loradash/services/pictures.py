@@ -129,6 +129,7 @@ def _open(sample: SampleWritten | None) -> Image.Image | None:
     if sample is None or not Path(sample.path).is_file():
         return None
     with Image.open(sample.path) as image:
+        image.thumbnail((2 * _MAX_CELL, 2 * _MAX_CELL))  # a sheet may have a hundred of them
         return image.convert("RGB")
 
 

@@ -1,7 +1,7 @@
 """Looking into a dataset's images: small pictures of them, and hashes by which doubles are found.
 
 What comes out is kept in the workspace under the hash of the image's file. A decoded image may take
-a hundred times its file's memory, so only few are decoded at a time.
+a hundred times its file's memory, so only few are looked at here at a time.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loradash.datasets.image_hash import difference_hash
-from loradash.datasets.images import open_image
+from loradash.datasets.images import open_small
 from loradash.domain.dataset_manifest import DatasetFile
 from loradash.domain.sizes import size_text
 from loradash.errors import InvalidDataset, InvalidRequest
@@ -24,6 +24,7 @@ THUMBNAIL_SIZES = (128, 256, 512)
 
 DECODED_AT_ONCE = 2
 _QUALITY = 80
+_HASHED_SIDE = 256  # a hash sees 9 x 8 pixels
 _HASH = re.compile(rb"[0-9a-f]{16}")
 
 
@@ -69,7 +70,7 @@ class StoredImages:
         """Return an image's difference hash. Raises as `thumbnail` does."""
 
         def make(data: bytes) -> bytes:
-            return b"%016x" % difference_hash(open_image(data, file.name).pixels)
+            return b"%016x" % difference_hash(open_small(data, file.name, _HASHED_SIDE))
 
         text = self._cached(self._hashes, file, ".dhash", make)
         return int(text, 16) if _HASH.fullmatch(text) else int(make(self._data(file)), 16)
@@ -109,8 +110,7 @@ def _is_sha256(text: str) -> bool:
 
 
 def _scaled(data: bytes, name: str, pixels: int) -> bytes:
-    image = open_image(data, name).pixels
-    image.thumbnail((pixels, pixels))
+    image = open_small(data, name, pixels)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=_QUALITY)
     return buffer.getvalue()

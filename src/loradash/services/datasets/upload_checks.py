@@ -8,13 +8,14 @@ import base64
 import binascii
 import hashlib
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from loradash.datasets.folder import MAX_CAPTION_BYTES
-from loradash.datasets.images import open_image
+from loradash.datasets.images import inspect_image
 from loradash.domain.dataset_manifest import Content, DatasetFile, file_type
 from loradash.domain.media_types import media_type
 from loradash.domain.request_fields import check_file_names, file_name, shown
@@ -24,6 +25,8 @@ from loradash.errors import InvalidDataset, InvalidRequest
 from loradash.storage.transfer import in_parallel
 
 CHECKED_AT_ONCE = 4
+TURNS_IN_MEMORY = threading.BoundedSemaphore(CHECKED_AT_ONCE)
+"""For files that are read whole, of all uploads together: each may be as large as files may be."""
 
 _WHITE_SPACE = re.compile(r"[ \t\r\n]+")  # encoders wrap their lines
 
@@ -166,16 +169,19 @@ def refuse(problems: Sequence[FileProblem], total: int) -> None:
     )
 
 
-def check_file(name: str, data: bytes) -> CheckedFile:
-    """Look at one file's content. Raises `InvalidDataset` if it can't be used."""
-    content = Content(hashlib.sha256(data).hexdigest(), len(data), file_type(name))
+def check_file(name: str, source: bytes | Path) -> CheckedFile:
+    """Look at one file's content, without reading a file whole into memory.
+
+    Raises `InvalidDataset` if it can't be used, and `OSError` if it can't be read.
+    """
+    content = _content(name, source)
     if content.file_type == "image":
-        image = open_image(data, name)
+        image = inspect_image(source, name)
         expected = media_type(name).removeprefix("image/")
         warning = "" if image.format == expected else f"{name} is really a {image.format} image"
-        return CheckedFile(name, content, image.pixels.width, image.pixels.height, warning)
+        return CheckedFile(name, content, image.width, image.height, warning)
     if content.file_type == "caption":
-        _check_caption(data)
+        _check_caption(source)
     return CheckedFile(name, content)
 
 
@@ -257,7 +263,7 @@ def _checked_source(source: SourceFile) -> CheckedSource | FileProblem:
         return FileProblem(source.name, "there is no such file")
     stamp = stamp_of(source.path)
     try:
-        return CheckedSource(check_file(source.name, source.path.read_bytes()), source.path, stamp)
+        return CheckedSource(check_file(source.name, source.path), source.path, stamp)
     except InvalidDataset as error:
         return FileProblem(source.name, problem_text(source.name, error))
 
@@ -271,9 +277,19 @@ def _too_much(name: str, limits: UploadLimits) -> FileProblem:
     )
 
 
-def _check_caption(data: bytes) -> None:
-    if len(data) > MAX_CAPTION_BYTES:
-        raise InvalidDataset(f"a caption may have {MAX_CAPTION_BYTES:,} bytes, not {len(data):,}")
+def _content(name: str, source: bytes | Path) -> Content:
+    if isinstance(source, bytes):
+        return Content(hashlib.sha256(source).hexdigest(), len(source), file_type(name))
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return Content(digest.hexdigest(), file.tell(), file_type(name))
+
+
+def _check_caption(source: bytes | Path) -> None:
+    size_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if size_bytes > MAX_CAPTION_BYTES:
+        raise InvalidDataset(f"a caption may have {MAX_CAPTION_BYTES:,} bytes, not {size_bytes:,}")
+    data = source if isinstance(source, bytes) else source.read_bytes()
     try:
         data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -28,6 +28,7 @@ from loradash.services.datasets.announced_uploads import AnnouncedUpload, Announ
 from loradash.services.datasets.store import DatasetStore, is_part, new_folder
 from loradash.services.datasets.upload_checks import (
     CHECKED_AT_ONCE,
+    TURNS_IN_MEMORY,
     CheckedFile,
     FileProblem,
     check_amounts,
@@ -264,6 +265,10 @@ class UploadSessions:
 
     def _look(self, key: str, file: AnnouncedFile) -> CheckedFile | FileProblem:
         """Read one object, at most a byte more than was announced, and check it."""
+        with TURNS_IN_MEMORY:
+            return self._looked_at(key, file)
+
+    def _looked_at(self, key: str, file: AnnouncedFile) -> CheckedFile | FileProblem:
         name = file.filename
         try:
             data = b"".join(self._store.read(key, 0, file.size + 1)) if file.size else b""
