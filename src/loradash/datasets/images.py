@@ -19,8 +19,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from loradash.datasets.decoding import DecodingBudget, process_budget
 from loradash.errors import InvalidDataset
 
-MAX_PIXELS = 200_000_000
-"""No image may have more. Where memory is small, or a format takes much, it is less."""
+MAX_PIXELS = 178_000_000
+"""No image may have more: Pillow itself reads hardly more (twice its `MAX_IMAGE_PIXELS`). Where
+memory is small, or a format takes much, it is less."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _FORMAT_NAMES = {"MPO": "jpeg", "DIB": "bmp", **{name: name.lower() for name in _FORMATS}}
