@@ -27,7 +27,8 @@ def test_train_then_generate_with_the_result(
     }  # fmt: skip
     process_id = trained.out.split(":")[0]
 
-    manifest = json.loads((cli.objects / "results" / process_id / "manifest.json").read_text())
+    (path,) = (cli.objects / "results" / process_id / "manifest").rglob("manifest.json")
+    manifest = json.loads(path.read_text())
     kinds = {entry["kind"] for entry in manifest["files"]}
     assert kinds == {"lora", "sample", "checkpoint", "config", "job", "metrics", "log"}
     for entry in manifest["files"]:

@@ -67,11 +67,12 @@ def a_server(root: Path, bucket: Bucket, **settings: str) -> Server:
 
 def files_of(server: Server, bucket: Bucket, process_id: str) -> dict[str, Any]:
     """Check that list, manifest and bucket agree and that all content is what they say."""
-    manifest = json.loads(bucket.read(f"results/{process_id}/manifest.json"))
+    there = {key for key in bucket.all_keys() if key.startswith(f"results/{process_id}/")}
+    (latest,) = (key for key in there if published(key) == f"results/{process_id}/manifest.json")
+    manifest = json.loads(bucket.read(latest))
     listed = {entry["key"]: entry for entry in manifest["files"]}
     # What was submitted is the input, and no result.
     beside = {f"results/{process_id}/{name}" for name in ("manifest.json", "config.yaml")}
-    there = {key for key in bucket.all_keys() if key.startswith(f"results/{process_id}/")}
     assert set(listed) <= there
     assert {published(key) for key in there - set(listed)} <= beside
     for key, entry in listed.items():

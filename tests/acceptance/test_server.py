@@ -418,7 +418,7 @@ def test_commands_show_processes_datasets_and_models(
     assert row
     assert f"{process_id}  triangle (training)" in shown
     assert "attempt 1: steps 0 to 60, completed" in shown
-    assert f"results/{process_id}/lora/triangle.safetensors" in shown
+    assert re.search(rf"results/{process_id}/lora/a1-[0-9a-f]+/triangle.safetensors", shown)
     none = command("processes", "train_00000000000000000000")
     assert none.exit_code == 1
     assert "there is no process" in none.err

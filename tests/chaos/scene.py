@@ -17,6 +17,7 @@ from loradash.domain.ids import key_of_job, process_id_of
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import LoradashError, NotFound
 from loradash.registry.objects import ObjectRegistry
+from loradash.runtime.manifests import latest_manifest, stored_manifests
 from loradash.storage import keys
 from loradash.storage.s3.store import S3Store
 from tests.chaos.verdict import Attempt, Stored, Training
@@ -186,7 +187,8 @@ class Scene:
 
     def _manifest(self, process_id: str) -> tuple[Stored, ...]:
         try:
-            files = json.loads(self._store.get(keys.manifest(process_id)))["files"]
+            latest = latest_manifest(stored_manifests(self._store, process_id))
+            files = json.loads(self._store.get(latest.key))["files"] if latest else ()
         except (NotFound, ValueError, LookupError):
             return ()
         return tuple(

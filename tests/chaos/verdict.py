@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from loradash.storage.keys import published
+
 
 class Stored(NamedTuple):
     """A file: as it is listed, or as it lies in the bucket (``kind`` is '' there)."""
@@ -74,13 +76,13 @@ class Training:
         """
         prefix = f"results/{self.process_id}/"
         kept = [one for one in self.artifacts if one.kind != "checkpoint"]
-        return Counter(f"{one.kind} {one.key.removeprefix(prefix)}" for one in kept)
+        return Counter(f"{one.kind} {published(one.key).removeprefix(prefix)}" for one in kept)
 
     @property
     def samples(self) -> dict[str, str]:
         """Preview images and what is in them."""
         prefix = f"results/{self.process_id}/"
-        return {one.key.removeprefix(prefix): one.sha256
+        return {published(one.key).removeprefix(prefix): one.sha256
                 for one in self.artifacts if one.kind == "sample"}  # fmt: skip
 
 
@@ -142,7 +144,7 @@ def _files(one: Training) -> list[str]:
     if sorted(one.manifest) != sorted(one.artifacts):
         names = sorted({stored.key for stored in set(one.manifest) ^ set(one.artifacts)})
         found.append(f"manifest and record differ: {names}")
-    folders = Counter(stored.key.rpartition("/")[0] for stored in one.artifacts
+    folders = Counter(published(stored.key).rpartition("/")[0] for stored in one.artifacts
                       if stored.kind == "checkpoint")  # fmt: skip
     if len(set(folders.values())) > 1:
         found.append(f"checkpoints of different size: {dict(folders)}")

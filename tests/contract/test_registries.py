@@ -265,7 +265,7 @@ def test_an_unknown_process_is_not_found_by_any_method(registry, unknown):
 
 def test_an_artifact_of_an_unknown_process_is_refused(registry):
     with pytest.raises(NotFound):
-        registry.put_artifact("token", artifact(UNKNOWN_IDS[0]))
+        registry.put_artifacts("token", [artifact(UNKNOWN_IDS[0])])
     assert registry.newest_artifacts(["sample"]) == ((), "")
 
 
@@ -362,14 +362,14 @@ def test_an_old_owner_can_write_nothing_any_more(registry):
     record = running(registry, "old")
     registry.append_metrics(record.id, "old", [metric(1)])
     registry.append_log(record.id, "old", [line("old")])
-    registry.put_artifact("old", artifact(record.id))
+    registry.put_artifacts("old", [artifact(record.id)])
     lapse(registry, record.id, 31)
     record = registry.take_next("training", taking("new", 32))
     for write in (
         lambda: registry.append_metrics(record.id, "old", [metric(1, loss=9)]),
         lambda: registry.forget_metrics(record.id, "old", 0),
         lambda: registry.append_log(record.id, "old", [line("no")]),
-        lambda: registry.put_artifact("old", artifact(record.id, "results/b.png")),
+        lambda: registry.put_artifacts("old", [artifact(record.id, "results/b.png")]),
         lambda: registry.change(record.id, renewing(33, token="old")),
         lambda: registry.change(
             record.id,
@@ -394,7 +394,7 @@ def test_nobody_appends_to_a_process_that_does_not_run(registry, status):
     for write in (
         lambda: registry.append_metrics(record.id, "token", []),
         lambda: registry.append_log(record.id, "token", [line("no")]),
-        lambda: registry.put_artifact("token", artifact(record.id)),
+        lambda: registry.put_artifacts("token", [artifact(record.id)]),
     ):
         with pytest.raises(LeaseLost):
             write()
@@ -567,7 +567,7 @@ def test_a_cursor_of_another_list_is_refused(registry):
     record = running(registry)
     registry.create(new())
     for n in range(2):
-        registry.put_artifact("token", artifact(record.id, f"results/{n}"))
+        registry.put_artifacts("token", [artifact(record.id, f"results/{n}")])
     of_processes = registry.page(limit=1).next_cursor
     of_artifacts = registry.newest_artifacts(["sample"], limit=1)[1]
     with pytest.raises(InvalidRequest):
@@ -877,7 +877,7 @@ def test_artifacts_come_back_by_key_and_kind(registry):
     lora = artifact(process_id, "results/lora/a.safetensors", "lora", step=9, index=2)
     sample = artifact(process_id, "results/Größe 猫.png", size_bytes=2**40)
     for one in (sample, lora, artifact(other)):
-        registry.put_artifact("token", one)
+        registry.put_artifacts("token", [one])
     assert registry.artifacts(process_id) == (sample, lora)
     assert registry.artifacts(process_id, ["lora"]) == (lora,)
     assert registry.artifacts(process_id, ["lora", "sample"]) == (sample, lora)
@@ -886,9 +886,9 @@ def test_artifacts_come_back_by_key_and_kind(registry):
 
 def test_an_artifact_replaces_the_one_with_its_key(registry):
     process_id = running(registry).id
-    registry.put_artifact("token", artifact(process_id))
+    registry.put_artifacts("token", [artifact(process_id)])
     newer = artifact(process_id, kind="image", created_s=5, sha256="1" * 64)
-    registry.put_artifact("token", newer)
+    registry.put_artifacts("token", [newer])
     assert registry.artifacts(process_id) == (newer,)
     assert registry.newest_artifacts(["sample"]) == ((), "")
     assert registry.newest_artifacts(["image"]) == ((newer,), "")
@@ -898,7 +898,7 @@ def test_artifacts_can_be_dropped_and_missing_ones_are_ignored(registry):
     process_id, other = running(registry).id, running(registry).id
     for one in (process_id, other):
         for key in "abc":
-            registry.put_artifact("token", artifact(one, key))
+            registry.put_artifacts("token", [artifact(one, key)])
     registry.drop_artifacts(process_id, ["a", "missing", "c"])
     registry.drop_artifacts(process_id, [])
     assert [one.key for one in registry.artifacts(process_id)] == ["b"]
@@ -912,7 +912,7 @@ def test_the_newest_artifacts_of_all_processes_are_paged(registry):
         for n in range(30)
     ]
     for one in random.Random(0).sample(put, len(put)):
-        registry.put_artifact("token", one)
+        registry.put_artifacts("token", [one])
     for kinds in (["lora"], ["image", "lora"], []):
         expected = sorted(
             (one for one in put if not kinds or one.kind in kinds),
@@ -953,7 +953,7 @@ class TestSqlRegistry:
         record = running(registry)
         registry.append_metrics(record.id, "token", [metric(1)])
         registry.append_log(record.id, "token", [line("a")])
-        registry.put_artifact("token", artifact(record.id))
+        registry.put_artifacts("token", [artifact(record.id)])
         registry.pause(True)
         registry.close()
         with closing(SqlRegistry(url)) as again:

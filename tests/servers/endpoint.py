@@ -152,11 +152,12 @@ class Endpoint:
     def wait_for_checkpoint(self, process_id: str) -> None:
         """Wait until a checkpoint is stored and listed."""
         deadline = time.monotonic() + 90
-        manifest = f"results/{process_id}/manifest.json"
+        manifests = f"results/{process_id}/manifest/"
         while True:
-            with contextlib.suppress(ClientError):
-                content = self._s3.get_object(Bucket=self.bucket, Key=manifest)["Body"].read()
-                if b"/checkpoints/" in content:
-                    return
+            for manifest in [key for key in self.objects(process_id) if key.startswith(manifests)]:
+                with contextlib.suppress(ClientError):
+                    content = self._s3.get_object(Bucket=self.bucket, Key=manifest)["Body"].read()
+                    if b"/checkpoints/" in content:
+                        return
             assert time.monotonic() < deadline, {n: self.log(n) for n in self.workers}
             time.sleep(0.1)

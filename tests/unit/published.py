@@ -1,7 +1,5 @@
 """Objects by the names under which results are known, whichever attempt wrote them."""
 
-import re
-
 from loradash.errors import NotFound
 from loradash.storage import keys
 
@@ -27,5 +25,5 @@ def content(store, name):
 
 
 def _latest(info):
-    attempt = re.search(r"/a([0-9]+)-", info.key)
-    return int(attempt[1]) if attempt else 0, info.modified_s
+    mark = keys.mark_of(info.key)
+    return mark.attempt, mark.is_edit, info.modified_s

@@ -23,6 +23,7 @@ from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 from loradash.storage.store import ObjectInfo
 
+from .published import real_key
 from .waits import until
 from .world import MISSING, TOKEN, URL, World, adapter, logged, picture
 
@@ -404,7 +405,7 @@ def made(world, *sizes):
             process_id=process_id, key=key, kind="image", name=f"image_{n:04d}.png",
             size_bytes=size, sha256=f"{n:064d}", created_at=now, index=n,
         )  # fmt: skip
-        world.registry.put_artifact(TOKEN, entry)
+        world.registry.put_artifacts(TOKEN, [entry])
         entries.append(entry)
     world.completed(process_id)
     return entries
@@ -590,10 +591,11 @@ def test_a_zip_that_can_not_be_made_is_an_error(world):
             assert error_of(response)
         assert zipped(client, drawn, images="perhaps").status_code == 400
         assert zipped(client, drawn, images="false").status_code == 404
-        world.store.delete(f"results/{drawn}/images/image_0001.png")
+        gone = real_key(world.store, f"results/{drawn}/images/image_0001.png")
+        world.store.delete(gone)
         response = zipped(client, drawn)
         assert response.status_code == 404
-        assert f"results/{drawn}/images/image_0001.png" in error_of(response)
+        assert gone in error_of(response)
 
 
 def test_a_reply_to_a_bulk_download_leads_to_the_zip(world):

@@ -43,6 +43,7 @@ from loradash.runtime.results import NewArtifact, ResultKeeper, restore_checkpoi
 from loradash.runtime.supervisor import StopRequest
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
+from tests.unit.published import content, real_key
 from tests.unit.waits import never, until
 
 TICK_S = attempt_module.TICK_S
@@ -161,7 +162,8 @@ def names(registry, process_id, *kinds):
 
 
 def manifest(store, process_id):
-    return [entry["key"] for entry in json.loads(store.get(keys.manifest(process_id)))["files"]]
+    document = json.loads(content(store, f"results/{process_id}/manifest.json"))
+    return [entry["key"] for entry in document["files"]]
 
 
 def keys_of(store, process_id, kind):
@@ -656,7 +658,7 @@ def test_an_end_that_can_not_be_written_is_raised_and_the_lease_runs_out(begin, 
 
 def test_results_wait_for_a_registry_that_is_away_at_the_end(begin, registry, store, tmp_path):
     with begin() as attempt:
-        registry.breaks(RegistryUnavailable("busy"), "put_artifact", times=4)
+        registry.breaks(RegistryUnavailable("busy"), "put_artifacts", times=4)
         attempt.event(image(tmp_path))
         assert attempt.finish(Done()) == Done()
     assert names(registry, attempt.id) == ["0.png"]
@@ -897,7 +899,8 @@ def test_the_newest_two_checkpoints_come_back_whole(stored_checkpoints, registry
 def test_in_place_of_a_damaged_checkpoint_the_one_before_comes_back(
     stored_checkpoints, registry, store, tmp_path, damage
 ):
-    key = keys.result(stored_checkpoints, "checkpoints", "step-000000007/state.safetensors")
+    name = "checkpoints/step-000000007/state.safetensors"
+    key = real_key(store, f"results/{stored_checkpoints}/{name}")
     data = bytearray(store.get(key))
     if damage == "gone":
         store.delete(key)
@@ -1049,7 +1052,9 @@ def test_what_vanished_from_the_store_is_sent_again(begin, registry, store, tmp_
     with begin(take(registry, record.id, "second")) as attempt:
         attempt.keeper.now([NewArtifact("image", path, path.name, None, 0)])
         attempt.finish(Done())
-    assert store.get(entry.key) == path.read_bytes()
+    (sent,) = registry.artifacts(record.id)
+    assert sent.key != entry.key
+    assert store.get(sent.key) == path.read_bytes()
 
 
 def test_a_disk_that_is_nearly_full_stops_the_work_and_it_can_be_resumed(begin, registry):

@@ -13,12 +13,14 @@ from loradash.domain.process import ProcessRecord
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.registry import Metric
 from loradash.runtime.attempt import Attempt, Timing
-from loradash.runtime.results import NewArtifact, ResultKeeper, write_manifest
+from loradash.runtime.manifests import write_manifest
+from loradash.runtime.results import NewArtifact, ResultKeeper
 from loradash.runtime.supervisor import StopRequest
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
 
 TIMING = Timing(lease_s=60, cancel_grace_s=7, max_attempts=3)
+FIRST = keys.attempt_mark(1, "first")
 BEGAN = datetime(2026, 5, 1, tzinfo=UTC)
 
 
@@ -85,23 +87,26 @@ def test_objects_that_nobody_lists_go_and_the_manifest_is_true(registry, store, 
     listed.write_bytes(b"listed")
     with closing(ResultKeeper(registry, store, record.id, "second")) as keeper:
         keeper.now([NewArtifact("sample", listed, "listed.png")])
-        write_manifest(store, record.id, [])
+        write_manifest(store, record.id, FIRST, [])
+        store.put(keys.old_manifest(record.id), b"of an earlier release")
         store.put(keys.result_config(record.id), b"config")
-        store.put(keys.result(record.id, "checkpoints", "step-000000005/state.safetensors"), b"x")
-        other = keys.result(new_process_id("gen"), "images", "0.png")
+        store.put(keys.submitted_config(record.id, "0" * 16), b"of who came too late")
+        store.put(keys.result(record.id, "checkpoints", FIRST, "step-5/state.safetensors"), b"x")
+        store.put(f"results/{record.id}/checkpoints/step-5/state.safetensors", b"x")
+        other = keys.result(new_process_id("gen"), "images", FIRST, "0.png")
         store.put(other, b"another process's")
         keeper.tidy_up()
     left = {info.key for info in store.list()}
-    sample = keys.result(record.id, "samples", "listed.png")
-    assert left == {
-        other, sample, keys.result_config(record.id), keys.manifest(record.id)
-    }  # fmt: skip
-    manifest = json.loads(store.get(keys.manifest(record.id)))
-    assert [entry["key"] for entry in manifest["files"]] == [sample]
+    second = keys.attempt_mark(2, "second")
+    sample = keys.result(record.id, "samples", second, "listed.png")
+    manifest = keys.manifest(record.id, second)
+    assert left == {other, sample, keys.result_config(record.id), manifest}
+    files = json.loads(store.get(manifest))["files"]
+    assert [entry["key"] for entry in files] == [sample]
 
 
 def test_who_has_lost_the_lease_tidies_nothing(registry, store, record):
-    unlisted = keys.result(record.id, "images", "0.png")
+    unlisted = keys.result(record.id, "images", keys.attempt_mark(2, "second"), "0.png")
     store.put(unlisted, b"the owner's, who will list it in a moment")
     with closing(ResultKeeper(registry, store, record.id, "first")) as keeper:
         keeper.tidy_up()

@@ -11,7 +11,7 @@ from loradash.domain.requests import REQUEST_TYPES, parse_request
 from loradash.errors import StoreRefused
 from loradash.services.dispatch import new_request_id
 
-from .published import content
+from .published import content, real_key
 from .world import MISSING, URL, BrokenRegistry, World, adapter, logged, picture
 
 CONFIG = "dataset: cats\nbase_model: emoji-base\nname: cat\ntrigger_word: sks\n"
@@ -234,7 +234,7 @@ def test_files_are_listed(world):
 @pytest.mark.parametrize("kind", ["download", "download_by_key", "download_file"])
 def test_a_download_is_the_file_itself(world, kind):
     trained = world.trained().id
-    key = f"results/{trained}/lora/cat.safetensors"
+    key = real_key(world.store, f"results/{trained}/lora/cat.safetensors")
     fields = {
         "download": {"process_id": trained}, "download_by_key": {"s3_key": key},
         "download_file": {"file_path": key},

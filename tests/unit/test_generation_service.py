@@ -25,7 +25,7 @@ from loradash.errors import (
 )
 from loradash.registry.registry import StoredArtifact
 from loradash.registry.sql import SqlRegistry
-from loradash.runtime.results import write_manifest
+from loradash.runtime.manifests import write_manifest
 from loradash.runtime.supervisor import Limits, StopRequest
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.services.generation import GenerationService
@@ -175,13 +175,11 @@ def trained(here):
         if content is not None:
             key = f"results/{id_}/{folder}/{name}"
             here.store.put(key, content)
-            here.registry.put_artifact(
-                token,
-                StoredArtifact(
-                    process_id=id_, key=key, kind=kind, name=name, size_bytes=len(content),
-                    sha256=hashlib.sha256(content).hexdigest(), created_at=now,
-                ),
+            entry = StoredArtifact(
+                process_id=id_, key=key, kind=kind, name=name, size_bytes=len(content),
+                sha256=hashlib.sha256(content).hexdigest(), created_at=now,
             )  # fmt: skip
+            here.registry.put_artifacts(token, [entry])
         prefix = f"results/{id_}"
         here.registry.change(
             id_, lambda one: changes.completed(one, token, now=now, output_prefix=prefix)
@@ -337,7 +335,7 @@ def test_adapters_of_a_training_that_only_the_store_knows_are_found(make, here, 
             created_at=datetime.now(UTC),
         ),
     ]  # fmt: skip
-    write_manifest(here.store, ID, listed)
+    write_manifest(here.store, ID, keys.attempt_mark(1, "token"), listed)
     other = make(store=here.store)
     for reference, text in ((ID, "LORA{}"), (lora, "LORA{}"), (checkpoint, "LORA[]")):
         assert other.service.find_adapter(reference).read_text() == text

@@ -4,21 +4,60 @@ from loradash.errors import InvalidKey
 from loradash.storage import keys
 
 ID = "train_01k9x3q4zt8m2v7c0hde"
+MARK = keys.attempt_mark(3, "a token")
 
 
 def test_everything_of_a_process_lies_below_its_prefix():
-    for key in (keys.result(ID, "lora", "a"), keys.result_config(ID), keys.manifest(ID)):
+    for key in (
+        keys.result(ID, "lora", MARK, "a"), keys.result_config(ID), keys.manifest(ID, MARK),
+        keys.submitted_config(ID, "0" * 16), keys.old_manifest(ID),
+    ):  # fmt: skip
         assert key.startswith(f"{keys.results(ID)}/")
+        assert keys.process_of(key) == ID
 
 
-def test_a_result_is_stored_by_kind_and_name():
-    assert keys.result(ID, "samples", "0001.png") == f"results/{ID}/samples/0001.png"
+def test_what_an_owner_writes_has_his_mark_and_is_known_without_it():
+    other = keys.attempt_mark(3, "another token")
+    assert other != MARK
+    assert "a token" not in MARK
+    name = "step-000000010/adapter.safetensors"
+    key = keys.result(ID, "checkpoints", f"{MARK}.2", name)
+    assert key == f"results/{ID}/checkpoints/{MARK}.2/{name}"
+    assert keys.mark_of(key) == keys.Mark(3, is_edit=False, text=MARK)
+    assert keys.published(key) == f"results/{ID}/checkpoints/{name}"
+    for kind in ("job", "manifest"):
+        assert keys.published(f"results/{ID}/{kind}/{MARK}/{kind}.json") == (
+            f"results/{ID}/{kind}.json"
+        )
+    assert keys.published(keys.submitted_config(ID, "0" * 16)) == keys.result_config(ID)
+    assert keys.mark_of(keys.submitted_config(ID, "0" * 16)).attempt == -1
+    edit = keys.manifest(ID, keys.edit_mark(3, "0" * 10))
+    assert keys.mark_of(edit)[:2] == (3, True)
+    assert keys.is_manifest(edit)
+    assert keys.is_manifest(keys.manifest(ID, MARK))
+    assert keys.is_manifest(keys.old_manifest(ID))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"results/{ID}/lora/cat.safetensors",
+        f"results/{ID}/checkpoints/step-000000010/adapter.safetensors",
+        f"results/{ID}/samples/manifest.json",
+        f"results/{ID}/lora/a1-0123456789",
+        "dataset/cats/upload_1/a1-0123456789/x",
+    ],
+)
+def test_keys_of_earlier_releases_are_known_as_they_are(key):
+    assert keys.published(key) == key
+    assert keys.mark_of(key) == keys.Mark()
+    assert not keys.is_manifest(key)
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/../b", "a\\b", "a\0"])
 def test_a_name_that_leads_elsewhere_is_refused(name):
     with pytest.raises(InvalidKey):
-        keys.result(ID, "lora", name)
+        keys.result(ID, "lora", MARK, name)
 
 
 def test_everything_of_a_dataset_lies_below_its_prefix():

@@ -185,7 +185,7 @@ OLD_WRITES = {
     "forget": lambda registry, one: registry.forget_metrics(one, "old", 0),
     "metrics": lambda registry, one: registry.append_metrics(one, "old", [metric(2)]),
     "log": lambda registry, one: registry.append_log(one, "old", [line("no")]),
-    "artifact": lambda registry, one: registry.put_artifact("old", artifact(one, "b")),
+    "artifact": lambda registry, one: registry.put_artifacts("old", [artifact(one, "b")]),
 }
 
 
@@ -201,7 +201,7 @@ def test_a_write_that_was_delayed_until_another_took_over_shows_nowhere(store, w
     process_id = running(old, "old").id
     old.append_metrics(process_id, "old", [metric(1)])
     old.append_log(process_id, "old", [line("old")])
-    old.put_artifact("old", artifact(process_id, "a"))
+    old.put_artifacts("old", [artifact(process_id, "a")])
     seen = []
 
     def take_over(put):
@@ -410,7 +410,7 @@ def test_who_reads_parts_while_they_are_replaced_reads_them_whole(store):
     def write():
         while not stop.is_set():
             registry.append_log(process_id, "token", [line("x")])
-            registry.put_artifact("token", artifact(process_id))
+            registry.put_artifacts("token", [artifact(process_id)])
 
     with ThreadPoolExecutor(1) as threads:
         writer = threads.submit(write)

@@ -26,6 +26,7 @@ from loradash.storage import keys
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 
+from . import published
 from .world import MISSING, URL, World, adapter, picture
 
 
@@ -59,13 +60,18 @@ def names(found):
 
 
 def stored(world, process_id):
-    return {info.key.removeprefix(f"results/{process_id}/")
-            for info in world.store.list(keys.results(process_id))}  # fmt: skip
+    prefix = f"results/{process_id}/"
+    return {name.removeprefix(prefix) for name in published.names(world.store, prefix[:-1])}
+
+
+def real(world, name):
+    return published.real_key(world.store, name)
 
 
 def manifest(world, process_id):
-    document = json.loads(world.store.get(keys.manifest(process_id)))
-    return {entry["key"].removeprefix(f"results/{process_id}/") for entry in document["files"]}
+    prefix = f"results/{process_id}/"
+    document = json.loads(published.content(world.store, f"{prefix}manifest.json"))
+    return {keys.published(one["key"]).removeprefix(prefix) for one in document["files"]}
 
 
 # Listing
@@ -176,7 +182,7 @@ def test_results_in_a_bucket_can_be_had_by_the_address_that_lists_show(world):
     results = at(world, keys.Address("ours", "some/where"))
     process_id = world.trained().id
     (entry,) = results.files("", 10, "")["lora_files"]
-    key = f"results/{process_id}/lora/cat.safetensors"
+    key = real(world, f"results/{process_id}/lora/cat.safetensors")
     assert (entry["path"], entry["s3_key"]) == (f"s3://ours/some/where/{key}", key)
     assert results.models(10, "")["models"][0]["path"] == entry["path"]
     for path in (entry["path"], entry["path"].replace("s3:", "S3:")):
@@ -249,7 +255,7 @@ def test_what_is_not_completed_has_no_main_result_yet(world, results):
         with pytest.raises(ConflictingState, match="no results to download yet"):
             results.download(process_id, None, URL)
     world.keep(running, "sample", "step-1.png", picture())
-    key = f"results/{running}/samples/step-1.png"
+    key = real(world, f"results/{running}/samples/step-1.png")
     assert results.download(running, key, URL)["filename"] == "step-1.png"
 
 
@@ -276,7 +282,7 @@ def test_what_is_too_large_for_a_reply_is_a_link(tmp_path, way):
     world = World(tmp_path, max_inline_bytes=50)
     results = world.services.results
     process_id = world.trained().id
-    key = f"results/{process_id}/lora/cat.safetensors"
+    key = real(world, f"results/{process_id}/lora/cat.safetensors")
     ask = {
         "download": lambda base_url: results.download(process_id, None, base_url),
         "by_key": lambda base_url: results.by_key(key, base_url),
@@ -325,7 +331,7 @@ def test_what_fits_into_a_reply_needs_no_answer_of_what_the_store_can_do(tmp_pat
     world = World(tmp_path, store=SilentStore())
     results = world.services.results
     trained, drawn = world.trained().id, world.drawn(2).id
-    key = f"results/{trained}/lora/cat.safetensors"
+    key = real(world, f"results/{trained}/lora/cat.safetensors")
     for base_url in (URL, ""):
         assert results.download(trained, None, base_url)["type"] == "file_data"
         assert results.download(drawn, None, base_url)["type"] == "file_data"
@@ -336,10 +342,10 @@ def test_what_fits_into_a_reply_needs_no_answer_of_what_the_store_can_do(tmp_pat
 
 def test_an_object_that_is_not_what_was_stored_is_not_delivered(world, results):
     trained, drawn = world.trained().id, world.drawn(2).id
-    key = f"results/{trained}/lora/cat.safetensors"
+    key = real(world, f"results/{trained}/lora/cat.safetensors")
     data = world.store.get(key)
     world.store.put(key, data[:-1] + b"x")
-    world.store.put(f"results/{drawn}/images/image_0001.png", picture(7))
+    world.store.put(real(world, f"results/{drawn}/images/image_0001.png"), picture(7))
     for call in (
         lambda: results.by_key(key, URL),
         lambda: results.download(trained, None, URL),
@@ -351,7 +357,7 @@ def test_an_object_that_is_not_what_was_stored_is_not_delivered(world, results):
 
 def test_a_result_whose_object_is_gone_is_not_found(world, results):
     process_id = world.trained().id
-    key = f"results/{process_id}/lora/cat.safetensors"
+    key = real(world, f"results/{process_id}/lora/cat.safetensors")
     world.store.delete(key)
     for call in (
         lambda: results.download(process_id, None, URL),
@@ -473,7 +479,7 @@ def test_an_archive_of_nothing_is_not_found(world, results):
 
 def test_what_an_archive_could_not_contain_is_told_before_it_begins(world, results):
     drawn = world.drawn(3).id
-    gone, other = (f"results/{drawn}/images/image_000{n}.png" for n in (0, 2))
+    gone, other = (real(world, f"results/{drawn}/images/image_000{n}.png") for n in (0, 2))
     world.store.delete(gone)
     world.store.put(other, b"shorter")
     with pytest.raises(NotFound, match="2 of 3 files") as caught:
@@ -499,10 +505,10 @@ def test_an_object_that_changes_while_an_archive_is_made_breaks_it(world, result
     drawn = world.drawn(2).id
     for data in (picture(1)[:-1], picture(1) + b"more"):
         archive = results.archive([drawn], images=True, loras=True)
-        world.store.put(f"results/{drawn}/images/image_0001.png", data)
+        world.store.put(real(world, f"results/{drawn}/images/image_0001.png"), data)
         with pytest.raises(ResultsNotStored, match="isn't what was stored"):
             list(archive)
-        world.store.put(f"results/{drawn}/images/image_0001.png", picture(1))
+        world.store.put(real(world, f"results/{drawn}/images/image_0001.png"), picture(1))
 
 
 # Files of the workspace
@@ -689,7 +695,7 @@ def test_the_same_deletion_again_deletes_what_a_failing_store_has_kept(
     others = stored(world, other)
     before = stored(world, process_id)
     gone = before if result_type == "all" else KINDS[result_type]
-    key = f"results/{process_id}/{kept}"
+    key = real(world, f"results/{process_id}/{kept}")
     with undeletable(world.store, monkeypatch, key), pytest.raises(DiskFull):
         results.delete([process_id], result_type)
     assert stored(world, process_id) == before - gone | {kept}
@@ -735,7 +741,7 @@ def test_deleting_takes_what_no_list_names_of_the_type_that_was_named(world, res
 
 def test_a_deletion_of_what_is_gone_already_makes_the_lists_right(world, results):
     process_id = world.trained().id
-    world.store.delete(f"results/{process_id}/lora/cat.safetensors")
+    world.store.delete(real(world, f"results/{process_id}/lora/cat.safetensors"))
     assert results.delete([process_id], "lora")["deleted"] == 0
     assert results.models(10, "")["models"] == []
     assert manifest(world, process_id) == stored(world, process_id) - {"manifest.json"}
@@ -781,7 +787,7 @@ def test_objects_go_by_one_call_for_many(world, results, monkeypatch):
     )
     results.delete([process_id], "images")
     (keys_of_call,) = calls
-    assert sorted(keys_of_call) == [
+    assert sorted(map(keys.published, keys_of_call)) == [
         f"results/{process_id}/images/image_{n:04d}.png" for n in range(5)
     ]
 

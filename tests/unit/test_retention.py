@@ -12,6 +12,7 @@ from loradash.errors import DiskFull
 from loradash.runtime.results import restore_checkpoints
 from loradash.services.retention import Retention
 
+from .published import real_key
 from .world import World, logged, picture
 
 NOW = datetime.now(UTC)
@@ -108,14 +109,15 @@ def test_what_waits_or_runs_is_never_touched(world):
 @pytest.mark.parametrize("key", ["lora/cat.safetensors", "samples/step-000000010-0.png"])
 def test_a_missing_object_keeps_the_files(world, key):
     process_id = world.trained().id
-    world.store.delete(f"results/{process_id}/{key}")
+    world.store.delete(real_key(world.store, f"results/{process_id}/{key}"))
     assert clean(world) == []
     assert folders(world, process_id)
 
 
 def test_an_object_of_another_size_keeps_the_files(world):
     process_id = world.trained().id
-    world.store.put(f"results/{process_id}/lora/cat.safetensors", b"cut off")
+    key = real_key(world.store, f"results/{process_id}/lora/cat.safetensors")
+    world.store.put(key, b"cut off")
     assert clean(world) == []
     assert folders(world, process_id)
 

@@ -45,7 +45,7 @@ from loradash.storage.memory import MemoryStore
 
 from .conftest import PRELUDE
 from .here import LIMITS, TIMING, Here
-from .published import content, names
+from .published import content, names, real_key
 from .waits import until
 
 ADAPTER = b"LORA weights"
@@ -554,7 +554,7 @@ def test_a_job_that_is_neither_on_disk_nor_in_the_store_can_not_be_run(
     engine.body = 'emit("failed", code="internal", message="x")'
     run(here, process_id)
     (service.folder(process_id) / "job.json").unlink()
-    here.store.delete(f"results/{process_id}/job.json")
+    here.store.delete(real_key(here.store, f"results/{process_id}/job.json"))
     assert run(here, process_id).code == "not_found"
     assert here.record(process_id).error.code == "not_found"
 

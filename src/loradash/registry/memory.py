@@ -15,6 +15,7 @@ from loradash.registry.registry import (
     NewLine,
     ProcessPage,
     StoredArtifact,
+    as_it_is,
     no_such_process,
     process_exists,
 )
@@ -134,16 +135,23 @@ class MemoryRegistry:
             lines = self._log[process_id][max(after, 0) :]
         return tuple(lines[-limit:] if newest else lines[:limit])
 
-    def put_artifact(self, token: str, artifact: StoredArtifact) -> None:
-        """See `ProcessRegistry.put_artifact`."""
+    def put_artifacts(
+        self, token: str, entries: Sequence[StoredArtifact], *, replaces: Sequence[str] = ()
+    ) -> None:
+        """See `ProcessRegistry.put_artifacts`."""
+        process_id = entries[0].process_id
         with self._lock:
-            self._load(artifact.process_id).owned_by(token)
-            self._artifacts[artifact.process_id][artifact.key] = artifact
+            self._load(process_id).owned_by(token)
+            for key in replaces:
+                self._artifacts[process_id].pop(key, None)
+            self._artifacts[process_id].update({one.key: one for one in entries})
 
-    def drop_artifacts(self, process_id: str, keys: Sequence[str]) -> None:
+    def drop_artifacts(
+        self, process_id: str, keys: Sequence[str], *, guard: Change = as_it_is
+    ) -> None:
         """See `ProcessRegistry.drop_artifacts`."""
         with self._lock:
-            self._load(process_id)
+            guard(self._load(process_id))
             for key in keys:
                 self._artifacts[process_id].pop(key, None)
 

@@ -22,6 +22,11 @@ ArtifactKind = Literal["lora", "sample", "image", "checkpoint", "config", "log",
 MAX_PLACES = 1000
 
 
+def as_it_is(record: ProcessRecord) -> ProcessRecord:
+    """The change that changes nothing."""
+    return record
+
+
 class _Row(BaseModel):
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
@@ -147,12 +152,23 @@ class ProcessRegistry(Protocol):
         """Return lines after that number, in order: the first ones, or the last if ``newest``."""
         ...
 
-    def put_artifact(self, token: str, artifact: StoredArtifact) -> None:
-        """Add an artifact, replacing the one with its key. Raises `LeaseLost`."""
+    def put_artifacts(
+        self, token: str, entries: Sequence[StoredArtifact], *, replaces: Sequence[str] = ()
+    ) -> None:
+        """Add artifacts of one process, in place of those with these and with their own keys.
+
+        All of it is one atomic step. Raises `LeaseLost`, and has then changed nothing.
+        """
         ...
 
-    def drop_artifacts(self, process_id: str, keys: Sequence[str]) -> None:
-        """Forget artifacts; keys that aren't there are ignored."""
+    def drop_artifacts(
+        self, process_id: str, keys: Sequence[str], *, guard: Change = as_it_is
+    ) -> None:
+        """Forget artifacts; keys that aren't there are ignored.
+
+        ``guard`` is asked about the record in the same atomic step; what it raises is raised, and
+        nothing is forgotten then.
+        """
         ...
 
     def artifacts(

@@ -21,6 +21,7 @@ from loradash.registry.registry import (
     NewLine,
     ProcessPage,
     StoredArtifact,
+    as_it_is,
     no_such_process,
 )
 from loradash.registry.rows import (
@@ -160,22 +161,32 @@ class SqlRegistry:
         found = self._belonging(LogLine, process_id, query)
         return found[::-1] if newest else found
 
-    def put_artifact(self, token: str, artifact: StoredArtifact) -> None:
-        """See `ProcessRegistry.put_artifact`."""
-        row = {
-            "process_id": artifact.process_id,
-            "key": artifact.key,
-            "kind": artifact.kind,
-            "created_us": microseconds(artifact.created_at),
-            "document": artifact.model_dump_json(),
-        }
-        with self._owning(artifact.process_id, token) as connection:
-            put_rows(connection, artifacts, [row])
+    def put_artifacts(
+        self, token: str, entries: Sequence[StoredArtifact], *, replaces: Sequence[str] = ()
+    ) -> None:
+        """See `ProcessRegistry.put_artifacts`."""
+        process_id = entries[0].process_id
+        rows = [
+            {
+                "process_id": process_id,
+                "key": artifact.key,
+                "kind": artifact.kind,
+                "created_us": microseconds(artifact.created_at),
+                "document": artifact.model_dump_json(),
+            }
+            for artifact in entries
+        ]
+        with self._owning(process_id, token) as connection:
+            gone = [{"process_id": process_id, "key": key} for key in replaces]
+            delete_rows(connection, artifacts, gone)
+            put_rows(connection, artifacts, rows)
 
-    def drop_artifacts(self, process_id: str, keys: Sequence[str]) -> None:
+    def drop_artifacts(
+        self, process_id: str, keys: Sequence[str], *, guard: Change = as_it_is
+    ) -> None:
         """See `ProcessRegistry.drop_artifacts`."""
         with self._database.writing() as connection:
-            load_record(connection, process_id)
+            guard(load_record(connection, process_id))
             delete_rows(
                 connection, artifacts, [{"process_id": process_id, "key": key} for key in keys]
             )

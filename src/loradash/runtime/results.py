@@ -3,13 +3,19 @@
 A thread stores what is handed in, so that a slow store doesn't hold up the engine's events. A file
 is listed, in the registry and in the manifest, only once it is stored; a checkpoint only once all
 of its files are.
+
+Between looking at the lease and the end of a put lies any pause: the owner may be frozen and
+another one may have taken over. So no two puts have the same key: it holds a mark of the attempt's
+own, and a number where an attempt puts the same file twice. What is listed can't be replaced by
+anybody then, and only the owner of the lease lists. What nobody lists is swept: see
+`loradash.runtime.leftovers`.
 """
 
 import hashlib
-import json
 import queue
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +23,7 @@ from pathlib import Path
 
 import structlog
 
+from loradash.domain.process import ProcessRecord
 from loradash.errors import (
     DiskFull,
     LeaseLost,
@@ -26,7 +33,10 @@ from loradash.errors import (
     TransferFailed,
 )
 from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
+from loradash.runtime.leftovers import leftovers
+from loradash.runtime.manifests import write_manifest
 from loradash.runtime.patience import AWAY
+from loradash.runtime.submitted_config import config_key
 from loradash.storage import keys
 from loradash.storage.disk import as_disk_full
 from loradash.storage.existence import ExistenceCache
@@ -39,7 +49,7 @@ _TRY_AGAIN_S = 5.0
 
 _FOLDERS: dict[ArtifactKind, keys.ResultKind] = {
     "lora": "lora", "sample": "samples", "image": "images", "checkpoint": "checkpoints",
-    "log": "logs", "metrics": "logs",
+    "log": "logs", "metrics": "logs", "config": "config", "job": "job",
 }  # fmt: skip
 
 
@@ -52,6 +62,14 @@ class NewArtifact:
     name: str
     step: int | None = None
     index: int | None = None
+
+    @property
+    def identity(self) -> "_Identity":
+        """What of a process's results it is: of these one is listed."""
+        return self.kind, self.name
+
+
+_Identity = tuple[ArtifactKind, str]
 
 
 class ResultKeeper:
@@ -68,7 +86,12 @@ class ResultKeeper:
         self._store = store
         self._known = ExistenceCache(store)
         self._is_away = False
-        self._sent: dict[str, StoredArtifact] = {}  # perhaps not listed yet
+        self._sent: dict[_Identity, StoredArtifact] = {}  # perhaps not listed yet
+        self._puts: Counter[_Identity] = Counter()
+        self._unlisted: set[str] = set()  # keys under which something may be that isn't listed
+        self._storing = threading.RLock()
+        self._mark = ""
+        self._config_key = ""
         self._process_id = process_id
         self._token = token
         self._inbox: queue.Queue[Callable[[], None] | None] = queue.Queue()
@@ -88,7 +111,8 @@ class ResultKeeper:
 
     def now(self, artifacts: list[NewArtifact]) -> None:
         """Store files, then list them. Raises what the store raises, and `LeaseLost`."""
-        self._list(self._stored(artifacts))
+        with self._storing:
+            self._list(self._stored(artifacts))
 
     def tidy_up(self) -> None:
         """Put right what an earlier owner left halfway: unlisted objects, an old manifest.
@@ -96,14 +120,15 @@ class ResultKeeper:
         Call it before anything is stored. What can't be put right now does no harm; raises
         `RegistryUnavailable` and `StoreUnavailable`, as it may then be called again.
         """
-        expected = {keys.result_config(self._process_id), keys.manifest(self._process_id)}
         try:
-            expected.add(self._registry.get(self._process_id).owned_by(self._token).config_key)
-            stored = [one.key for one in self._store.list(keys.results(self._process_id))]
-            listed = {entry.key for entry in self._registry.artifacts(self._process_id)}
-            self._delete([key for key in stored if key not in listed | expected])
-            if listed:
+            self._own()
+            if self._registry.artifacts(self._process_id):
                 self.write_manifest()
+            # In this order: what was there while the lease was ours isn't a later owner's.
+            stored = list(self._store.list(keys.results(self._process_id)))
+            record = self._own()
+            listed = {entry.key for entry in self._registry.artifacts(self._process_id)}
+            self._delete(leftovers(record, listed, stored, old_layout=True))
         except AWAY:
             raise
         except (LoradashError, OSError) as error:
@@ -141,7 +166,11 @@ class ResultKeeper:
         or, since it may then be called again, `RegistryUnavailable` and `StoreUnavailable`.
         """
         self.close()
-        self._try_failed()
+        try:
+            self._try_failed()
+        except LeaseLost:
+            self._drop_unlisted()
+            raise
         errors = [error for _, error in self._failed]
         for error in errors:
             if isinstance(error, AWAY):
@@ -154,6 +183,7 @@ class ResultKeeper:
                 remedy="Free space, then resume the process." if is_full
                 else "Make room or repair the object store, then resume the process.",
             )  # fmt: skip
+        self._drop_unlisted()
 
     def close(self) -> None:
         """Work off what is queued and end the thread."""
@@ -163,8 +193,9 @@ class ResultKeeper:
     def write_manifest(self) -> None:
         """Write the list of all stored files."""
         with self._manifest_lock:  # an older list must not replace a newer one
+            self._mark or self._own()
             listed = self._registry.artifacts(self._process_id)
-            write_manifest(self._store, self._process_id, listed)
+            write_manifest(self._store, self._process_id, self._mark, listed)
 
     def _work(self) -> None:
         while (work := self._next()) is not None:
@@ -211,13 +242,13 @@ class ResultKeeper:
                 return
 
     def _stored(self, artifacts: list[NewArtifact]) -> list[StoredArtifact]:
-        """Store files. What somebody else has stored since he took the process over is his."""
-        self._registry.get(self._process_id).owned_by(self._token)
-        listed = {entry.key: entry for entry in self._registry.artifacts(self._process_id)}
+        """Store files that aren't there yet."""
+        self._own()
+        listed = self._listed()
 
         def store(artifact: NewArtifact) -> StoredArtifact:
-            key = _key(self._process_id, artifact)
-            return self._store_one(artifact, listed.get(key) or self._sent.get(key))
+            before = listed.get(artifact.identity)
+            return self._store_one(artifact, before, self._sent.get(artifact.identity))
 
         if len(artifacts) == 1:
             return [store(artifacts[0])]
@@ -225,34 +256,89 @@ class ResultKeeper:
         return list(done.or_raise("results", lambda artifact: artifact.name))
 
     def _list(self, stored: list[StoredArtifact]) -> None:
-        for entry in stored:
-            self._registry.put_artifact(self._token, entry)
+        """List all of these, in place of those that earlier attempts have listed, at once."""
+        listed = self._listed()
+        new = [entry for entry in stored if listed.get((entry.kind, entry.name)) != entry]
+        before = [listed.get((entry.kind, entry.name)) for entry in new]
+        kept = {entry.key for entry in new}
+        replaced = [entry.key for entry in before if entry and entry.key not in kept]
+        if new:
+            self._registry.put_artifacts(self._token, new, replaces=replaced)
+            self._unlisted.difference_update(entry.key for entry in new)
         self.write_manifest()
+        self._delete(replaced)
 
-    def _store_one(self, artifact: NewArtifact, before: StoredArtifact | None) -> StoredArtifact:
+    def _listed(self) -> dict[_Identity, StoredArtifact]:
+        entries = self._registry.artifacts(self._process_id)
+        return {(entry.kind, entry.name): entry for entry in entries}
+
+    def _own(self) -> ProcessRecord:
+        """Return the record. Raises `LeaseLost` if it isn't ours any more."""
+        record = self._registry.get(self._process_id).owned_by(self._token)
+        self._mark = keys.attempt_mark(record.attempt_count, self._token)
+        self._config_key = config_key(record)
+        return record
+
+    def _store_one(self, artifact: NewArtifact, *before: StoredArtifact | None) -> StoredArtifact:
         """Store a file and see that it arrived; what is stored already isn't sent again."""
-        key = _key(self._process_id, artifact)
         digest = sha256_of(artifact.path)
         size = artifact.path.stat().st_size
-        if before and (before.sha256, before.size_bytes) == (digest, size):
-            there = self._known.find(key)
-            if there and there.size_bytes == size:
-                return before
-        self._known.forget(key)
+        for one in before:
+            if one and (one.sha256, one.size_bytes) == (digest, size):
+                there = self._known.find(one.key)
+                if there and there.size_bytes == size:
+                    return one
+        if artifact.kind == "config" and self._is_submitted(artifact):
+            return self._note(artifact, self._config_key, digest, size)
+        key = self._new_key(artifact)
         info = self._store.put_file(key, artifact.path)
         if info.size_bytes != size:
             raise ResultsNotStored(
                 f"{key}: {info.size_bytes} of {size} bytes arrived", remedy="Try again."
             )
         self._known.note(info)
-        self._sent[key] = StoredArtifact(
+        return self._note(artifact, key, digest, size)
+
+    def _note(
+        self, artifact: NewArtifact, key: str, digest: str, size_bytes: int
+    ) -> StoredArtifact:
+        self._sent[artifact.identity] = StoredArtifact(
             process_id=self._process_id, key=key, kind=artifact.kind, name=artifact.name,
-            size_bytes=size, sha256=digest, created_at=datetime.now(UTC), step=artifact.step,
+            size_bytes=size_bytes, sha256=digest, created_at=datetime.now(UTC), step=artifact.step,
             index=artifact.index,
         )  # fmt: skip
-        return self._sent[key]
+        return self._sent[artifact.identity]
+
+    def _is_submitted(self, artifact: NewArtifact) -> bool:
+        """Whether the config is the object that was submitted, which nobody writes again."""
+        try:
+            return self._store.get(self._config_key) == artifact.path.read_bytes()
+        except NotFound:
+            return False
+
+    def _new_key(self, artifact: NewArtifact) -> str:
+        """A key that was never used: what was put before may be listed, or may still arrive."""
+        self._puts[artifact.identity] += 1
+        count = self._puts[artifact.identity]
+        mark = self._mark if count == 1 else f"{self._mark}.{count}"
+        key = keys.result(self._process_id, _FOLDERS[artifact.kind], mark, artifact.name)
+        self._unlisted.add(key)
+        return key
+
+    def _drop_unlisted(self) -> None:
+        """Delete what was put and is listed nowhere, once nothing is under way any more."""
+        try:
+            if self._unlisted:  # an answer of the registry may have got lost
+                listed = {entry.key for entry in self._registry.artifacts(self._process_id)}
+                self._delete(sorted(self._unlisted - listed))
+        except (LoradashError, OSError) as error:  # it's swept later
+            log.warning("unlisted_not_deleted", process_id=self._process_id, error=str(error))
 
     def _checkpoint(self, folder: Path, step: int) -> None:
+        with self._storing:
+            self._keep_checkpoint(folder, step)
+
+    def _keep_checkpoint(self, folder: Path, step: int) -> None:
         artifacts = [
             NewArtifact("checkpoint", path, f"{folder.name}/{path.name}", step)
             for path in sorted(folder.glob("*"))
@@ -270,9 +356,10 @@ class ResultKeeper:
         if whole():
             self._list(stored)
         else:  # newer checkpoints have taken its place meanwhile
-            listed = {entry.key for entry in self._registry.artifacts(self._process_id)}
-            sent = {_key(self._process_id, artifact) for artifact in artifacts}
-            self._delete(sorted(sent - listed))
+            for artifact in artifacts:
+                self._sent.pop(artifact.identity, None)
+            part = f"/{folder.name}/"
+            self._delete(sorted(key for key in self._unlisted if part in key))
         self._drop_pruned(folder.parent)
 
     def _drop_pruned(self, folder: Path) -> None:
@@ -283,47 +370,18 @@ class ResultKeeper:
             if entry.name.partition("/")[0] not in kept
         ]
         if old:
-            self._registry.drop_artifacts(self._process_id, old)
+            self._registry.drop_artifacts(
+                self._process_id, old, guard=lambda record: record.owned_by(self._token)
+            )
             self.write_manifest()
             self._delete(old)
 
     def _delete(self, gone: Sequence[str]) -> None:
         for key in gone:
             self._known.forget(key)
-            self._sent.pop(key, None)
-        self._store.delete_many(gone)
-
-
-def write_manifest(store: ObjectStore, process_id: str, listed: Sequence[StoredArtifact]) -> None:
-    """Write a process's list of results, so that nothing must be found by listing."""
-    manifest = {
-        "process_id": process_id,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": [
-            entry.model_dump(include={"key", "kind", "size_bytes", "sha256"}) for entry in listed
-        ],
-    }
-    store.put(keys.manifest(process_id), json.dumps(manifest, indent=1).encode())
-
-
-def read_manifest(store: ObjectStore, process_id: str) -> list[StoredArtifact]:
-    """Return what a process's manifest lists, without a registry; nothing if there is none."""
-    try:
-        manifest = json.loads(store.get(keys.manifest(process_id)))
-        return [
-            StoredArtifact(
-                **entry, process_id=process_id, name=entry["key"].rpartition("/")[2],
-                created_at=datetime.fromisoformat(manifest["created_at"]),
-            )
-            for entry in manifest["files"]
-        ]  # fmt: skip
-    except NotFound:
-        return []
-    except (ValueError, LookupError, TypeError) as error:
-        raise ResultsNotStored(
-            f"the list of the results of {process_id} is damaged",
-            remedy="Give the key of the result itself.",
-        ) from error
+        if gone:
+            self._store.delete_many(gone)
+            self._unlisted.difference_update(gone)
 
 
 def restore_checkpoints(
@@ -370,11 +428,3 @@ def sha256_of(path: Path) -> str:
     """Return a file's SHA-256 in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _key(process_id: str, artifact: NewArtifact) -> str:
-    if artifact.kind == "config":
-        return keys.result_config(process_id)
-    if artifact.kind == "job":
-        return keys.result_job(process_id)
-    return keys.result(process_id, _FOLDERS[artifact.kind], artifact.name)

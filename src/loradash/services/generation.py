@@ -31,7 +31,7 @@ from loradash.errors import (
 from loradash.paths import full_path, local_path
 from loradash.registry.registry import ArtifactKind, Change, ProcessRegistry, StoredArtifact
 from loradash.runtime.attempt import Attempt, failure
-from loradash.runtime.results import read_manifest
+from loradash.runtime.manifests import read_manifest
 from loradash.runtime.supervisor import Limits
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.runtime.workspace import Workspace
@@ -225,7 +225,9 @@ class GenerationService:
         key = self._address.key_of(reference)
         if process_id := keys.process_of(key):
             for entry in self._artifacts_of(process_id, ["lora", "checkpoint"]):
-                if entry.key == key and entry.name.endswith(".safetensors"):
+                if key in (entry.key, keys.published(entry.key)) and entry.name.endswith(
+                    ".safetensors"
+                ):
                     return entry
             raise NotFound(
                 f"there is no adapter {reference}",

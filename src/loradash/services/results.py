@@ -17,7 +17,7 @@ from loradash.engines.engine import Engine
 from loradash.errors import ConflictingState, InvalidKey, InvalidRequest, NotFound
 from loradash.registry.cursors import ArtifactPlace
 from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
-from loradash.runtime.results import write_manifest
+from loradash.runtime.manifests import edit_manifest
 from loradash.runtime.workspace import Workspace
 from loradash.services.links import Links, Url
 from loradash.services.pieces import ZipPieces
@@ -214,7 +214,9 @@ class ResultService:
     def _delete_of(self, process_id: str, result_type: ResultType) -> list[ObjectInfo]:
         """Delete one process's results; return the objects that are gone."""
         listed = self._registry.artifacts(process_id, _TYPES[result_type])
-        self._registry.drop_artifacts(process_id, [entry.key for entry in listed])
+        self._registry.drop_artifacts(
+            process_id, [entry.key for entry in listed], guard=_require_ended
+        )
         unlisted = self._unlisted(process_id, result_type)
         if listed or unlisted:
             self._rewrite_manifest(process_id)
@@ -229,8 +231,11 @@ class ResultService:
         if result_type != "all":
             prefix = f"{prefix}/{result_type}"
         named = {entry.key for entry in self._registry.artifacts(process_id)}
-        named.add(keys.manifest(process_id))
-        return [info for info in self._store.list(prefix) if info.key not in named]
+        return [
+            info
+            for info in self._store.list(prefix)
+            if info.key not in named and not keys.is_manifest(info.key)
+        ]
 
     def _delete_copies(self, process_id: str, result_type: ResultType) -> None:
         """Remove what the workspace still holds of the deleted results."""
@@ -265,7 +270,11 @@ class ResultService:
         found = [
             entry
             for entry in self._registry.artifacts(process_id, ["lora", "image", "sample"])
-            if f"{entry.key}/".startswith(f"{prefix}/") and entry.key > after
+            if any(
+                f"{name}/".startswith(f"{prefix}/")
+                for name in (entry.key, keys.published(entry.key))
+            )
+            and entry.key > after
         ]
         if len(found) <= limit:
             return found, ""
@@ -300,18 +309,15 @@ class ResultService:
             )
 
     def _rewrite_manifest(self, process_id: str) -> None:
-        left = self._registry.artifacts(process_id)
-        if not left:
-            self._store.delete(keys.manifest(process_id))
-            return
-        write_manifest(self._store, process_id, left)
+        record = self._registry.get(process_id)
+        edit_manifest(self._store, record, lambda: self._registry.artifacts(process_id))
 
     def _artifact(self, key: str, process_id: str = "") -> StoredArtifact:
         check_key(key)
         owner = keys.process_of(key)
         if owner and process_id in ("", owner):
             for entry in self._registry.artifacts(owner):
-                if entry.key == key:
+                if key in (entry.key, keys.published(entry.key)):
                     return entry
         raise NotFound(f"there is no result {key[:200]!r}", remedy="`list_files` shows the keys.")
 
@@ -426,12 +432,13 @@ def _file_name(entry: StoredArtifact) -> str:
     return PurePosixPath(entry.name).name
 
 
-def _require_ended(record: ProcessRecord) -> None:
+def _require_ended(record: ProcessRecord) -> ProcessRecord:
     if not record.status.is_end:
         raise ConflictingState(
             f"process {record.id} is {record.status}, so its results can't be deleted",
             remedy="Cancel it first.",
         )
+    return record
 
 
 def _inline(name: str, data: bytes) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import structlog
 from loradash.domain.process import ProcessRecord
 from loradash.errors import ConflictingState, LoradashError, NotFound
 from loradash.registry.registry import Change, ProcessRegistry
+from loradash.runtime.submitted_config import config_key
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
@@ -47,11 +48,6 @@ def submit(
         if not may_exist:
             raise
         return present
-
-
-def config_key(record: ProcessRecord) -> str:
-    """Return the key of the config that a process runs with."""
-    return record.config_key or keys.result_config(record.id)
 
 
 def stored_config(store: ObjectStore, record: ProcessRecord) -> str:

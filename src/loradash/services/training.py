@@ -46,13 +46,14 @@ from loradash.runtime.results import (
     restore_checkpoints,
     sha256_of,
 )
+from loradash.runtime.submitted_config import config_key
 from loradash.runtime.supervisor import Limits, supervise
 from loradash.runtime.workspace import Workspace
 from loradash.services.datasets.folders import Progress as ImageProgress
 from loradash.services.datasets.folders import check_for_training, check_sections
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.places import ANYWHERE, Places
-from loradash.services.submission import config_key, submit
+from loradash.services.submission import submit
 from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore
 

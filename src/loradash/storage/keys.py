@@ -1,5 +1,6 @@
 """Where things live in the object store. Keys are built here and nowhere else."""
 
+import hashlib
 import re
 from typing import Literal, NamedTuple
 
@@ -13,10 +14,10 @@ DATASET_MANIFEST = "_training_info.json"
 _TIMELINE_ENTRY = re.compile(r"timeline/([0-9a-f]{16})-(.+)")
 
 _MARKED = re.compile(
-    r"results/(?P<id>[^/]+)/(?P<kind>[^/]+)/(?P<mark>s-[0-9a-f]{16}|a[0-9]+-[0-9a-f]{10}(\.[0-9]+)?)"
+    r"results/(?P<id>[^/]+)/(?P<kind>[^/]+)/(?P<mark>s-[0-9a-f]{16}|[ae][0-9]+-[0-9a-f]{10}(\.[0-9]+)?)"
     r"/(?P<name>.+)"
 )
-_UNFOLDERED = ("config", "job")
+_UNFOLDERED = ("config", "job", "manifest")
 
 ResultKind = Literal["lora", "samples", "images", "checkpoints", "logs", "config", "job"]
 
@@ -49,9 +50,23 @@ NOWHERE = Address()
 """The address of a store that has none for others."""
 
 
-def result(process_id: str, kind: ResultKind, name: str) -> str:
-    """Key of one result file of a process."""
-    return check_key(f"results/{process_id}/{kind}/{name}")
+def attempt_mark(number: int, token: str) -> str:
+    """Return what stands in the keys of all that one owner of a process writes.
+
+    No other owner has the same one, so none can replace what another has written, however late
+    its put arrives.
+    """
+    return f"a{number}-{hashlib.sha256(token.encode()).hexdigest()[:10]}"
+
+
+def edit_mark(number: int, nonce: str) -> str:
+    """Return the mark of a change that was made after so many attempts, by no owner."""
+    return f"e{number}-{nonce}"
+
+
+def result(process_id: str, kind: ResultKind, mark: str, name: str) -> str:
+    """Key of one result file of a process, as the owner with this mark writes it."""
+    return check_key(f"results/{process_id}/{kind}/{mark}/{name}")
 
 
 def results(process_id: str) -> str:
@@ -69,14 +84,46 @@ def submitted_config(process_id: str, nonce: str) -> str:
     return check_key(f"results/{process_id}/config/s-{nonce}/config.yaml")
 
 
-def manifest(process_id: str) -> str:
-    """Key of the list of a process's results, so that nothing must be found by listing."""
+def manifest(process_id: str, mark: str) -> str:
+    """Key of the list of a process's results as one owner writes it; see `latest_manifest`."""
+    return check_key(f"{manifests(process_id)}/{mark}/manifest.json")
+
+
+def manifests(process_id: str) -> str:
+    """Prefix of the lists of a process's results, except that of earlier releases."""
+    return check_key(f"results/{process_id}/manifest")
+
+
+def old_manifest(process_id: str) -> str:
+    """Key of the list of a process's results, as earlier releases wrote it."""
     return check_key(f"results/{process_id}/manifest.json")
 
 
-def result_job(process_id: str) -> str:
-    """Key of the engine's job file, which fixes all that a training's result depends on."""
-    return check_key(f"results/{process_id}/job.json")
+class Mark(NamedTuple):
+    """Who wrote a result: in which attempt, as its owner or after it, and which mark that is.
+
+    ``attempt`` is -1 for a submission's config, and for keys of earlier releases, without a mark.
+    """
+
+    attempt: int = -1
+    is_edit: bool = False
+    text: str = ""
+
+
+def mark_of(key: str) -> Mark:
+    """Return who wrote a result."""
+    match = _MARKED.fullmatch(key)
+    if match is None:
+        return Mark()
+    text = match["mark"].partition(".")[0]
+    number = text[1:].partition("-")[0]
+    return Mark(int(number) if number else -1, text.startswith("e"), text)
+
+
+def is_manifest(key: str) -> bool:
+    """Whether a key is that of a list of a process's results."""
+    name = published(key)
+    return name.endswith("/manifest.json") and name.count("/") == 2
 
 
 def published(key: str) -> str:

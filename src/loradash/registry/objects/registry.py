@@ -27,6 +27,7 @@ from loradash.registry.registry import (
     NewLine,
     ProcessPage,
     StoredArtifact,
+    as_it_is,
     no_such_process,
     process_exists,
 )
@@ -190,17 +191,29 @@ class ObjectRegistry:
             lambda parts: self._log_rows.after(parts.log, after, limit, newest=newest),
         )
 
-    def put_artifact(self, token: str, artifact: StoredArtifact) -> None:
-        """See `ProcessRegistry.put_artifact`."""
+    def put_artifacts(
+        self, token: str, entries: Sequence[StoredArtifact], *, replaces: Sequence[str] = ()
+    ) -> None:
+        """See `ProcessRegistry.put_artifacts`."""
+        process_id = entries[0].process_id
+        gone = {*replaces, *(one.key for one in entries)}
 
         def write(parts: Parts) -> Parts:
-            others = [one for one in self._artifacts(parts) if one.key != artifact.key]
-            return self._with_artifacts(artifact.process_id, parts, [*others, artifact])
+            others = [one for one in self._artifacts(parts) if one.key not in gone]
+            return self._with_artifacts(process_id, parts, [*others, *entries])
 
-        self._update(artifact.process_id, _by_owner(token, write))
+        self._update(process_id, _by_owner(token, write))
 
-    def drop_artifacts(self, process_id: str, keys: Sequence[str]) -> None:
+    def drop_artifacts(
+        self, process_id: str, keys: Sequence[str], *, guard: Change = as_it_is
+    ) -> None:
         """See `ProcessRegistry.drop_artifacts`."""
+
+        def allowed(record: ProcessRecord) -> ProcessRecord:
+            guard(record)
+            return record
+
+        guard(self.get(process_id))
         dropped = set(keys)
         if not any(one.key in dropped for one in self.artifacts(process_id)):
             return  # where writers agree by claims, looking first saves the wait
@@ -212,7 +225,7 @@ class ObjectRegistry:
                 return parts
             return self._with_artifacts(process_id, parts, kept)
 
-        self._update(process_id, Edit(lambda record: record, write))
+        self._update(process_id, Edit(allowed, write))
 
     def artifacts(
         self, process_id: str, kinds: Sequence[ArtifactKind] = ()
