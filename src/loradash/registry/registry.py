@@ -7,7 +7,7 @@ worker that was given up can't write any more.
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
@@ -223,6 +223,15 @@ class ProcessQueue(Protocol):
 
     def pause(self, paused: bool) -> None:
         """Stop or go on starting processes; those that run aren't touched."""
+        ...
+
+
+@runtime_checkable
+class Sweepable(Protocol):
+    """An ability of registries that others write to without a transaction: they leave things."""
+
+    def sweep(self) -> int:
+        """Delete what writers that died have left, and no record names; return how much it was."""
         ...
 
 

@@ -69,6 +69,11 @@ def result(process_id: str, kind: ResultKind, mark: str, name: str) -> str:
     return check_key(f"results/{process_id}/{kind}/{mark}/{name}")
 
 
+def all_results() -> str:
+    """Prefix of the results of all processes."""
+    return "results"
+
+
 def results(process_id: str) -> str:
     """Prefix of all results of a process."""
     return check_key(f"results/{process_id}")
@@ -233,6 +238,18 @@ def recorded_process(key: str) -> tuple[str, str]:
 def process_part(process_id: str, nonce: str) -> str:
     """Key of some rows (metrics, log lines, artifacts) that a process's record names."""
     return check_key(f"process-data/{process_id}/{nonce}.jsonl")
+
+
+def process_parts() -> str:
+    """Prefix of the rows of all processes."""
+    return "process-data"
+
+
+def process_of_part(key: str) -> str:
+    """Return the id of the process that a key below `process_parts` belongs to, or ''."""
+    parts = key.split("/")
+    is_ours = len(parts) == 3 and parts[0] == process_parts() and is_process_id(parts[1])
+    return parts[1] if is_ours else ""
 
 
 def timeline() -> str:

@@ -23,6 +23,7 @@ from loradash.services.dispatch import Dispatcher
 from loradash.services.places import Places
 from loradash.services.retention import Retention
 from loradash.services.running import take_over
+from loradash.services.sweeper import Sweeper
 from loradash.settings import Settings
 from loradash.storage.local import LocalStore
 from loradash.storage.store import Examination, ObjectStore, Remote
@@ -82,10 +83,12 @@ def make_server(settings: Settings) -> Server:
     retention = Retention(
         core.registry, core.store, core.workspace, core.engine, settings.file_retention_days
     )
+    sweeper = Sweeper(core.registry, core.store)
     stopping = threading.Event()
 
     def clean() -> None:
         retention.clean()
+        sweeper.sweep()
         if isinstance(core.store, LocalStore):
             core.store.remove_partial_files(time.time() - _PARTIAL_FILES_LIVE_S)
         scratch_of(core.workspace).remove_left_over(time.time() - _PARTIAL_FILES_LIVE_S)

@@ -125,13 +125,18 @@ class ClaimedDocuments:
         document = _marked(newest, mark)
         record = edit.change(document.record)  # what raises or changes nothing needs no epoch
         is_writer = held is not None and standing.is_written_by(held[0])
-        if edit.write is None and record == document.record:
+        is_of_record_alone = edit.write is None and not edit.renews
+        if is_of_record_alone and record == document.record:
             if held is not None and is_writer:
                 self._hold(process_id, held[0], newest)
             return document
         if is_writer:
             return self._write(process_id, standing, newest, mark, edit)
-        if edit.write is None and (wish := CancelMark.between(document.record, record)):
+        if (
+            edit.write is None
+            and not edit.renews
+            and (wish := CancelMark.between(document.record, record))
+        ):
             return self._ask_to_cancel(process_id, wish)
         epoch = self._win(
             process_id, standing.claimed + (standing.claimed == standing.epoch.number)

@@ -73,16 +73,19 @@ class Edit:
     """What becomes of a document: of its record and, if it has to do with them, of its parts.
 
     Both may be called more than once; a part that was written in vain is deleted by the caller.
+    With ``renews`` there is a new version in any case: whoever was about to replace the present
+    one can't any more.
     """
 
     change: Change
     write: Callable[[Parts], Parts] | None = None
+    renews: bool = False
 
     def of(self, document: Document, ancestors: tuple[str, ...]) -> Document | None:
         """Return the next version, or None if it is no other."""
         record = self.change(document.record)
         parts = self.write(document.parts) if self.write else document.parts
-        if record == document.record and parts == document.parts:
+        if not self.renews and record == document.record and parts == document.parts:
             return None
         return Document(nonce=new_nonce(), record=record, parts=parts, ancestors=ancestors)
 

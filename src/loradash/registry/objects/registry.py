@@ -255,6 +255,29 @@ class ObjectRegistry:
     def close(self) -> None:
         """See `ProcessRegistry.close`; the store is its owner's to close."""
 
+    def sweep(self) -> int:
+        """See `Sweepable.sweep`: rows of processes that don't run, and that aren't named.
+
+        Whoever has written such an object may have been about to name it, and be asleep. So the
+        document is replaced by an equal one first: after that, only what was read from the new one
+        can be written, and what it doesn't name is never named.
+        """
+        stored: dict[str, set[str]] = {}
+        for info in self._backend.list(keys.process_parts()):
+            if process_id := keys.process_of_part(info.key):
+                stored.setdefault(process_id, set()).add(info.key)
+        listing = list_documents(self._backend)
+        swept = 0
+        for process_id in sorted(stored.keys() & listing.keys()):
+            document = self._documents.listed(process_id, listing[process_id])
+            runs = document.record.status is Status.RUNNING  # then its owner may be writing
+            if not runs and not stored[process_id] <= document.parts.keys:
+                document = self._update(process_id, Edit(as_it_is, renews=True))
+                gone = stored[process_id] - document.parts.keys
+                self._backend.discard(*sorted(gone))
+                swept += len(gone)
+        return swept
+
     def take_next(
         self, kind: Kind, change: Change, *, exclude: Sequence[str] = ()
     ) -> ProcessRecord | None:
