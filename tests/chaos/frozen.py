@@ -195,6 +195,9 @@ def play(place: Place, write: int, folder: Path, *, thaw_after_s: float | None =
         if thaw_after_s is not None:
             timer.start()
         run(place.store, registry, "second")
+        if thaw_after_s is not None:  # the first may even be the one that took it
+            ice.thawed.set()
+            first.join(_PATIENCE_S)
     before = _everything(place, registry, record.id)
     ice.thawed.set()
     first.join(_PATIENCE_S)
