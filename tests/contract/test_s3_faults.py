@@ -59,7 +59,8 @@ def store_with(seaweedfs, bucket, proxy):
 
     def make(**options):
         options = {"timeout_s": TIMEOUT_S, "part_bytes": 5 * MIB, **options}
-        config = config_of(seaweedfs, bucket=bucket, endpoint_url=proxy.url, **options)
+        options = {"endpoint_url": proxy.url, **options}
+        config = config_of(seaweedfs, bucket=bucket, **options)
         made.append(S3Store(config))
         return made[-1]
 
@@ -341,3 +342,14 @@ def test_records_are_reachable_soon_after_an_outage_that_answered_nothing(store_
         for _ in range(2):
             proxy.fail_next("500", 10)
             records.list("x").__next__()
+
+
+def test_a_name_that_can_not_be_resolved_is_an_outage_for_files_and_records(store_with):
+    store = store_with(endpoint_url="http://nowhere.invalid:9000")
+    for work in (
+        lambda: store.get("a"),
+        lambda: next(store.list("a")),
+        lambda: store.prompt(1).put("a", b""),
+    ):
+        with pytest.raises(StoreUnavailable):
+            work()
