@@ -10,6 +10,7 @@ from loradash.domain.process import Status
 from loradash.domain.requests import REQUEST_TYPES, parse_request
 from loradash.errors import StoreRefused
 from loradash.services.dispatch import new_request_id
+from loradash.storage.memory import MemoryStore
 
 from .published import content, real_key
 from .world import MISSING, URL, BrokenRegistry, World, adapter, logged, picture
@@ -502,3 +503,13 @@ def test_a_full_disk_is_no_bug_of_ours(tmp_path, monkeypatch):
         response = client.get("/queue")
         assert response.status_code == 507
         assert "quota" in response.json()["error"]
+
+
+def test_health_shows_no_secrets_of_what_is_away(tmp_path):
+    class Away(MemoryStore):
+        def list(self, prefix=""):
+            raise StoreRefused("https://s3/b?X-Amz-Signature=0a1b2c AKIAIOSFODNN7EXAMPLE")
+
+    shown = json.dumps(World(tmp_path, store=Away()).ask("health"))
+    assert "X-Amz-Signature=*** ***" in shown
+    assert "0a1b2c" not in shown

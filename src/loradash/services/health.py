@@ -14,6 +14,7 @@ from loradash.runtime.owner import this_owner
 from loradash.runtime.workspace import Workspace
 from loradash.services.processes import ProcessService
 from loradash.storage.store import ObjectStore, Remote
+from loradash.telemetry.masking import masked
 from loradash.telemetry.metrics import Metrics
 
 LOW_DISK_GB = 5.0
@@ -75,7 +76,7 @@ class HealthService:
             "paused": queue["paused"],
             "slots": queue["slots"],
             **({"endpoint": queue["endpoint"]} if "endpoint" in queue else {}),
-            **({"status": "unavailable", "error": trouble} if trouble else {}),
+            **({"status": "unavailable", "error": masked(trouble)} if trouble else {}),
         }
 
     def _storage(self) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class HealthService:
         try:
             facts |= self._store_answer.result(_STORE_ANSWERS_S)
         except (LoradashError, OSError) as error:  # a TimeoutError is an OSError
-            facts |= {"status": "unavailable", "error": str(error)}
+            facts |= {"status": "unavailable", "error": masked(str(error))}
         if isinstance(self._store, Remote):
             facts["circuit"] = self._store.state._asdict()
         return facts
@@ -125,4 +126,4 @@ def _part(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return {"status": "healthy", **look()}
     except (LoradashError, OSError) as error:
-        return {"status": "unavailable", "error": str(error)}
+        return {"status": "unavailable", "error": masked(str(error))}

@@ -26,6 +26,7 @@ from loradash.runtime.patience import AWAY, Patience
 from loradash.runtime.supervisor import StopRequest, StopWish
 from loradash.services.dispatch import Dispatcher, Reply
 from loradash.services.running import Runner
+from loradash.telemetry.masking import masked
 from loradash.worker.ownership import Answer, Ownership
 
 log = structlog.get_logger("loradash.worker")
@@ -138,7 +139,7 @@ class Worker:
                 self.cancel(process_id, stop)
             raise
         except LoradashError as error:
-            return {"error": str(error), "process_id": process_id}
+            return {"error": masked(str(error)), "process_id": process_id}
 
     def cancel(self, process_id: str, stop: StopRequest) -> None:
         """End a process whose job has ended; one that has ended itself stays as it is.
