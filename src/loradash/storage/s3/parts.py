@@ -1,4 +1,4 @@
-"""Content that is hashed before it is sent or while it is, in small pieces: of a file or a part."""
+"""Content that is hashed, then read again as it is sent, in small pieces: of a file or a part."""
 
 import hashlib
 import os
@@ -24,7 +24,6 @@ class Part:
         self._read_at = read_at
         self._on_bytes = on_bytes or (lambda _bytes: None)
         self._counted = 0
-        self._sent = hashlib.md5(usedforsecurity=False)
 
     def md5(self) -> bytes:
         """Read the content; return its MD5."""
@@ -33,23 +32,12 @@ class Part:
             digest.update(piece)
         return digest.digest()
 
-    @property
-    def sent_md5(self) -> bytes:
-        """The MD5 of what `pieces` has yielded."""
-        return self._sent.digest()
-
-    def pieces(self, *, hashed: bool = False) -> Iterator[bytes]:
-        """Yield the content from its beginning, counting it, perhaps hashing it.
-
-        Raises `OSError`.
-        """
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the content from its beginning, counting it. Raises `OSError`."""
         if self._counted:
             self._on_bytes(-self._counted)
             self._counted = 0
-        self._sent = hashlib.md5(usedforsecurity=False)
         for piece in self._read():
-            if hashed:
-                self._sent.update(piece)
             yield piece
             self._counted += len(piece)
             self._on_bytes(len(piece))

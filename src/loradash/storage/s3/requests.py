@@ -300,10 +300,8 @@ class S3Requests:
             text = ElementTree.tostring(errors[0], "unicode")
             raise_for(f"DELETE {errors[0].findtext('{*}Key')}", status, text)
 
-    def put(
-        self, key: str, body: Iterator[bytes], size: int, md5: bytes | None, content_type: str
-    ) -> str:
-        """Send an object, whose MD5 the provider compares if it is given; return its etag.
+    def put(self, key: str, body: Iterator[bytes], size: int, md5: bytes, content_type: str) -> str:
+        """Send an object whose MD5 the provider compares; return its etag.
 
         It may take as long as it takes, as long as something of it is sent.
         """
@@ -333,9 +331,9 @@ class S3Requests:
         number: int,
         body: Iterator[bytes],
         size: int,
-        md5: bytes | None,
+        md5: bytes,
     ) -> str:
-        """Send one part, whose MD5 the provider compares if it is given; return its etag."""
+        """Send one part, whose MD5 the provider compares; return its etag."""
         response = self.send(
             "PUT", key, query=part_query(upload_id, number), body=body, size_bytes=size,
             headers=_md5_header(md5),
@@ -372,8 +370,8 @@ def _no_answer(what: str, error: httpx2.HTTPError) -> StoreUnavailable:
     return StoreUnavailable(f"{what}: {said}", remedy=remedy)
 
 
-def _md5_header(md5: bytes | None) -> dict[str, str]:
-    return {} if md5 is None else {"content-md5": base64.b64encode(md5).decode()}
+def _md5_header(md5: bytes) -> dict[str, str]:
+    return {"content-md5": base64.b64encode(md5).decode()}
 
 
 def part_query(upload_id: str, number: int) -> str:

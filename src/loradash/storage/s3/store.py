@@ -6,8 +6,7 @@ silent one, which obstore doesn't tell apart while it sends; and putting the par
 a provider an hour. Every request goes through one circuit.
 
 What is uploaded is verified before anything may refer to it: the etag is compared with the MD5 of
-what was sent, or, where a provider's etags mean something else, the object is read back. Files are
-hashed while they are sent, once an etag has been seen to be an MD5.
+what was sent, or, where a provider's etags mean something else, the object is read back.
 
 Memory: files are read and written in pieces of 256 KiB, at most ``concurrency`` of them, and
 ``part_concurrency`` parts of those larger than ``part_bytes``, at the same time.
@@ -32,7 +31,6 @@ from loradash.errors import (
     LoradashError,
     NotFound,
     PreconditionFailed,
-    StoreRefused,
     StoreUnavailable,
 )
 from loradash.resilience.circuit import Circuit
@@ -87,8 +85,6 @@ class S3Store:
         self._examination: Examination | None = None
         self._marks: dict[str, str] = {}
         """Of uploads in parts that are under way here, by their ids."""
-        self._hashes_first = True
-        self._must_hash_first = False
         self._is_closed = False
 
     def close(self) -> None:
@@ -389,38 +385,6 @@ class S3Store:
         self._compare(info, 0, size, md5)
         return info
 
-    def _send(
-        self, key: str, content: Part, send: Callable[[Iterator[bytes], bytes | None], str]
-    ) -> tuple[str, bytes]:
-        """Send a part; return its etag and its MD5.
-
-        Where etags have been seen to be MD5s, it is hashed while it is sent, and its etag says
-        whether it arrived. Elsewhere it is hashed before, so that the provider compares.
-        """
-
-        def hash_first() -> tuple[str, bytes]:
-            md5 = content.md5()
-            etag = send(content.pieces(), md5)
-            self._hashes_first = self._must_hash_first or etag.strip('"') != md5.hex()
-            return etag, md5
-
-        def once() -> tuple[str, bytes]:
-            if self._hashes_first:
-                return hash_first()
-            try:
-                etag = send(content.pieces(hashed=True), None)
-            except StoreRefused:  # as buckets with object lock do, which want the hash
-                self._hashes_first = True
-                done = hash_first()
-                self._hashes_first = self._must_hash_first = True
-                return done
-            if etag.strip('"') != content.sent_md5.hex():
-                self._hashes_first = True  # at the next try
-                raise _not_arrived(key, content.size, content.size)
-            return etag, content.sent_md5
-
-        return self._circuit.call(once)
-
     def _put_parts(self, key: str, path: Path, size: int, on_bytes: OnBytes | None) -> ObjectInfo:
         part_bytes = part_size(size, self._config.part_bytes)
         upload_id = self.begin_upload(key, content_type=media_type(key))
@@ -449,10 +413,11 @@ class S3Store:
         return info
 
     def _put_part(self, key: str, upload_id: str, number: int, part: Part) -> tuple[str, bytes]:
-        def send(pieces: Iterator[bytes], md5: bytes | None) -> str:
-            return self._requests.put_part(key, upload_id, number, pieces, part.size, md5)
-
-        return self._send(f"{key}, part {number}", part, send)
+        md5 = part.md5()  # first, so that the provider compares; other parts are sent meanwhile
+        etag = self._circuit.call(
+            lambda: self._requests.put_part(key, upload_id, number, part.pieces(), part.size, md5)
+        )
+        return etag, md5
 
     def _compare(self, info: ObjectInfo, start: int, end: int, md5: bytes) -> None:
         """Read a part back. Raises `StoreUnavailable` if it isn't what was sent."""
