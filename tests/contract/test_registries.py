@@ -964,6 +964,47 @@ class TestSqlRegistry:
             assert again.artifacts(record.id) == (artifact(record.id),)
             assert again.counts() == recount(again)
 
+    @pytest.mark.parametrize("unknown", ["kind = 'generation'", "status = 'cancelled'", "true"])
+    def test_what_the_loradash_that_made_the_file_did_not_know_is_counted(
+        self, registry, url, unknown
+    ):
+        for status, kind in itertools.product(Status, KINDS):
+            in_status(registry, status, kind)
+        with sqlite3.connect(make_url(url).database) as file:
+            file.execute(f"DELETE FROM process_counts WHERE {unknown}")
+        with closing(SqlRegistry(url)) as again:
+            assert again.counts() == recount(again)
+            record = again.create(new(kind="generation"))
+            again.change(record.id, lambda one: changes.cancel_requested(one, NOW))
+            assert again.counts() == recount(again)
+
+    def test_what_was_not_counted_when_the_file_was_opened_is_counted_with_its_first_change(
+        self, registry, url
+    ):
+        records = [registry.create(new(n, "generation")) for n in range(3)]
+        with sqlite3.connect(make_url(url).database) as file:
+            file.execute("DELETE FROM process_counts WHERE kind = 'generation'")
+        for record in records:
+            registry.change(record.id, lambda one: changes.cancel_requested(one, NOW))
+            registry.create(new(kind="generation"))
+            found = recount(registry)
+            of_kind = {
+                key: count for key, count in registry.counts().items() if key[0] == "generation"
+            }
+            assert of_kind == {key: found[key] for key in of_kind}
+
+    def test_kinds_and_statuses_of_a_newer_loradash_are_left_out_of_the_counts(self, registry, url):
+        with sqlite3.connect(make_url(url).database) as file:
+            file.execute("INSERT INTO process_counts VALUES ('upscaling', 'parked', 3)")
+        assert registry.counts() == recount(registry)
+
+    def test_a_queue_can_be_paused_though_nothing_said_whether_it_is(self, registry, url):
+        with sqlite3.connect(make_url(url).database) as file:
+            file.execute("DELETE FROM registry_state WHERE name = 'queue_paused'")
+        assert registry.paused() is False
+        registry.pause(True)
+        assert registry.paused() is True
+
     def test_two_registries_of_one_file_see_each_others_writes(self, registry, url):
         with closing(SqlRegistry(url)) as other:
             record = registry.create(new())

@@ -10,6 +10,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from loradash.domain.process import Kind, Status
 from loradash.errors import InvalidSettings, RegistryUnavailable
 from loradash.registry import sqlite, tables
+from loradash.registry.rows import count_anew
 
 
 class Database:
@@ -69,6 +70,22 @@ class Database:
                 f"this one knows {tables.SCHEMA_VERSION}",
                 remedy="Update loradash, or use another registry.",
             )
+        self._complete_counts()
+
+    def _complete_counts(self) -> None:
+        """Count what the loradash that made this database didn't know, and so didn't count."""
+        every = {(kind, status) for kind in get_args(Kind) for status in Status}
+
+        def missing(connection: Connection) -> set[tuple[str, Status]]:
+            rows = connection.execute(select(tables.counts.c.kind, tables.counts.c.status)).all()
+            return every - {(kind, status) for kind, status in rows}
+
+        with self.reading() as connection:
+            if not missing(connection):
+                return
+        with self.writing() as connection:
+            for kind, status in missing(connection):  # unless another program was faster
+                count_anew(connection, kind, status)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -97,14 +114,6 @@ def _create_schema(connection: Connection) -> int:
         [
             {"name": tables.SCHEMA_VERSION_NAME, "value": tables.SCHEMA_VERSION},
             {"name": tables.PAUSED_NAME, "value": 0},
-        ],
-    )
-    connection.execute(
-        insert(tables.counts),
-        [
-            {"kind": kind, "status": status, "count": 0}
-            for kind in get_args(Kind)
-            for status in Status
         ],
     )
     return tables.SCHEMA_VERSION

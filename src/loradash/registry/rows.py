@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from loradash.domain.ids import is_process_id
@@ -90,10 +90,20 @@ def parsed(model: type[Model], document: str) -> Model:
         ) from error
 
 
+def count_anew(connection: Connection, kind: str, status: str) -> None:
+    """Count the processes of a kind and status, and keep that; there is no row for them yet."""
+    mine = (processes.c.kind == kind, processes.c.status == status)
+    count = connection.scalar(select(func.count()).select_from(processes).where(*mine))
+    connection.execute(insert(tables.counts).values(kind=kind, status=status, count=count))
+
+
 def _count(connection: Connection, record: ProcessRecord, difference: int) -> None:
+    """Keep count of a record that was just written, or that is another one's now."""
     counts = tables.counts
-    connection.execute(
+    updated = connection.execute(
         update(counts)
         .where(counts.c.kind == record.kind, counts.c.status == record.status)
         .values(count=counts.c.count + difference)
     )
+    if not updated.rowcount:  # whoever made the database didn't know them
+        count_anew(connection, record.kind, record.status)

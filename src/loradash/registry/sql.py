@@ -6,7 +6,7 @@ from functools import cache
 from itertools import product
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Select, delete, func, select, update
+from sqlalchemy import Connection, Select, delete, func, select
 
 from loradash.domain.ids import is_process_id
 from loradash.domain.process import Kind, ProcessRecord, Status
@@ -96,7 +96,9 @@ class SqlRegistry:
         """See `ProcessRegistry.counts`."""
         with self._database.reading() as connection:
             rows = connection.execute(select(counts)).all()
-        return {(kind, Status(status)): count for kind, status, count in rows}
+        found = {(kind, status): count for kind, status, count in rows}
+        kinds: tuple[Kind, ...] = get_args(Kind)  # a newer loradash may have counted others
+        return {(kind, status): found.get((kind, status), 0) for kind in kinds for status in Status}
 
     def running(self) -> tuple[ProcessRecord, ...]:
         """See `ProcessRegistry.running`."""
@@ -259,9 +261,7 @@ class SqlRegistry:
     def pause(self, paused: bool) -> None:
         """See `ProcessQueue.pause`."""
         with self._database.writing() as connection:
-            connection.execute(
-                update(state).where(state.c.name == PAUSED_NAME).values(value=int(paused))
-            )
+            put_rows(connection, state, [{"name": PAUSED_NAME, "value": int(paused)}])
 
     @contextlib.contextmanager
     def _owning(self, process_id: str, token: str) -> Iterator[Connection]:
