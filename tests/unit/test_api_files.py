@@ -554,6 +554,7 @@ def test_results_of_several_processes_come_as_one_zip(world):
     trained, drawn = world.trained().id, world.drawn(2).id
     lora = {f"{trained}/cat.safetensors": adapter()}
     images = {f"{drawn}/image_{n:04d}.png": picture(n) for n in range(2)}
+    preview = {f"{trained}/step-000000010-0.png": picture(1)}
     with world.client() as client:
         response = zipped(client, trained, drawn)
         assert response.status_code == 200
@@ -561,8 +562,8 @@ def test_results_of_several_processes_come_as_one_zip(world):
         assert response.headers["content-length"] == str(len(response.content))
         named = response.headers["content-disposition"]
         assert named == 'attachment; filename="loradash-results.zip"'
-        assert unzipped(response.content) == lora | images
-        assert unzipped(zipped(client, trained, drawn, loras="false").content) == images
+        assert unzipped(response.content) == lora | images | preview
+        assert unzipped(zipped(client, trained, drawn, loras="false").content) == images | preview
         assert unzipped(zipped(client, trained, drawn, images="false").content) == lora
         one = zipped(client, drawn, drawn)
         assert unzipped(one.content) == images
@@ -583,8 +584,8 @@ def test_a_zip_that_can_not_be_made_is_an_error(world):
     drawn, waiting = world.drawn(2).id, world.waiting().id
     with world.client() as client:
         for ids, status in (
-            ((MISSING,), 404), ((drawn, MISSING), 404), ((waiting,), 404), (("../x",), 404),
-            ((), 400), ((drawn,) * 51, 400), (("x" * 101,), 400),
+            ((MISSING,), 404), ((drawn, MISSING), 404), ((waiting,), 404), (("../x",), 400),
+            ((), 400), ((drawn,) * 201, 400), (("x" * 1001,), 400),
         ):  # fmt: skip
             response = zipped(client, *ids)
             assert response.status_code == status, ids
@@ -602,7 +603,7 @@ def test_a_reply_to_a_bulk_download_leads_to_the_zip(world):
     trained, drawn = world.trained().id, world.drawn(3).id
     url = world.ask("bulk_download", process_ids=[trained, drawn])["zip_url"]
     with world.client() as client:
-        assert len(unzipped(client.get(url).content)) == 4
+        assert len(unzipped(client.get(url).content)) == 5
 
 
 def test_a_link_for_images_that_are_too_large_for_a_reply_leads_to_them(tmp_path):

@@ -21,6 +21,7 @@ FILE = {"type", "filename", "content_type", "size", "data"}
 PROCESS = {
     "id", "process_id", "name", "type", "status", "lost", "phase", "phase_detail", "progress",
     "step", "total_steps", "loss", "learning_rate", "steps_per_s", "eta", "elapsed_time", "gpu_id",
+    "elapsed_ms", "device",
     "worker_id", "created_at", "updated_at", "started_at", "ended_at", "attempt", "priority",
     "queue_position", "cancel_requested", "error", "error_message", "error_code", "error_problems",
     "remedy", "resumable", "output_path", "request_id", "config",
@@ -30,8 +31,8 @@ MODEL = {
     "created_at", "modified_date", "status", "metadata",
 }  # fmt: skip
 RESULT_FILE = {
-    "id", "filename", "path", "s3_key", "process_id", "size", "size_formatted", "sha256",
-    "created_at", "type", "result_type",
+    "id", "filename", "path", "s3_key", "process_id", "made_by", "size", "size_formatted",
+    "sha256", "created_at", "type", "result_type",
 }  # fmt: skip
 
 
@@ -229,7 +230,7 @@ def test_files_are_listed(world):
     entries = [*reply["lora_files"], *reply["image_files"]]
     assert reply["total_files"] == len(entries) == 4
     assert all(set(one) == RESULT_FILE for one in entries)
-    assert {one["process_id"] for one in entries} == {trained.id, drawn.id}
+    assert {one["made_by"] for one in entries} == {trained.id, drawn.id}
 
 
 @pytest.mark.parametrize("kind", ["download", "download_by_key", "download_file"])
@@ -253,14 +254,14 @@ def test_a_bulk_download_has_a_link_to_each_file(world):
     trained, drawn = world.trained().id, world.drawn(2).id
     reply = world.ask("bulk_download", process_ids=[trained, drawn])
     assert set(reply) == {"download_items", "zip_url", "total_files", "total_size", "request_id"}
-    assert reply["total_files"] == 3
+    assert reply["total_files"] == 4  # with the preview
     wanted = f"process_id={trained}&process_id={drawn}&images=true&loras=true"
     assert reply["zip_url"] == f"{URL}/download/zip?{wanted}"
     for item in reply["download_items"]:
         assert set(item) == {
             "filename", "process_id", "key", "url", "size", "sha256", "type", "content_type",
         }  # fmt: skip
-        assert item["url"] == f"{URL}/files/{item['key']}"
+        assert item["url"] == f"{URL}/files/{item['key']}?download=1"
         assert item["type"] in ("lora", "image", "other")
     assert reply["total_size"] == sum(item["size"] for item in reply["download_items"])
 

@@ -59,7 +59,7 @@ def test_of_other_stores_the_link_is_to_the_server_if_there_is_one(tmp_path, kin
         "provider that doesn't sign": lambda: SigningStore(presign=False),
     }[kind]()  # fmt: skip
     links = Links(store, 60)
-    assert links.below(URL).file(KEY, "cat.safetensors") == f"{URL}/files/{KEY}"
+    assert links.below(URL).file(KEY, "cat.safetensors") == f"{URL}/files/{KEY}?download=1"
     assert links.below("").file(KEY, "cat.safetensors") is None
 
 
@@ -67,7 +67,7 @@ def test_of_other_stores_the_link_is_to_the_server_if_there_is_one(tmp_path, kin
 def test_a_link_to_the_server_leads_to_exactly_this_key(name):
     link = Links(MemoryStore(), 60).below(URL).file(f"results/x/{name}", name)
     parts = urlsplit(link)
-    assert (parts.query, parts.fragment) == ("", "")
+    assert (parts.query, parts.fragment) == ("download=1", "")
     assert unquote(parts.path) == f"/files/results/x/{name}"
 
 
@@ -85,7 +85,7 @@ def test_a_store_that_is_away_is_linked_by_way_of_the_server():
     store = SigningStore(error=StoreUnavailable("it isn't there", remedy="Wait."))
     url = Links(store, 60).below(URL)
     assert [url.file(f"{KEY}{n}", "x") for n in range(3)] == [
-        f"{URL}/files/{KEY}{n}" for n in range(3)
+        f"{URL}/files/{KEY}{n}?download=1" for n in range(3)
     ]
     assert store.asked == 1
     store.error = None
@@ -122,7 +122,8 @@ def test_replies_have_signed_links_named_as_the_file_is_saved(tmp_path):
     link = world.ask("download_by_key", s3_key=key)
     assert link["url"] == f"https://bucket.example/{key}?name=adapter.safetensors&for=3600"
     reply = world.ask("bulk_download", process_ids=[process_id])
-    (item,) = reply["download_items"]
+    item, preview = reply["download_items"]
     assert item["url"] == f"https://bucket.example/{item['key']}?name=cat.safetensors&for=3600"
     assert item["size"] == len(adapter())
-    assert reply["zip_url"] is None
+    assert (item["type"], preview["type"]) == ("lora", "image")
+    assert reply["zip_url"].startswith(f"{URL}/download/zip?process_id={process_id}&")

@@ -273,10 +273,22 @@ def test_process_ids_are_plain_words(kind):
         assert "process_id: must be" in refused(kind, process_id=bad)
 
 
+@pytest.mark.parametrize(
+    "reference",
+    [f"results/{ID}/images/a b.png", f"s3://bucket/some/prefix/results/{ID}/lora/ä.safetensors"],
+)
+def test_a_download_may_name_a_file_in_place_of_a_process(reference):
+    assert parsed("download", process_id=reference).process_id == reference
+    assert parsed("bulk_download", process_ids=[ID, reference]).process_ids == (ID, reference)
+    for bad in (reference + "x" * 1000, f"{reference}\0"):
+        assert "process_id: " in refused("download", process_id=bad)
+    assert "process_id: must be" in refused("cancel", process_id=reference)
+
+
 def test_what_is_left_out_has_the_contracts_defaults():
     processes = parsed("processes")
     assert (processes.limit, processes.cursor, processes.kind, processes.status) == (
-        50, "", None, (),
+        200, "", None, (),
     )  # fmt: skip
     status = parsed("process_status", process_id="a")
     assert (status.log_after, status.log_limit) == (None, 500)
@@ -442,12 +454,14 @@ def test_the_old_name_of_kind_means_the_same():
     assert "differ" in refused("processes", process_type="training", kind="generation")
 
 
-@pytest.mark.parametrize("kind", ["bulk_download", "delete_results"])
-def test_process_ids_are_one_to_fifty_and_each_counts_once(kind):
-    fifty = [f"p{n}" for n in range(50)]
-    assert list(parsed(kind, process_ids=fifty).process_ids) == fifty
+@pytest.mark.parametrize("kind, most", [("bulk_download", 200), ("delete_results", 50)])
+def test_process_ids_are_bounded_and_each_counts_once(kind, most):
+    ids = [f"p{n}" for n in range(most)]
+    assert list(parsed(kind, process_ids=ids).process_ids) == ids
     assert parsed(kind, process_ids=["b", "a", "b"]).process_ids == ("b", "a")
-    assert "at most 50" in refused(kind, process_ids=[*fifty, "x"])
+    assert list(parsed(kind, process_ids=[*ids, *ids, "p0"]).process_ids) == ids
+    assert f"at most {most}" in refused(kind, process_ids=[*ids, "x"])
+    assert f"at most {most}" in refused(kind, process_ids=["x"] * 1_000_000)
     assert "empty" in refused(kind, process_ids=[])
     assert "process_ids[1]: must be" in refused(kind, process_ids=["a", "a b"])
     for bad in ("a", 3, True, {"a": 1}):

@@ -129,7 +129,7 @@ def test_files_are_filtered_by_their_path(world, results):
 def test_each_file_says_what_it_is(world, results):
     trained, drawn = world.trained().id, world.drawn().id
     kinds = {
-        (one["process_id"], one["type"], one["result_type"])
+        (one["made_by"], one["type"], one["result_type"])
         for part in ("lora_files", "image_files")
         for one in results.files("", 100, "")[part]
     }
@@ -289,10 +289,10 @@ def test_what_is_too_large_for_a_reply_is_a_link(tmp_path, way):
         "by_path": lambda base_url: results.by_path(key, base_url),
     }[way]
     assert ask(URL) == {
-        "type": "url", "url": f"{URL}/files/{key}", "filename": "cat.safetensors",
+        "type": "url", "url": f"{URL}/files/{key}?download=1", "filename": "cat.safetensors",
         "size": len(adapter()), "s3_key": key,
     }  # fmt: skip
-    with pytest.raises(InvalidRequest, match="too many for one reply"):
+    with pytest.raises(InvalidRequest, match="too much for one reply"):
         ask("")
 
 
@@ -306,7 +306,7 @@ def test_images_that_are_too_large_for_one_reply_are_a_link_to_one_zip(tmp_path)
         "type": "url", "filename": f"{process_id}.zip", "size": len(data),
         "url": f"{URL}/download/zip?process_id={process_id}&images=true&loras=false",
     }  # fmt: skip
-    with pytest.raises(InvalidRequest, match="too large for one reply") as caught:
+    with pytest.raises(InvalidRequest, match="too much for one reply") as caught:
         results.download(process_id, None, "")
     assert "bulk_download" in caught.value.remedy
 
@@ -389,8 +389,8 @@ def test_bulk_links_lead_to_what_was_asked_for(world, results):
         reply = results.bulk([trained, drawn, failed.id], base_url=URL, **wanted)
         return sorted(item["type"] for item in reply["download_items"])
 
-    assert kinds(images=True, loras=True) == ["image", "image", "lora"]
-    assert kinds(images=True, loras=False) == ["image", "image"]
+    assert kinds(images=True, loras=True) == ["image", "image", "image", "lora"]  # a preview is one
+    assert kinds(images=True, loras=False) == ["image"] * 3
     assert kinds(images=False, loras=True) == ["lora"]
     assert kinds(images=False, loras=False) == []
     with pytest.raises(NotFound):
@@ -410,7 +410,7 @@ def test_a_bulk_download_has_one_link_for_all_if_there_are_several_files(world, 
         f"{URL}/download/zip?{ids}&images=true&loras=false"
     )
     assert zip_url(trained, drawn, base_url="") is None
-    assert zip_url(trained) is None
+    assert zip_url(trained, images=False) is None
     assert zip_url(trained, drawn, images=False) is None
 
 
@@ -439,6 +439,7 @@ def test_an_archive_has_the_results_of_all_processes_and_the_size_that_it_says(w
 
     loras = {f"{one}/cat.safetensors" for one in (trained, other)}
     images = {f"{drawn}/image_{n:04d}.png" for n in range(2)}
+    images |= {f"{one}/step-000000010-0.png" for one in (trained, other)}
     assert names(images=True, loras=True) == loras | images
     assert names(images=True, loras=False) == images
     assert names(images=False, loras=True) == loras
@@ -469,7 +470,6 @@ def test_an_archive_of_nothing_is_not_found(world, results):
     waiting, trained = world.waiting().id, world.trained().id
     for ids, wanted in (
         ([waiting], {"images": True, "loras": True}),
-        ([trained], {"images": True, "loras": False}),
         ([trained], {"images": False, "loras": False}),
         ([trained, MISSING], {"images": True, "loras": True}),
     ):

@@ -14,9 +14,11 @@ from fastapi.responses import FileResponse
 from loradash.api.gateway import json_response
 from loradash.api.streams import file_headers, streamed
 from loradash.domain.media_types import media_type
-from loradash.domain.requests import MAX_IDS
+from loradash.domain.request_fields import MAX_REFERENCE_CHARACTERS
+from loradash.domain.requests import MAX_REFERENCES
 from loradash.registry.registry import StoredArtifact
 from loradash.services.result_content import content, not_what_was_stored
+from loradash.services.result_names import plain_name
 from loradash.services.results import ResultService
 from loradash.storage.store import LocalFiles, ObjectStore
 
@@ -25,8 +27,12 @@ _ETAG = re.compile(r'(?:W/)?("[^"]*")')
 
 Key = Annotated[str, Path(max_length=1000)]
 ProcessIds = Annotated[
-    list[Annotated[str, Query(max_length=100)]],
-    Query(min_length=1, max_length=MAX_IDS, description="whose results; may be repeated"),
+    list[Annotated[str, Query(max_length=MAX_REFERENCE_CHARACTERS)]],
+    Query(
+        min_length=1,
+        max_length=MAX_REFERENCES,
+        description="whose results, or a file's key; may be repeated",
+    ),
 ]
 
 
@@ -36,8 +42,13 @@ def make_router(store: ObjectStore, results: ResultService) -> APIRouter:
 
     @router.head("/files/{key:path}", include_in_schema=False)
     @router.get("/files/{key:path}", summary="A result file, whole or by range")
-    def file(request: Request, key: Key) -> Response:
-        return _file(request, store, results.stored(key))
+    def file(
+        request: Request,
+        key: Key,
+        download: Annotated[bool, Query(description="save an image too, don't show it")] = False,
+    ) -> Response:
+        entry = results.stored(key)
+        return _file(request, store, entry, saved_as=results.saved_as(entry) if download else "")
 
     @router.head("/download/zip", include_in_schema=False)
     @router.get("/download/zip", summary="Results of some processes as one zip file")
@@ -45,7 +56,8 @@ def make_router(store: ObjectStore, results: ResultService) -> APIRouter:
         request: Request, process_id: ProcessIds, images: bool = True, loras: bool = True
     ) -> Response:
         archive = results.archive(process_id, images=images, loras=loras)
-        name = f"{process_id[0]}.zip" if len(set(process_id)) == 1 else "loradash-results.zip"
+        is_one = len(set(process_id)) == 1 and "/" not in process_id[0]
+        name = f"{process_id[0]}.zip" if is_one else "loradash-results.zip"
         headers = {
             **file_headers(name),
             "Accept-Ranges": "none",
@@ -64,17 +76,19 @@ class _Part(NamedTuple):
     end: int
 
 
-def _file(request: Request, store: ObjectStore, entry: StoredArtifact) -> Response:
+def _file(
+    request: Request, store: ObjectStore, entry: StoredArtifact, *, saved_as: str
+) -> Response:
     """Answer with a file, a part of it, or that the client has it already.
 
     Raises `NotFound`, `ResultsNotStored`, and what the store raises, before anything is sent.
     """
     etag = f'"{entry.sha256}"'
-    name = entry.name.rpartition("/")[2]
+    name = saved_as or plain_name(entry)
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if _names(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
-    headers |= file_headers(name)
+    headers |= file_headers(name, save=bool(saved_as))
     size = store.head(entry.key).size_bytes
     if size != entry.size_bytes:
         raise not_what_was_stored(entry)

@@ -248,7 +248,7 @@ class JobService:
         shown: dict[str, Any] = {
             "id": process_id,
             "status": state,
-            "executionTime": round(view["elapsed_time"] * 1000),
+            "executionTime": view["elapsed_ms"],
         }
         if view["started_at"]:
             delay = datetime.fromisoformat(view["started_at"]) - datetime.fromisoformat(

@@ -38,12 +38,14 @@ def streamed(
     return _Stream(_passed_on(first, pieces, name), status, headers, kind)
 
 
-def file_headers(name: str) -> dict[str, str]:
+def file_headers(name: str, *, save: bool = False) -> dict[str, str]:
     """Headers under which a browser shows an image, saves the rest, and takes nothing for a page.
 
-    The name says what is an image, so that content which only pretends to be one isn't run.
+    With ``save`` it saves images too. The name says what is an image, so that content which only
+    pretends to be one isn't run.
     """
-    shown = "inline" if media_type(name).startswith("image/") else "attachment"
+    is_image = media_type(name).startswith("image/")
+    shown = "inline" if is_image and not save else "attachment"
     quoted = quote(name, safe="")
     named = f'filename="{name}"' if quoted == name else f"filename*=UTF-8''{quoted}"
     return {

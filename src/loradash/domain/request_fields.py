@@ -29,9 +29,11 @@ MAX_CONTENT_CHARACTERS = 140 * 1024 * 1024
 MAX_FILE_NAME_CHARACTERS = 255
 MAX_FILE_NAME_BYTES = 200  # what an object store's keys may have in one part
 MAX_SHOWN = 80
+MAX_REFERENCE_CHARACTERS = 1000
 MAX_NUMBER = 2**63 - 1  # what a database's column holds
 
 _MAX_DIGITS = 100
+_MAX_REPEATED = 100  # a longer list is refused without a look at its items
 _CONTROLS = frozenset({"Cc", "Zl", "Zp"})  # Unicode categories
 _FILE_SUFFIXES = IMAGE_SUFFIXES | OTHER_SUFFIXES | {CAPTION_SUFFIX}
 _FILE_ENDINGS = "jpg, jpeg, png, webp, bmp, txt, json, yaml or yml"
@@ -66,10 +68,13 @@ Text = Annotated[str, AfterValidator(_clean)]
 Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 
 
-def list_of(minimum: int, maximum: int, *, one: bool = False) -> BeforeValidator:
+def list_of(
+    minimum: int, maximum: int, *, one: bool = False, distinct: bool = False
+) -> BeforeValidator:
     """Return a check that a value is a list of so many items, made before its items are looked at.
 
-    With ``one``, a text stands for the list of itself.
+    With ``one``, a text stands for the list of itself. With ``distinct``, texts that are repeated
+    count once and are left out.
     """
 
     def check(value: Any) -> Any:
@@ -77,6 +82,9 @@ def list_of(minimum: int, maximum: int, *, one: bool = False) -> BeforeValidator
             return (value,)
         if not isinstance(value, list | tuple):
             raise ValueError(f"must be a list{' or one text' if one else ''}")
+        if distinct and len(value) <= _MAX_REPEATED * maximum:
+            texts = dict.fromkeys(item for item in value if isinstance(item, str))
+            value = [*texts, *(item for item in value if not isinstance(item, str))]
         if len(value) < minimum:
             raise ValueError("is empty; send at least one entry")
         if len(value) > maximum:
@@ -87,6 +95,7 @@ def list_of(minimum: int, maximum: int, *, one: bool = False) -> BeforeValidator
 
 
 _ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_STORED = re.compile(r"results/|s3://", re.IGNORECASE)
 _FOLDER = re.compile(r"(?![._])[a-zA-Z0-9._-]{1,150}")
 _NOT_IN_FOLDER = re.compile(r"[^a-zA-Z0-9._-]+")
 
@@ -105,6 +114,21 @@ def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
 Id = Annotated[
     str, PlainValidator(_matching(_ID, "a process id: 1 to 64 letters, digits, '_' and '-'"))
 ]
+
+
+def _reference(value: Any) -> str:
+    """A process's id, or what may be a file's key or address; the results service looks for it."""
+    if isinstance(value, str) and _STORED.match(value):
+        if len(value) > MAX_REFERENCE_CHARACTERS:
+            raise ValueError(f"must be a key of at most {MAX_REFERENCE_CHARACTERS} characters")
+        return _clean(value)
+    return _matching(_ID, "a process id (1 to 64 letters, digits, '_' and '-') or a file's key")(
+        value
+    )
+
+
+Reference = Annotated[str, PlainValidator(_reference)]
+"""A process's id, or a stored file's key or address."""
 DatasetFolder = Annotated[
     str,
     PlainValidator(

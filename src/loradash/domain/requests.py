@@ -35,6 +35,7 @@ from loradash.domain.request_fields import (
     JsonNumber,
     JsonValue,
     Priority,
+    Reference,
     Sha256,
     Text,
     UploadId,
@@ -49,8 +50,10 @@ from loradash.errors import InvalidRequest
 
 MAX_PROBLEMS = 20
 MAX_FILES = 1000
+MAX_PROCESSES = 200
 MAX_ANNOUNCED_FILES = 100_000
 MAX_IDS = 50
+MAX_REFERENCES = 200  # as many as one page of a list has
 
 LogType = Literal["app", "requests", "errors", "system", "all"]
 ResultType = Literal["lora", "samples", "images", "checkpoints", "logs", "all"]
@@ -70,6 +73,11 @@ class _Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, hide_input_in_errors=True)
 
     _unknown: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def is_overview(self) -> bool:
+        """Whether nothing but its type was given, so that a list shows what matters most."""
+        return not self.model_fields_set - {"type"}
 
     @classmethod
     def known_fields(cls) -> list[str]:
@@ -198,10 +206,13 @@ _STATUSES = [str(status) for status in Status]
 
 
 class ProcessesRequest(_Request):
-    """List processes, the newest first, by pages."""
+    """List processes, the newest first, by pages.
+
+    Without any of the fields: up to 200, of which the active ones come first.
+    """
 
     type: Literal["processes"]
-    limit: int = Field(50, ge=1, le=200)
+    limit: int = Field(MAX_PROCESSES, ge=1, le=MAX_PROCESSES)
     cursor: Cursor = ""
     kind: Kind | None = Field(None, validation_alias=AliasChoices("kind", "process_type"))
     status: Annotated[
@@ -237,10 +248,13 @@ class CancelRequest(_Request):
 
 
 class DownloadRequest(_Request):
-    """A result of a process: its main one, or the one with this key."""
+    """A result of a process: its main one, or the one with this key.
+
+    A file's key, or its address, may stand in place of the id, as `list_files` gives it of images.
+    """
 
     type: Literal["download"]
-    process_id: Id
+    process_id: Reference
     s3_key: Annotated[Text, Field(min_length=1, max_length=2000)] | None = None
 
 
@@ -276,20 +290,14 @@ class ListFilesRequest(_Listing):
     path: Text = Field("", max_length=1000)
 
 
-def _distinct(ids: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(ids))
-
-
-Ids = Annotated[
-    tuple[Id, ...], list_of(1, MAX_IDS), AfterValidator(_distinct)
-]  # fmt: skip
+Ids = Annotated[tuple[Id, ...], list_of(1, MAX_IDS, distinct=True)]
 
 
 class BulkDownloadRequest(_Request):
-    """Links to the results of several processes."""
+    """Links to the results of several processes, or to files that are named by their keys."""
 
     type: Literal["bulk_download"]
-    process_ids: Ids
+    process_ids: Annotated[tuple[Reference, ...], list_of(1, MAX_REFERENCES, distinct=True)]
     include_images: bool = True
     include_loras: bool = True
 

@@ -52,6 +52,8 @@ class Context:
     base_url: str = ""
     idempotency_key: str = ""
     """Makes the same process of the same request, if the client gives no key of its own."""
+    follows_links: bool = True
+    """Whether a file that is too large for a reply may come as a link to it."""
 
 
 @dataclass(frozen=True)
@@ -204,10 +206,13 @@ def _started(process_id: str, what: str, warnings: tuple[str, ...]) -> Reply:
 
 def _processes(services: Services, request: requests.ProcessesRequest, context: Context) -> Reply:
     del context
-    found, cursor = services.processes.page(
-        kind=request.kind, statuses=request.status, limit=request.limit, cursor=request.cursor
-    )
     counts = services.processes.counts()
+    if request.is_overview:
+        found, cursor = services.processes.overview(request.limit, counts)
+    else:
+        found, cursor = services.processes.page(
+            kind=request.kind, statuses=request.status, limit=request.limit, cursor=request.cursor
+        )
     total = sum(counts.values())
     in_store = total if services.records_in_store else 0
     where = "the object store" if services.records_in_store else "the database"
@@ -255,19 +260,23 @@ def _cancel(services: Services, request: requests.CancelRequest, context: Contex
 
 
 def _download(services: Services, request: requests.DownloadRequest, context: Context) -> Reply:
-    return services.results.download(request.process_id, request.s3_key, context.base_url)
+    return services.results.download(
+        request.process_id, request.s3_key, context.base_url, links=context.follows_links
+    )
 
 
 def _download_by_key(
     services: Services, request: requests.DownloadByKeyRequest, context: Context
 ) -> Reply:
-    return services.results.by_key(request.s3_key, context.base_url)
+    return services.results.by_key(request.s3_key, context.base_url, links=context.follows_links)
 
 
 def _download_file(
     services: Services, request: requests.DownloadFileRequest, context: Context
 ) -> Reply:
-    return services.results.by_path(request.file_path, context.base_url)
+    return services.results.by_path(
+        request.file_path, context.base_url, links=context.follows_links
+    )
 
 
 def _bulk_download(
@@ -288,7 +297,9 @@ def _list_models(
 
 def _list_files(services: Services, request: requests.ListFilesRequest, context: Context) -> Reply:
     del context
-    return services.results.files(request.path, request.limit, request.cursor)
+    return services.results.files(
+        request.path, request.limit, request.cursor, overview=request.is_overview
+    )
 
 
 def _delete_results(

@@ -19,25 +19,34 @@ log = structlog.get_logger("loradash.results")
 class Url:
     """The links of one reply, all of one kind: the store is asked once at most."""
 
-    def __init__(self, store: ObjectStore, expires_s: int, base_url: str) -> None:
+    def __init__(
+        self, store: ObjectStore, expires_s: int, base_url: str, followed: bool = True
+    ) -> None:
+        self.followed = followed
         self._store = store
         self._expires_s = expires_s
         self._base_url = base_url
 
     def file(self, key: str, name: str) -> str | None:
-        """Return where an object can be downloaded as ``name``; None if it can't.
+        """Return where an object can be downloaded as ``name``; None if it can't by the client.
 
         Raises `StoreUnavailable` and `StoreRefused` if it depends on a store that doesn't say.
         """
+        if not self.followed:
+            return None
         if self._signer is not None:
             return self._signer.get_url(key, filename=name, expires_s=self._expires_s)
-        return f"{self._base_url}/files/{quote(key)}" if self._base_url else None
+        return f"{self._base_url}/files/{quote(key)}?download=1" if self._base_url else None
 
-    def zip(self, process_ids: Sequence[str], *, images: bool, loras: bool) -> str | None:
-        """Return where the results of processes come as one zip file; None without a server."""
+    def zip(self, references: Sequence[str], *, images: bool, loras: bool) -> str | None:
+        """Return where results come as one zip file; None without a server.
+
+        A reference is a process's id or a file's key.
+        """
         wanted = {"images": str(images).lower(), "loras": str(loras).lower()}
-        query = urlencode([*(("process_id", one) for one in process_ids), *wanted.items()])
-        return f"{self._base_url}/download/zip?{query}" if self._base_url else None
+        query = urlencode([*(("process_id", one) for one in references), *wanted.items()], safe="/")
+        is_there = self._base_url and self.followed
+        return f"{self._base_url}/download/zip?{query}" if is_there else None
 
     @cached_property
     def _signer(self) -> PresignedUrls | None:
@@ -58,9 +67,9 @@ class Links:
         self._store = store
         self._expires_s = expires_s
 
-    def below(self, base_url: str) -> Url:
+    def below(self, base_url: str, *, followed: bool = True) -> Url:
         """Return how keys become links, for a client that knows the server by this address.
 
-        '' stands for no server.
+        '' stands for no server. For a client that doesn't follow links there are none.
         """
-        return Url(self._store, self._expires_s, base_url)
+        return Url(self._store, self._expires_s, base_url, followed)

@@ -1,6 +1,7 @@
 """Processes as clients see them: list, look at one, cancel, resume, and the queue."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,12 +12,15 @@ from loradash.domain.yaml_text import load_mapping
 from loradash.errors import ConflictingState, LoradashError
 from loradash.executors.executor import Executor
 from loradash.executors.local import QueuedRegistry
+from loradash.registry.cursors import ProcessPlace
 from loradash.registry.registry import LogLine, Metric
 from loradash.runtime.lease_watch import LeaseWatch
 from loradash.services.submission import stored_config
 from loradash.storage.store import ObjectStore
 
 MAX_CONFIG_SHOWN = 200_000
+# Of an overview, at most; the rest, and what these leave, is for the newest of all.
+_PARTS = {Status.RUNNING: 0.5, Status.PENDING: 0.25, Status.COMPLETED: 0.125}
 _NEVER = 2**31  # a user who asks for it isn't counted as a lost worker
 
 
@@ -37,16 +41,47 @@ class ProcessService:
     ) -> tuple[list[dict[str, Any]], str]:
         """Return processes as clients read them, the newest first, and the next page's cursor."""
         page = self._registry.page(kind=kind, statuses=statuses, limit=limit, cursor=cursor)
-        waiting = [record.id for record in page.records if record.status is Status.PENDING]
+        return self._views(page.records), page.next_cursor
+
+    def overview(
+        self, limit: int, counts: Mapping[Status, int]
+    ) -> tuple[list[dict[str, Any]], str]:
+        """Return processes for a client that shows one page only: the active ones first.
+
+        Old ones that run or wait take the places of newer ones that have ended, and so do the
+        newest completed ones where there would be few of them: a page of failed ones hides neither.
+        ``counts`` says how many there are. The cursor is that of what is older than the page; of
+        what follows it, the old ones that are here already come once more.
+        """
+        page = self._registry.page(limit=limit)
+        newest = page.records
+        if not page.next_cursor:
+            return self._views(_active_first(newest)), ""
+        wanted: dict[str, ProcessRecord] = {}
+        for status, part in _PARTS.items():
+            here = [record for record in newest if record.status is status]
+            there = min(counts[status], int(limit * part))
+            if len(here) < there:
+                here = list(self._registry.page(statuses=[status], limit=there).records)
+            wanted |= {record.id: record for record in here[:there]}
+        kept = len(newest)
+        while len(wanted.keys() | {record.id for record in newest[:kept]}) > limit:
+            kept -= 1
+        cursor = ProcessPlace.of(newest[kept - 1]).cursor
+        shown = {record.id: record for record in newest[:kept]} | wanted
+        ordered = sorted(shown.values(), key=ProcessPlace.of, reverse=True)
+        return self._views(_active_first(ordered)), cursor
+
+    def _views(self, records: Sequence[ProcessRecord]) -> list[dict[str, Any]]:
+        waiting = [record.id for record in records if record.status is Status.PENDING]
         positions = self._registry.positions(waiting) if waiting else {}
         now = datetime.now(UTC)
-        views = [
+        return [
             view(
                 record, now, positions.get(record.id), owner_is_lost=self._watch.is_lost(record)
             )
-            for record in page.records
+            for record in records
         ]  # fmt: skip
-        return views, page.next_cursor
 
     def get(self, process_id: str) -> dict[str, Any]:
         """Return one process, with its whole config and its attempts. Raises `NotFound`."""
@@ -174,6 +209,12 @@ class ProcessService:
             return None
 
 
+def _active_first(records: Iterable[ProcessRecord]) -> list[ProcessRecord]:
+    """Those that run, those that wait, and the others; the order of each kind stays."""
+    rank = {Status.RUNNING: 0, Status.PENDING: 1}
+    return sorted(records, key=lambda record: rank.get(record.status, 2))
+
+
 def view(
     record: ProcessRecord,
     now: datetime,
@@ -182,7 +223,7 @@ def view(
     owner_is_lost: bool = False,
 ) -> dict[str, Any]:
     """A process with the names that clients of the dashboard's protocol read; times in seconds."""
-    progress, error = record.progress, record.error
+    progress, error, elapsed_s = record.progress, record.error, record.elapsed_s(now)
     return {
         "id": record.id,
         "process_id": record.id,
@@ -198,9 +239,12 @@ def view(
         "loss": progress.loss,
         "learning_rate": progress.learning_rate,
         "steps_per_s": progress.steps_per_s,
-        "eta": progress.eta_s if record.status is Status.RUNNING else None,
-        "elapsed_time": round(record.elapsed_s(now), 1),
-        "gpu_id": record.device or None,
+        # The published client prints both as they are, and the device as "GPU" and its id.
+        "eta": _whole(progress.eta_s) if record.status is Status.RUNNING else None,
+        "elapsed_time": int(elapsed_s),
+        "elapsed_ms": round(elapsed_s * 1000),
+        "gpu_id": record.device if record.device not in ("", "cpu") else None,
+        "device": record.device or None,
         "worker_id": record.lease.owner if record.lease else None,
         "created_at": _iso(record.created_at),
         "updated_at": _iso(record.updated_at),
@@ -220,6 +264,10 @@ def view(
         "request_id": record.request_id or None,
         "config": _short_config(record),
     }
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else math.ceil(seconds)
 
 
 def percent(record: ProcessRecord) -> float:

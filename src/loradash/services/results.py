@@ -5,6 +5,7 @@ import hashlib
 import io
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +24,13 @@ from loradash.services.links import Links, Url
 from loradash.services.pieces import ZipPieces
 from loradash.services.presence import Presence, note_of
 from loradash.services.result_content import not_what_was_stored
+from loradash.services.result_names import (
+    distinct_name,
+    file_names,
+    is_shared,
+    plain_name,
+    short_id,
+)
 from loradash.services.result_zip import result_zip
 from loradash.storage import keys
 from loradash.storage.store import ObjectInfo, ObjectStore, check_key
@@ -39,6 +47,7 @@ _TYPE_OF = {kind: name for name, kinds in _TYPES.items() if name != "all" for ki
 _READABLE_FOLDERS = ("output", "models/loras", "training_data")
 _URL_EXPIRES_S = 3600
 _MAX_PROBLEMS = 20
+_NAMES_COMPARED = 200  # of the newest adapters, which are those that clients list
 
 
 class ResultService:
@@ -68,15 +77,28 @@ class ResultService:
         """Return the finished adapters, the newest first; a note tells of those that are gone."""
         listed, next_cursor = self._registry.newest_artifacts(["lora"], limit=limit, before=cursor)
         found, missing = self._presence.split(listed)
+        models = [
+            self._model(entry, name) for entry, name in zip(found, file_names(found), strict=True)
+        ]
+        names = Counter(model["name"].casefold() for model in models)
+        for model, entry in zip(models, found, strict=True):
+            if names[model["name"].casefold()] > 1:
+                model["name"] += f" ({short_id(entry)})"
         return {
-            "models": [self._model(entry) for entry in found],
+            "models": models,
             "count": len(found),
             "next_cursor": next_cursor or None,
             **note_of(missing),
         }
 
-    def files(self, path: str, limit: int, cursor: str) -> dict[str, Any]:
-        """Return adapters and pictures, of all processes or below a path such as results/<id>."""
+    def files(
+        self, path: str, limit: int, cursor: str, *, overview: bool = False
+    ) -> dict[str, Any]:
+        """Return adapters and pictures, of all processes or below a path such as results/<id>.
+
+        An ``overview`` is for a client that shows one page only: many new images don't hide the
+        adapters that are older, which come too.
+        """
         prefix = self._key_of(path).rstrip("/") if path else ""
         process_id = keys.process_of(f"{prefix}/") if prefix else ""
         found: Sequence[StoredArtifact]
@@ -86,25 +108,42 @@ class ResultService:
             found, next_cursor = self._registry.newest_artifacts(
                 ["lora", "image", "sample"], limit=limit, before=cursor
             )
+            if overview and next_cursor:
+                adapters, _ = self._registry.newest_artifacts(["lora"], limit=limit, before="")
+                found = [*found, *(entry for entry in adapters if entry not in found)]
         else:
             found, next_cursor = [], ""
         found, missing = self._presence.split(found)
+        named = list(zip(found, file_names(found), strict=True))
         return {
-            "lora_files": [self._file(entry) for entry in found if entry.kind == "lora"],
-            "image_files": [self._file(entry) for entry in found if entry.kind != "lora"],
+            "lora_files": [self._file(one, name) for one, name in named if one.kind == "lora"],
+            "image_files": [self._file(one, name) for one, name in named if one.kind != "lora"],
             "total_files": len(found),
             "next_cursor": next_cursor or None,
             **note_of(missing),
         }
 
-    def download(self, process_id: str, key: str | None, base_url: str) -> dict[str, Any]:
+    def download(
+        self, reference: str, key: str | None, base_url: str, *, links: bool = True
+    ) -> dict[str, Any]:
         """Return a process's result: an adapter, an image, or several images as one zip file.
 
-        What is too large for a reply comes as a link, below ``base_url`` if it isn't the store's.
-        Raises `NotFound`, and `ConflictingState` if the process isn't completed.
+        A file's key or address in place of the process's id stands for this file. What is too large
+        for a reply comes as a link, below ``base_url`` if it isn't the store's; for a client that
+        follows no ``links`` that is an `InvalidRequest` which says what to do. Raises `NotFound`,
+        and `ConflictingState` if the process isn't completed.
         """
+        url = self._links.below(base_url, followed=links)
+        if "/" in reference:
+            entry = self._artifact(self._key_of(reference))
+            if key is not None and entry != self._artifact(self._key_of(key)):
+                raise InvalidRequest(
+                    "process_id, s3_key: both name a file, but not the same",
+                    remedy="Send one of them.",
+                )
+            return self._entry(entry, url)
+        process_id = reference
         record = self._registry.get(process_id)
-        url = self._links.below(base_url)
         if key is not None:
             return self._entry(self._artifact(self._key_of(key), process_id), url)
         if record.status is not Status.COMPLETED:
@@ -120,18 +159,19 @@ class ResultService:
             )
         return self._entry(found[0], url) if len(found) == 1 else self._all_of(found, url)
 
-    def by_key(self, key: str, base_url: str) -> dict[str, Any]:
-        """Return one result by its key. Raises `NotFound`, `InvalidKey`."""
-        return self._entry(self._artifact(self._key_of(key)), self._links.below(base_url))
+    def by_key(self, key: str, base_url: str, *, links: bool = True) -> dict[str, Any]:
+        """Return one result by its key, as `download` does. Raises `NotFound`, `InvalidKey`."""
+        url = self._links.below(base_url, followed=links)
+        return self._entry(self._artifact(self._key_of(key)), url)
 
-    def by_path(self, path: str, base_url: str) -> dict[str, Any]:
+    def by_path(self, path: str, base_url: str, *, links: bool = True) -> dict[str, Any]:
         """Return a file by what a list showed: a key, ``s3://``, or a path in the workspace.
 
         Of the workspace, only what processes made or use can be read: no settings, no logs. Raises
         `NotFound` and `InvalidRequest`.
         """
         if not Path(path).is_absolute():
-            return self.by_key(path, base_url)
+            return self.by_key(path, base_url, links=links)
         refused = NotFound(
             f"there is no result {path[:200]!r}", remedy="Use the path that list_files shows."
         )
@@ -152,26 +192,33 @@ class ResultService:
         return _inline(real.name, real.read_bytes())
 
     def bulk(
-        self, process_ids: Sequence[str], *, images: bool, loras: bool, base_url: str
+        self, references: Sequence[str], *, images: bool, loras: bool, base_url: str
     ) -> dict[str, Any]:
-        """Return a link to each result of several processes, and one to all. Raises `NotFound`."""
+        """Return a link to each of several results, and one to all of them.
+
+        A reference is a process's id, which stands for all its adapters and images, previews too,
+        or the key or address of one file. Raises `NotFound`.
+        """
         url = self._links.below(base_url)
-        found = self._wanted(process_ids, images=images, loras=loras)
-        items = [_item(entry, url.file(entry.key, _file_name(entry))) for entry in found]
+        found = self._wanted(references, images=images, loras=loras)
+        items = [
+            _item(entry, name, url.file(entry.key, name))
+            for entry, name in zip(found, file_names(found), strict=True)
+        ]
         return {
             "download_items": items,
             # The published client opens it, if there is one, in place of the single items.
-            "zip_url": url.zip(process_ids, images=images, loras=loras) if len(found) > 1 else None,
+            "zip_url": url.zip(references, images=images, loras=loras) if len(found) > 1 else None,
             "total_files": len(items),
             "total_size": sum(item["size"] for item in items),
         }
 
-    def archive(self, process_ids: Sequence[str], *, images: bool, loras: bool) -> ZipPieces:
-        """Return the results of several processes as one zip file that hasn't been read yet.
+    def archive(self, references: Sequence[str], *, images: bool, loras: bool) -> ZipPieces:
+        """Return what `bulk` links to as one zip file that hasn't been read yet.
 
-        Raises `NotFound` if there are none, or if the store hasn't got all of them any more.
+        Raises `NotFound` if that is nothing, or if the store hasn't got all of it any more.
         """
-        found = self._wanted(dict.fromkeys(process_ids), images=images, loras=loras)
+        found = self._wanted(references, images=images, loras=loras)
         if not found:
             raise NotFound(
                 "these processes have no results of the kinds that were asked for",
@@ -258,6 +305,13 @@ class ResultService:
             found += [one.folder for one in self._engine.checkpoints(folder)]
         return found
 
+    def saved_as(self, entry: StoredArtifact) -> str:
+        """Return what a file is called that is saved: an adapter unlike all others of the list."""
+        if entry.kind != "lora":
+            return plain_name(entry)
+        others, _ = self._registry.newest_artifacts(["lora"], limit=_NAMES_COMPARED, before="")
+        return distinct_name(entry) if is_shared(entry, others) else plain_name(entry)
+
     def stored(self, key: str) -> StoredArtifact:
         """Return what is listed under a key. Raises `NotFound`, `InvalidKey`."""
         return self._artifact(key)
@@ -281,17 +335,22 @@ class ResultService:
         return found[:limit], ArtifactPlace.of(found[limit - 1]).cursor
 
     def _wanted(
-        self, process_ids: Iterable[str], *, images: bool, loras: bool
+        self, references: Iterable[str], *, images: bool, loras: bool
     ) -> list[StoredArtifact]:
-        """Adapters, images, or both, of all of these processes. Raises `NotFound`."""
-        wanted: dict[ArtifactKind, bool] = {"lora": loras, "image": images}
+        """Adapters, images, or both, of all that is named, each once. Raises `NotFound`."""
+        wanted: dict[ArtifactKind, bool] = {"lora": loras, "image": images, "sample": images}
         kinds = [kind for kind, is_wanted in wanted.items() if is_wanted]
-        found: list[StoredArtifact] = []
-        for process_id in process_ids:
-            self._registry.get(process_id)
-            if kinds:
-                found += self._registry.artifacts(process_id, kinds)
-        return found
+        found: dict[str, StoredArtifact] = {}
+        for reference in references:
+            entries: Sequence[StoredArtifact]
+            if "/" in reference:
+                one = self._artifact(self._key_of(reference))
+                entries = [one] if wanted.get(one.kind, True) else []
+            else:
+                self._registry.get(reference)
+                entries = self._registry.artifacts(reference, kinds) if kinds else ()
+            found |= {entry.key: entry for entry in entries}
+        return list(found.values())
 
     def _require_stored(self, entries: Sequence[StoredArtifact]) -> None:
         """Raise `NotFound` now for what would break a download in its middle.
@@ -331,15 +390,16 @@ class ResultService:
         return check_key((key or reference).rstrip("/"))
 
     def _entry(self, entry: StoredArtifact, url: Url) -> dict[str, Any]:
+        name = self.saved_as(entry)
         if entry.size_bytes <= self._max_inline_bytes:
-            return {**_inline(entry.name, self._content(entry)), "s3_key": entry.key}
-        link = url.file(entry.key, _file_name(entry))
+            return {**_inline(name, self._content(entry)), "s3_key": entry.key}
+        link = url.file(entry.key, name)
         if link is None:
-            raise InvalidRequest(
-                f"{entry.name} has {entry.size_bytes} bytes, too many for one reply",
-                remedy=f"Read the object {entry.key} from the store.",
-            )
-        return {**_link(link, entry.name, entry.size_bytes), "s3_key": entry.key}
+            raise self._too_large(
+                f"{entry.name} has {size_text(entry.size_bytes)}", url,
+                f"read the object {entry.key} from the store",
+            )  # fmt: skip
+        return {**_link(link, name, entry.size_bytes), "s3_key": entry.key}
 
     def _all_of(self, entries: Sequence[StoredArtifact], url: Url) -> dict[str, Any]:
         """Several images of one process as a zip file, or the link to one."""
@@ -349,17 +409,26 @@ class ResultService:
             return _inline(name, self._zip(entries))
         link = url.zip([process_id], images=True, loras=False)
         if link is None:
-            raise InvalidRequest(
-                f"the {len(entries)} images of {process_id} are too large for one reply",
-                remedy="Use bulk_download, which gives a link for each.",
-            )
+            size = size_text(sum(entry.size_bytes for entry in entries))
+            raise self._too_large(
+                f"the {len(entries)} images of {process_id} have {size}", url,
+                "use bulk_download, which gives a link for each",
+            )  # fmt: skip
         return _link(link, name, result_zip(self._store, entries).size_bytes)
+
+    def _too_large(self, what: str, url: Url, otherwise: str) -> InvalidRequest:
+        """What doesn't fit into a reply and has no link, or none that the client follows."""
+        remedy = otherwise if url.followed else "select it for a bulk download, which gives a link"
+        return InvalidRequest(
+            f"{what}, too much for one reply (at most {size_text(self._max_inline_bytes)})",
+            remedy=f"{remedy[0].upper()}{remedy[1:]}.",
+        )
 
     def _zip(self, entries: Sequence[StoredArtifact]) -> bytes:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
             for entry in entries:
-                archive.writestr(_file_name(entry), self._content(entry))
+                archive.writestr(plain_name(entry), self._content(entry))
         return buffer.getvalue()
 
     def _content(self, entry: StoredArtifact) -> bytes:
@@ -368,12 +437,12 @@ class ResultService:
             raise not_what_was_stored(entry)
         return data
 
-    def _model(self, entry: StoredArtifact) -> dict[str, Any]:
+    def _model(self, entry: StoredArtifact, name: str) -> dict[str, Any]:
         record = self._registry.get(entry.process_id)
         summary = record.summary
         return {
             "id": f"{entry.process_id}_{PurePosixPath(entry.name).stem}",
-            "filename": entry.name,
+            "filename": name,
             "name": record.name,
             "path": self._path(entry.key),
             "s3_key": entry.key,
@@ -390,13 +459,15 @@ class ResultService:
             },
         }  # fmt: skip
 
-    def _file(self, entry: StoredArtifact) -> dict[str, Any]:
+    def _file(self, entry: StoredArtifact, name: str) -> dict[str, Any]:
         return {
             "id": f"{entry.process_id}_{PurePosixPath(entry.name).stem}",
-            "filename": entry.name,
+            "filename": name,
             "path": self._path(entry.key),
             "s3_key": entry.key,
-            "process_id": entry.process_id,
+            # The published client asks `download` for an image by this, so it must name the image.
+            "process_id": entry.process_id if entry.kind == "lora" else entry.key,
+            "made_by": entry.process_id,
             "size": entry.size_bytes,
             "size_formatted": size_text(entry.size_bytes),
             "sha256": entry.sha256,
@@ -414,22 +485,17 @@ def is_address(reference: str) -> bool:
     return reference[:5].lower() == "s3://"
 
 
-def _item(entry: StoredArtifact, link: str | None) -> dict[str, Any]:
+def _item(entry: StoredArtifact, name: str, link: str | None) -> dict[str, Any]:
     return {
-        "filename": entry.name,
+        "filename": name,
         "process_id": entry.process_id,
         "key": entry.key,
         "url": link,
         "size": entry.size_bytes,
         "sha256": entry.sha256,
-        "type": entry.kind,
+        "type": "lora" if entry.kind == "lora" else "image",
         "content_type": media_type(entry.name),
     }
-
-
-def _file_name(entry: StoredArtifact) -> str:
-    """What a downloaded file is called."""
-    return PurePosixPath(entry.name).name
 
 
 def _require_ended(record: ProcessRecord) -> ProcessRecord:
