@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from loradash.cli.backend import Backend
 from loradash.domain.dataset import IMAGE_SUFFIXES
 from loradash.domain.dataset_manifest import CAPTION_SUFFIX
-from loradash.domain.request_fields import folder_from
 from loradash.errors import InvalidDataset
 from loradash.storage.transfer import in_parallel
 
@@ -59,7 +58,6 @@ def upload_files(
         training_name=name,
         trigger_word=trigger_word,
         cleanup_existing=not add,
-        dataset_folder=_folder(name),
         files=list(announced.or_raise("reading", lambda path: path.name)),
     )
     entries = zip(paths, plan["files"], strict=True)
@@ -78,14 +76,6 @@ def _announced(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"filename": path.name, "size": file.tell(), "sha256": digest}
-
-
-def _folder(name: str) -> str:
-    """Return the dataset's folder; for a name of which none can be made, always the same one.
-
-    The server would make one up, another one each time, and so couldn't continue an upload.
-    """
-    return folder_from(name) or f"dataset-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _send(target: Backend, one: _ToSend, on_bytes: OnBytes) -> None:

@@ -50,6 +50,7 @@ class DatasetManifest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     training_name: str = ""
+    original_name: str = Field("", description="of which its folder was made; '' if that was given")
     trigger_word: str = ""
     upload_date: datetime | None = None
     total_images: int = 0
@@ -83,6 +84,7 @@ class Upload(NamedTuple):
     replace: bool
     training_name: str = ""
     trigger_word: str = ""
+    original_name: str = ""
 
 
 def with_totals(manifest: DatasetManifest) -> DatasetManifest:
@@ -109,6 +111,7 @@ def after_upload(
     return with_totals(
         DatasetManifest(
             training_name=name or upload.folder,
+            original_name=upload.original_name or old.original_name,
             trigger_word=word,
             upload_date=now,
             files=(*kept, *files),

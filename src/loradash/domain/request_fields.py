@@ -97,7 +97,6 @@ def list_of(
 _ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _STORED = re.compile(r"results/|s3://", re.IGNORECASE)
 _FOLDER = re.compile(r"(?![._])[a-zA-Z0-9._-]{1,150}")
-_NOT_IN_FOLDER = re.compile(r"[^a-zA-Z0-9._-]+")
 
 
 def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
@@ -147,11 +146,6 @@ Sha256 = Annotated[
     AfterValidator(str.lower),
 ]
 Priority = Annotated[int, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY)]
-
-
-def folder_from(name: str) -> str:
-    """Derive a dataset folder's name from any text; '' if nothing of it can be used."""
-    return _NOT_IN_FOLDER.sub("-", name).lstrip("._-")[:150].rstrip("-")
 
 
 def one_line(text: str) -> str:

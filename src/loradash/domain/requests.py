@@ -40,7 +40,6 @@ from loradash.domain.request_fields import (
     Text,
     UploadId,
     check_file_names,
-    folder_from,
     list_of,
     one_line,
     shown,
@@ -342,7 +341,7 @@ Name = Annotated[Text, Field(max_length=100), AfterValidator(one_line)]
 
 
 class _Upload(_Request):
-    """What is to become a dataset; its folder is None only where its name gives none."""
+    """What is to become a dataset; without a folder it gets one by its name, if it has one."""
 
     training_name: Name = ""
     trigger_word: Name = ""
@@ -351,13 +350,10 @@ class _Upload(_Request):
 
     @model_validator(mode="before")
     @classmethod
-    def _derive_the_folder(cls, data: Any) -> Any:
-        """An absent folder comes from the training's name, which may be any text."""
+    def _no_folder(cls, data: Any) -> Any:
+        """An empty folder is none."""
         if isinstance(data, dict) and data.get("dataset_folder", "") == "":
-            rest = {name: value for name, value in data.items() if name != "dataset_folder"}
-            name = data.get("training_name")
-            folder = folder_from(name[:100]) if isinstance(name, str) else ""
-            return {**rest, "dataset_folder": folder} if folder else rest
+            return {name: value for name, value in data.items() if name != "dataset_folder"}
         return data
 
 

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 from loradash.domain.schema import Section
 from loradash.domain.training_config import (
     AnyPrecision,
+    DatasetPath,
     FilePath,
     Name,
     Pixels,
@@ -20,11 +21,11 @@ from loradash.domain.training_config import (
 class ShortTrainingConfig(Section):
     """The short form: the settings most people change, with defaults that train well."""
 
-    dataset: FilePath
+    dataset: DatasetPath
     base_model: FilePath
     name: Name = "my_lora"
     trigger_word: Text | None = None
-    regularization: FilePath | None = Field(None, description="folder of prior images")
+    regularization: DatasetPath | None = Field(None, description="folder of prior images")
     prior_preservation: bool = Field(
         True, description="on prior images, learn what the base model predicts without the adapter"
     )

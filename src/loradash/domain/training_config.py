@@ -43,6 +43,14 @@ Text = Annotated[str, StringConstraints(max_length=10_000)]
 FilePath = Annotated[
     str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")
 ]
+
+
+def _whole_number(value: Any) -> Any:
+    """A name of digits, which a client that sends JSON may have made a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+DatasetPath = Annotated[FilePath, BeforeValidator(_whole_number)]
 Name = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$", strip_whitespace=True)
 ]
@@ -122,7 +130,7 @@ class DatasetSection(Section):
     passthrough = ai_toolkit_keys.DATASETS
     other_names = frozenset({"dataset_path"})
 
-    folder_path: FilePath
+    folder_path: DatasetPath
     caption_ext: Annotated[str, StringConstraints(pattern=r"^\.?[A-Za-z0-9]{1,10}$")] = "txt"
     default_caption: Text | None = None
     trigger_word: Text | None = None

@@ -3,7 +3,8 @@
 Configs arrive from browsers and queues. A 400-byte text with nested aliases can expand to
 gigabytes, ``012`` means 10 and ``1:30`` means 90 in YAML 1.1, ``1e-4`` is a string there, and a
 key given twice silently wins over the first. Here the document is measured before it is built,
-scalars follow the YAML 1.2 core schema, and a doubled key is an error.
+scalars follow the YAML 1.2 core schema, and a doubled key is an error. Names are text, whatever
+they look like.
 """
 
 import re
@@ -19,6 +20,8 @@ MAX_DEPTH = 20
 MAX_NODES = 20_000  # after aliases are expanded, as are MAX_CHARACTERS
 
 _MERGE = "tag:yaml.org,2002:merge"
+_DATASETS = frozenset({"folder_path", "dataset_path", "dataset"})
+_NAMES = _DATASETS | {"regularization", "name", "trigger_word"}
 
 
 class _CoreSchemaLoader(yaml.SafeLoader):
@@ -54,9 +57,10 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Hashable, Any]:
     seen: set[Hashable] = set()
-    for key_node, _ in node.value:
+    for key_node, value_node in node.value:
         if key_node.tag == _MERGE:
             continue
+        _keep_name(key_node, value_node)
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, Hashable):
             raise yaml.constructor.ConstructorError(
@@ -69,6 +73,20 @@ def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[
         seen.add(key)
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
+
+
+def _keep_name(key: yaml.Node, value: yaml.Node) -> None:
+    """Let a dataset's name be the text that was written: ``2026``, ``1e3`` and ``null`` are names.
+
+    A null of an optional key, and one that is written as '' or '~', stays one.
+    """
+    if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)):
+        return
+    kind = value.tag.removeprefix("tag:yaml.org,2002:")
+    is_name = key.value in _NAMES and kind in ("int", "float", "bool")
+    is_word = key.value in _DATASETS and kind == "null" and value.value not in ("", "~")
+    if is_name or is_word:
+        value.tag = "tag:yaml.org,2002:str"
 
 
 _CoreSchemaLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)

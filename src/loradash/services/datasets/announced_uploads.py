@@ -37,6 +37,7 @@ class AnnouncedUpload(BaseModel):
     replace: bool
     training_name: str
     trigger_word: str
+    original_name: str = ""
     files: tuple[AnnouncedFile, ...]
     state: Literal["open", "switching", "completed", "aborted"] = "open"
     result: UploadResult | None = None
@@ -45,8 +46,9 @@ class AnnouncedUpload(BaseModel):
     def upload(self) -> Upload:
         """What it says of the dataset that it becomes."""
         return Upload(
-            self.folder, self.upload_id, self.replace, self.training_name, self.trigger_word
-        )
+            self.folder, self.upload_id, self.replace, self.training_name, self.trigger_word,
+            self.original_name,
+        )  # fmt: skip
 
     @property
     def expires_at(self) -> datetime:

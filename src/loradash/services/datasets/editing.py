@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from loradash.datasets.folder import MAX_CAPTION_BYTES
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, Upload
+from loradash.domain.dataset_names import composed, folder_from
 from loradash.domain.ids import new_upload_id, upload_time_s
 from loradash.domain.request_fields import DatasetFolder, shown
 from loradash.errors import ConflictingState, InvalidDataset, InvalidRequest, NotFound
@@ -233,14 +234,15 @@ class DatasetEditor:
 
         Raises `InvalidRequest` and `InvalidDataset` before anything is stored, `TransferFailed`.
         """
-        self._check_name(folder)
+        folder, original_name = self._place_of(folder)
         scratch = self._datasets.scratch
         with scratch.room() as room, scratch.folder() as place:
             found = extract(path, place, self._datasets.limits, room.grow)
             room.wrote(room.arriving.left_bytes)
             result = self._datasets.store_paths(
-                folder, found.sources, replace=replace, training_name=training_name,
-                trigger_word=trigger_word, room=room,
+                folder, found.sources, replace=replace,
+                training_name=training_name or original_name, trigger_word=trigger_word,
+                original_name=original_name, room=room,
             )  # fmt: skip
         return result.model_copy(update={"warnings": (*found.notes, *result.warnings)})
 
@@ -249,7 +251,7 @@ class DatasetEditor:
 
         Raises `ConflictingState` if too many are being fetched at the moment.
         """
-        self._check_name(folder)
+        place_of_it, original_name = self._place_of(folder)
         if not self._imports.acquire(blocking=False):
             raise ConflictingState(
                 f"{IMPORTS_AT_ONCE} imports are already running",
@@ -268,14 +270,25 @@ class DatasetEditor:
                 if fetched.kind == "zip":
                     return self.import_zip(folder, fetched.path, replace=replace)
                 source = SourceFile(fetched.name, fetched.path)
-                return self._datasets.store_paths(folder, [source], replace=replace)
+                return self._datasets.store_paths(
+                    place_of_it, [source], replace=replace, training_name=original_name,
+                    original_name=original_name,
+                )  # fmt: skip
         finally:
             self._imports.release()
 
-    def _check_name(self, folder: str) -> None:
-        """Refuse a name that a new dataset can't have. Others may be there already."""
-        if not self._manifests.read(folder, damaged_is_empty=True).is_there:
-            _check_new_name(folder)
+    def _place_of(self, name: str) -> tuple[str, str]:
+        """Return the folder of a dataset, and the name of which it is made ('' for a folder's own).
+
+        Refuses a name that a new dataset can't have. Others may be there already.
+        """
+        if self._manifests.read(name, damaged_is_empty=True).is_there:
+            return name, ""
+        name = composed(name)
+        if name.isascii() or set(name) & set("/\\") or not folder_from(name):
+            _check_new_name(name)
+            return name, ""
+        return self._datasets.folder_for(name), name
 
 
 def _check_new_name(folder: str) -> None:

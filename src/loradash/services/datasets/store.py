@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
 from pydantic import BaseModel, ConfigDict
 
 from loradash.domain.dataset_manifest import (
@@ -22,9 +23,11 @@ from loradash.domain.dataset_manifest import (
     after_upload,
     by_content,
 )
+from loradash.domain.dataset_names import composed, folders_of, owner_of
 from loradash.domain.ids import new_upload_id
-from loradash.domain.requests import UploadRequest
+from loradash.domain.requests import CreateUploadRequest, UploadRequest
 from loradash.errors import (
+    ConflictingState,
     DiskFull,
     InvalidDataset,
     InvalidKey,
@@ -52,6 +55,8 @@ from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore, conditional_put
 from loradash.storage.transfer import CONCURRENCY, OnProgress, Transfer, TransferProgress, put_files
 
+log = structlog.get_logger("loradash.datasets")
+
 FilesOf = Callable[[DatasetManifest], Sequence[DatasetFile]]
 
 
@@ -75,6 +80,10 @@ class _NotStored(Exception):  # never leaves this module
     def __init__(self, sources: Sequence[CheckedSource]) -> None:
         super().__init__()
         self.sources = sources
+
+
+class _FolderTaken(ConflictingState):
+    """A folder became another name's dataset while files were sent to it."""
 
 
 class DatasetStore:
@@ -112,20 +121,26 @@ class DatasetStore:
         Raises `InvalidRequest` or `InvalidDataset` before anything is written. If storing fails,
         the dataset is as it was.
         """
-        upload = Upload(
-            folder=request.dataset_folder or new_folder(),
-            upload_id=new_upload_id(),
-            replace=request.cleanup_existing,
-            training_name=request.training_name,
-            trigger_word=request.trigger_word,
-        )
         most = min(most_bytes(request.files), self.limits.max_upload_bytes)
-        with self.scratch.room(most) as room, self.scratch.folder() as folder:
-            sources, damaged = decode_files(request.files, folder, self.limits)
+        with self.scratch.room(most) as room, self.scratch.folder() as scratch:
+            sources, damaged = decode_files(request.files, scratch, self.limits)
             room.wrote(most)
             checked, unusable = check_sources(sources)
             refuse([*damaged, *unusable], len(request.files))
-            return self._store_checked(upload, checked, room)
+            while True:
+                folder, original_name = self.place_of(request)
+                upload = Upload(
+                    folder=folder,
+                    upload_id=new_upload_id(),
+                    replace=request.cleanup_existing,
+                    training_name=request.training_name,
+                    trigger_word=request.trigger_word,
+                    original_name=original_name,
+                )
+                try:
+                    return self._store_checked(upload, checked, room)
+                except _FolderTaken:  # at this moment, so that another one is found now
+                    log.info("dataset_folder_taken", folder=folder)
 
     def store_paths(
         self,
@@ -135,6 +150,7 @@ class DatasetStore:
         replace: bool,
         training_name: str = "",
         trigger_word: str = "",
+        original_name: str = "",
         on_progress: OnProgress | None = None,
         room: UploadRoom | None = None,
     ) -> UploadResult:
@@ -145,7 +161,9 @@ class DatasetStore:
         `DiskFull`, `TransferFailed`.
         """
         keys.dataset(folder)
-        upload = Upload(folder, new_upload_id(), replace, training_name, trigger_word)
+        upload = Upload(
+            folder, new_upload_id(), replace, training_name, trigger_word, original_name
+        )
         checked, unusable = check_sources(
             named_sources(sources, self.limits, is_replacement=replace)
         )
@@ -184,6 +202,7 @@ class DatasetStore:
             if is_part(upload, old):
                 files = [file for file in old.files if file.name in names]
                 return old
+            _check_owner(upload, old)
             files = files_of(old)
             return after_upload(old, upload, files, datetime.now(UTC))
 
@@ -202,6 +221,43 @@ class DatasetStore:
     def discard(self, folder: str, unwanted: Sequence[str]) -> None:
         """Delete objects of an upload unless the dataset has them, as far as that is possible."""
         self._manifests.discard(folder, unwanted)
+
+    # Names
+
+    def place_of(self, request: UploadRequest | CreateUploadRequest) -> tuple[str, str]:
+        """Return the folder of an upload, and the name of which it is made ('' if it was given)."""
+        if request.dataset_folder:
+            return request.dataset_folder, ""
+        name = composed(request.training_name)
+        return (self.folder_for(name), name) if name else (new_folder(), "")
+
+    def folder_for(self, name: str) -> str:
+        """Return the folder of the dataset of this name, or a free one that it may have."""
+        plain, marked = folders_of(name)
+        if marked != plain and self._owner(marked) == name:
+            return marked
+        return plain if self._owner(plain) in ("", name) else marked
+
+    def known_as(self, name: str) -> str:
+        """Return the folder of a dataset by its folder or its original name; else ``name``."""
+        name = composed(name)
+        plain, marked = folders_of(name)
+        is_plain = plain == name
+        if marked != plain and self._owner(marked) == name:
+            return marked
+        if is_plain or self._owner(name):
+            return name
+        if self._owner(plain) == name:
+            return plain
+        for folder, found in self._manifests.all().items():
+            if isinstance(found, DatasetManifest) and composed(found.training_name) == name:
+                return folder
+        return name
+
+    def _owner(self, folder: str) -> str:
+        """Return the name that a folder's dataset belongs to; '' if there is none."""
+        found = self._manifests.read(folder, damaged_is_empty=True)
+        return owner_of(folder, found.manifest) if found.is_there else ""
 
     # Reading
 
@@ -283,7 +339,8 @@ class DatasetStore:
     def resolve(self, reference: str) -> str | None:
         """Return the dataset meant by a config's ``folder_path``; None for a local path.
 
-        Datasets are ``name``, ``dataset/name`` or ``s3://<our bucket>/<prefix>dataset/name``.
+        Datasets are ``name``, ``dataset/name`` or ``s3://<our bucket>/<prefix>dataset/name``, where
+        the name is that of the folder or the one that it was made of.
         Raises `InvalidDataset` for anything else.
         """
         if reference.startswith(("/", "~")) and "\0" not in reference:
@@ -300,7 +357,7 @@ class DatasetStore:
                 remedy="Give a dataset's name (see list_dataset_folders), dataset/<name>, or the "
                 "full path of a folder on the machine that trains.",
             ) from error
-        return name
+        return self.known_as(name)
 
     def _path_in_bucket(self, reference: str) -> str:
         bucket = reference[len("s3://") :].partition("/")[0]
@@ -402,6 +459,17 @@ class DatasetStore:
                 f"dataset {upload.folder!r}: {', '.join(written[:10])} changed while being read",
                 remedy="Upload again when nothing writes the files.",
             )
+
+
+def _check_owner(upload: Upload, old: DatasetManifest) -> None:
+    """Raise `_FolderTaken` if an upload's folder holds the dataset of another name."""
+    is_there = bool(old.files or old.version or old.upload_date)
+    owner = owner_of(upload.folder, old)
+    if upload.original_name and is_there and owner != upload.original_name:
+        raise _FolderTaken(
+            f"the folder {upload.folder!r} is now that of another dataset, {owner!r}",
+            remedy="Create the upload again.",
+        )
 
 
 def new_folder() -> str:

@@ -25,7 +25,7 @@ from loradash.domain.media_types import media_type
 from loradash.domain.requests import AnnouncedFile, CreateUploadRequest
 from loradash.errors import ConflictingState, InvalidDataset, InvalidRequest, NotFound
 from loradash.services.datasets.announced_uploads import AnnouncedUpload, AnnouncedUploads
-from loradash.services.datasets.store import DatasetStore, is_part, new_folder
+from loradash.services.datasets.store import DatasetStore, is_part
 from loradash.services.datasets.upload_checks import (
     CHECKED_AT_ONCE,
     TURNS_IN_MEMORY,
@@ -102,8 +102,10 @@ class UploadSessions:
         `InvalidDataset` if they are to join a dataset that is damaged.
         """
         self._check_amounts(request.files)
+        folder, original_name = self._datasets.place_of(request)
         wanted = AnnouncedUpload(
-            folder=request.dataset_folder or new_folder(),
+            folder=folder,
+            original_name=original_name,
             upload_id=new_upload_id(),
             replace=request.cleanup_existing,
             training_name=request.training_name,
