@@ -6,6 +6,7 @@ import pytest
 
 from loradash.errors import StoreRefused, StoreUnavailable
 from loradash.services.links import Links
+from loradash.storage.keys import published
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 from loradash.storage.store import Capabilities
@@ -120,7 +121,9 @@ def test_replies_have_signed_links_named_as_the_file_is_saved(tmp_path):
     process_id = world.trained().id
     key = f"results/{process_id}/checkpoints/step-000000010/adapter.safetensors"
     link = world.ask("download_by_key", s3_key=key)
-    assert link["url"] == f"https://bucket.example/{key}?name=adapter.safetensors&for=3600"
+    assert published(link["s3_key"]) == key
+    stored = link["s3_key"]
+    assert link["url"] == f"https://bucket.example/{stored}?name=adapter.safetensors&for=3600"
     reply = world.ask("bulk_download", process_ids=[process_id])
     item, preview = reply["download_items"]
     assert item["url"] == f"https://bucket.example/{item['key']}?name=cat.safetensors&for=3600"
