@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from loradash.errors import StoreUnavailable
+from loradash.errors import MAX_PROBLEMS, StoreUnavailable
 from loradash.resilience.circuit import Policy
 from loradash.storage.s3.store import S3Store
 from loradash.storage.transfer import Transfer, get_files, put_files
@@ -259,7 +259,8 @@ def test_many_files_to_a_server_that_is_away_fail_soon_and_by_name(proxy, store_
     assert [file for file, _ in outcomes.failed] == files
     with pytest.raises(StoreUnavailable, match=f"{len(files)} of {len(files)}") as caught:
         outcomes.or_raise("upload", lambda file: file.key)
-    assert len(caught.value.problems) == len(files)
+    assert len(caught.value.problems) == MAX_PROBLEMS + 1
+    assert caught.value.problems[-1] == f"and {len(files) - MAX_PROBLEMS} more"
 
 
 def test_a_moment_that_breaks_all_connections_fails_no_file(proxy, store_with, files):

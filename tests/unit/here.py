@@ -1,9 +1,11 @@
 """What one program needs to run processes, in memory: registry, object store, workspace, runner."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from loradash.domain import process as changes
 from loradash.domain.process import ProcessRecord
 from loradash.registry.memory import MemoryRegistry
 from loradash.runtime.attempt import Timing
@@ -41,6 +43,20 @@ class Here:
     def run(self, process_id, on_event=lambda event: None, stop=None):
         """Take a process and run it to its end."""
         return self.runner.run_here(process_id, on_event, stop or StopRequest())
+
+    def run_beside_its_owner(self, process_id):
+        """Try to take a process whose owner renews its lease meanwhile."""
+
+        def renew(_pause_s):
+            self.registry.change(
+                process_id,
+                lambda one: changes.renewed(
+                    one, one.lease.token, now=datetime.now(UTC), lease_s=self.timing.lease_s
+                ),
+            )
+
+        runner = Runner(self.registry, self.store, self.works, self.timing, pause=renew)
+        return runner.run_here(process_id, lambda event: None, StopRequest())
 
     def record(self, process_id) -> ProcessRecord:
         return self.registry.get(process_id)

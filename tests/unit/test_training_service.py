@@ -252,7 +252,7 @@ def test_a_training_that_is_taken_at_its_submit_never_waits(here, service, confi
     assert record.status is Status.RUNNING
     assert here.registry.pending() == ()
     with pytest.raises(ConflictingState):
-        here.run(record.id)
+        here.run_beside_its_owner(record.id)
     assert here.runner.run(record, None, StopRequest()).type == "done"
     assert here.record(record.id).attempt_count == 1
 
@@ -1001,7 +1001,7 @@ def test_a_training_is_taken_from_an_owner_that_is_gone_and_from_no_other(here, 
     )
     if not gone:
         with pytest.raises(ConflictingState):
-            run(here, process_id)
+            here.run_beside_its_owner(process_id)
         return
     assert run(here, process_id).type == "done"
     assert [one.ending for one in here.record(process_id).attempts] == ["lost", "completed"]
