@@ -98,7 +98,7 @@ async def refuse(
     The connection is closed only after the client had time to send the rest of its body: it would
     otherwise be reset, and most clients read no reply before they have sent everything.
     """
-    body = json.dumps({"error": text}).encode()
+    body = json.dumps({"error": text, "message": text}).encode()
     allowed = allowed_origin.encode("latin-1")
     cors = [(b"access-control-allow-origin", allowed), (b"vary", b"Origin")]
     await send(

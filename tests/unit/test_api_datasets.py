@@ -91,7 +91,7 @@ def put(client, files, name="cats", **query):
 def error(reply, status, text):
     """Check an error's form; return it."""
     assert reply.status_code == status, reply.text
-    assert list(reply.json()) == ["error"]
+    assert list(reply.json()) == ["error", "message"]
     assert text in reply.json()["error"]
     return reply.json()["error"]
 

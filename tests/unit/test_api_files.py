@@ -252,7 +252,7 @@ def test_another_version_than_the_client_has_is_sent(world, known):
 
 def error_of(response):
     assert response.headers["content-type"] == "application/json"
-    assert list(response.json()) == ["error"]
+    assert list(response.json()) == ["error", "message"]
     return response.json()["error"]
 
 

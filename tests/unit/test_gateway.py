@@ -63,7 +63,8 @@ def runsync(client, kind, /, **fields):
 def is_error(response, status, words=""):
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
-    assert list(response.json()) == ["error"]
+    assert list(response.json()) == ["error", "message"]
+    assert response.json()["message"] == response.json()["error"]
     assert words in response.json()["error"]
     return True
 
@@ -629,7 +630,7 @@ def test_what_still_comes_of_a_body_that_says_it_is_too_large_is_discarded(world
     app = create_app(world.server(max_request_bytes=2**20))
     headers = [("host", "localhost"), *JSON.items(), ("content-length", str(2**20 + 1))]
     status, reply, taken = asgi(app, headers=headers, chunks=[b"x"] * 10)
-    assert (status, list(reply), taken) == (413, ["error"], 10)
+    assert (status, list(reply), taken) == (413, ["error", "message"], 10)
     assert "more than 1 MB" in reply["error"]
 
 
@@ -652,6 +653,50 @@ def test_a_body_of_more_values_than_memory_is_for_is_not_parsed(client):
     body = b"[" + b"[]," * 300_000 + b"1]"
     response = client.post("/v2/local/run", content=body, headers=JSON)
     assert is_error(response, 400, "values, and 250,000 are read")
+
+
+PUBLISHED = "/api.runpod.ai/v2/local"
+
+
+@pytest.mark.parametrize("route", ["run", "runsync"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"type": "train_with_yaml", "config": "job: extension"},
+        {"type": "generate", "config": "job: nothing"},
+        {"type": "cancel", "process_id": MISSING},
+        {"type": "clear_logs", "log_type": "none"},
+    ],
+    ids=lambda data: data["type"],
+)
+def test_the_published_dashboard_hears_of_a_refusal_by_its_status(client, data, route):
+    response = client.post(f"{PUBLISHED}/{route}", json={"input": data})
+    assert is_error(response, 400)
+    runpods = client.post(f"/v2/local/{route}", json={"input": data})
+    assert (runpods.status_code, runpods.json()["status"]) == (200, "FAILED")
+    assert runpods.json()["error"] == response.json()["error"]
+
+
+def test_errors_that_the_published_dashboard_reads_stay_in_the_reply(client):
+    for kind in ("download", "bulk_download", "process_status"):
+        data = {"type": kind, "process_id": MISSING, "process_ids": [MISSING]}
+        response = client.post(f"{PUBLISHED}/runsync", json={"input": data})
+        assert response.status_code == 200
+        assert response.json()["error"]
+
+
+def test_the_published_dashboard_is_told_what_to_do_about_a_file_that_is_too_large(tmp_path):
+    world = World(tmp_path, max_inline_bytes=1000)
+    process_id = world.waiting().id
+    world.started(process_id)
+    world.keep(process_id, "lora", "cat.safetensors", b"x" * 2000)
+    world.completed(process_id)
+    with world.client() as client:
+        data = {"input": {"type": "download", "process_id": process_id}}
+        told = client.post(f"{PUBLISHED}/runsync", json=data).json()
+        linked = client.post("/v2/local/runsync", json=data).json()
+    assert "bulk" in told["error"]
+    assert linked["output"]["type"] == "url"
 
 
 def test_half_a_character_is_no_json(client):
@@ -683,7 +728,7 @@ def test_a_body_without_an_honest_length_is_cut_off(world, path, length):
     headers += [("content-length", length)] if length else [("transfer-encoding", "chunked")]
     chunks = [b"[" * 2**18] * 100
     status, reply, taken = asgi(app, path=path, headers=headers, chunks=chunks)
-    assert (status, list(reply)) == (413, ["error"])
+    assert (status, list(reply)) == (413, ["error", "message"])
     assert taken <= 5
 
 
@@ -717,7 +762,7 @@ def test_another_name_is_refused_since_any_page_could_bring_it(world, host):
     app = create_app(world.server())
     for headers in ([("host", host)], [("host", host), ("origin", f"http://{host}")]):
         status, reply, _ = asgi(app, method="GET", path="/queue", headers=headers)
-        assert (status, list(reply)) == (403, ["error"])
+        assert (status, list(reply)) == (403, ["error", "message"])
 
 
 def test_a_request_without_a_host_is_refused(world):

@@ -199,7 +199,7 @@ def test_nothing_can_be_sent_that_was_not_announced(world, client, path):
     path = path.format(id=plan["upload_id"], other=new_upload_id())
     response = client.put(path, content=content("1.png"))
     assert response.status_code in (400, 404)
-    assert set(response.json()) == {"error"}
+    assert set(response.json()) == {"error", "message"}
     assert world.everything() == before
 
 

@@ -116,10 +116,11 @@ def create_app(server: Server) -> FastAPI:
         docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
         redoc_url=None,
     )
-    router = make_router(jobs, Intake(server.max_request_bytes))
-    app.include_router(router, prefix="/v2")
+    intake = Intake(server.max_request_bytes)
+    app.include_router(make_router(jobs, intake), prefix="/v2")
     # The published dashboard takes any address that holds this name for RunPod's.
-    app.include_router(router, prefix="/api.runpod.ai/v2", include_in_schema=False)
+    published = make_router(jobs, intake, for_dashboard=True)
+    app.include_router(published, prefix="/api.runpod.ai/v2", include_in_schema=False)
     app.include_router(make_files_router(server.store, server.services.results))
     app.include_router(make_uploads_router(server.services))
     app.include_router(make_datasets_router(server.store, server.services))

@@ -16,13 +16,17 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from loradash.api.examples import EXAMPLES
 from loradash.api.intake import Intake, read_json
-from loradash.api.jobs import JobService, finished
+from loradash.api.jobs import JobService, finished, is_error
 from loradash.domain.requests import makes_process
 from loradash.errors import InvalidRequest
 from loradash.services.dispatch import Reply
 
 RUN_WAITS_S = 30.0
 SYNC_WAITS_MS = 90_000
+
+_READ_BY_STATUS = frozenset({"train", "train_with_yaml", "generate", "cancel", "clear_logs"})
+"""Requests of which the published dashboard reads no error in a reply. Of all others it does; and
+it stops refreshing its list of processes after one that has another status than 200."""
 
 JobId = Annotated[str, Path(max_length=100)]
 Wait = Annotated[int, Query(ge=1000, le=300_000, description="milliseconds to wait for the reply")]
@@ -44,8 +48,17 @@ _INPUT = {
 }
 
 
-def make_router(jobs: JobService, intake: Intake) -> APIRouter:
-    """Return the routes below ``/v2/{endpoint}``."""
+def make_router(jobs: JobService, intake: Intake, *, for_dashboard: bool = False) -> APIRouter:
+    """Return the routes below ``/v2/{endpoint}``.
+
+    ``for_dashboard`` makes them those of the published dashboard in its RunPod mode. It looks at
+    the HTTP status alone to see whether a start or a cancel was refused, and takes no file that
+    comes as a link; RunPod's own clients look for a job that failed.
+    """
+
+    def is_refusal(data: Any, reply: Reply) -> bool:
+        kind = data.get("type") if isinstance(data, dict) else None
+        return for_dashboard and is_error(reply) and kind in _READ_BY_STATUS
 
     async def begin(
         request: Request, route: str
@@ -54,7 +67,9 @@ def make_router(jobs: JobService, intake: Intake) -> APIRouter:
         room = await intake.reserve(request)
         try:
             data, warnings = await read_input(request)
-            job_id, future = jobs.start(data, base_url(request), route)
+            job_id, future = jobs.start(
+                data, base_url(request), route, follows_links=not for_dashboard
+            )
         except BaseException:
             room.release()
             raise
@@ -69,6 +84,8 @@ def make_router(jobs: JobService, intake: Intake) -> APIRouter:
         reply = await _wait(future, RUN_WAITS_S)
         if reply is None:
             return json_response({"id": job_id, "status": "IN_PROGRESS", **warnings})
+        if is_refusal(data, reply):
+            return json_response(reply, 400, job_id)
         if makes_process(data) and "process_id" in reply:
             process_id = reply["process_id"]
             return json_response(
@@ -81,10 +98,12 @@ def make_router(jobs: JobService, intake: Intake) -> APIRouter:
 
     @router.post("/{endpoint}/runsync", openapi_extra=_INPUT, summary="Start a job and wait for it")
     async def runsync(request: Request, wait: Wait = SYNC_WAITS_MS) -> Response:
-        _, warnings, job_id, future = await begin(request, "runsync")
+        data, warnings, job_id, future = await begin(request, "runsync")
         reply = await _wait(future, wait / 1000)
         if reply is None:
             return json_response({"id": job_id, "status": "IN_PROGRESS", **warnings})
+        if is_refusal(data, reply):
+            return json_response(reply, 400, job_id)
         shown = await _in_thread(lambda: jobs.shown(job_id))
         return json_response({**shown, **warnings}, request_id=job_id)
 
@@ -152,7 +171,13 @@ def base_url(request: Request) -> str:
 
 
 def json_response(content: Any, status: int = 200, request_id: str = "") -> Response:
-    """Return JSON that every client can parse: NaN and infinity, which JSON lacks, become null."""
+    """Return JSON that every client can parse: NaN and infinity, which JSON lacks, become null.
+
+    The ``error`` of any other status than success also stands as ``message``, where the published
+    dashboard looks for it.
+    """
+    if status >= 400 and isinstance(content, dict) and "error" in content:
+        content = {**content, "message": content["error"]}
     try:
         text = json.dumps(content, allow_nan=False)
     except ValueError:

@@ -73,14 +73,21 @@ class JobService:
         self._stream_lock = threading.Lock()
         self._retried = 0
 
-    def start(self, data: object, base_url: str, route: str) -> tuple[str, "Future[Reply]"]:
-        """Begin to answer a request; return the job's id and its coming reply."""
+    def start(
+        self, data: object, base_url: str, route: str, *, follows_links: bool = True
+    ) -> tuple[str, "Future[Reply]"]:
+        """Begin to answer a request; return the job's id and its coming reply.
+
+        ``follows_links`` says whether its client can take a file that comes as a link.
+        """
         job_id = new_request_id()
         job = _Job(job_id, KEPT_S[route])
         with self._lock:
             self._forget_old()
             self._jobs[job_id] = job
-            job.future = future = self._pool.submit(self._answer, job, data, base_url)
+            job.future = future = self._pool.submit(
+                self._answer, job, data, base_url, follows_links
+            )
         return job_id, future
 
     def shown(self, job_id: str) -> dict[str, Any]:
@@ -199,9 +206,11 @@ class JobService:
         """Take no more jobs."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _answer(self, job: _Job, data: object, base_url: str) -> Reply:
+    def _answer(self, job: _Job, data: object, base_url: str, follows_links: bool = True) -> Reply:
         job.began_s = time.monotonic()
-        reply = self._dispatcher.answer(data, base_url=base_url, request_id=job.id)
+        reply = self._dispatcher.answer(
+            data, base_url=base_url, request_id=job.id, follows_links=follows_links
+        )
         text = json.dumps(reply).encode()
         kept_input = _small(data) if is_error(reply) else None
         with self._lock:

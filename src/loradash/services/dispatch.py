@@ -91,12 +91,14 @@ class Dispatcher:
         request_id: str = "",
         idempotency_key: str = "",
         waits: bool = False,
+        follows_links: bool = True,
     ) -> Reply:
         """Return the reply to a client's ``input``: JSON-ready, or exactly ``{"error": text}``.
 
         With ``waits`` what may pass by itself (`AWAY`) is raised: the caller tries again.
+        ``follows_links`` is `Context.follows_links`.
         """
-        context = Context(request_id or new_request_id(), base_url, idempotency_key)
+        context = Context(request_id or new_request_id(), base_url, idempotency_key, follows_links)
         began_s = time.monotonic()
         kind, error_text = "unknown", ""
         outcome: Outcome = "ok"
