@@ -648,7 +648,7 @@ def archive(tmp_path):
 
 def test_commands_bring_a_zip_file_in_and_out(run, archive, tmp_path):
     done = run("import", "cats", str(archive))
-    assert done.stdout.startswith("cats: Stored 2 images and 1 captions")
+    assert done.stdout.startswith("cats: Stored 2 images and 1 caption as")
     assert "warning: 1 image without a caption: b c.png" in done.stderr
     run("zip", "cats")
     run("zip", "cats", "-o", str(tmp_path / "other.zip"))
@@ -673,7 +673,7 @@ def test_a_zip_command_that_fails_leaves_no_file(run, tmp_path):
 def test_the_show_command_lists_images_with_captions_by_pages(run, archive):
     run("import", "cats", str(archive))
     shown = run("show", "cats").stdout
-    assert shown.startswith("cats: 2 images, 1 captions, ")
+    assert shown.startswith("cats: 2 images, 1 caption, ")
     lines = shown.splitlines()
     assert lines[2].split() == ["a.png", "16x16", f"{len(picture(1))}", "B", "кот"]
     assert lines[3].split() == ["b", "c.png", "16x16", f"{len(picture(2))}", "B", "(none)"]
@@ -705,7 +705,7 @@ def test_the_rm_command_asks_before_it_removes(run, archive):
     with pytest.raises(LoradashError, match=r"no file 'x\.png'"):
         run("rm", "cats", "b c.png", "x.png", "--yes")
     assert "b c.png" in run("show", "cats").stdout
-    assert "deleted cats with 1 files" in run("rm", "cats", "--yes").stdout
+    assert "deleted cats with 1 file" in run("rm", "cats", "--yes").stdout
     with pytest.raises(LoradashError, match="no dataset 'cats'"):
         run("show", "cats")
 

@@ -1,6 +1,6 @@
 import pytest
 
-from loradash.domain.sizes import size_text
+from loradash.domain.sizes import counted, size_text
 
 
 @pytest.mark.parametrize(
@@ -13,3 +13,10 @@ from loradash.domain.sizes import size_text
 )  # fmt: skip
 def test_sizes_are_told_for_people(size_bytes: float, text: str) -> None:
     assert size_text(size_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (1200, "1,200 images")]
+)
+def test_one_thing_has_no_plural(number, text):
+    assert counted(number, "image") == text

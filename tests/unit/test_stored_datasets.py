@@ -220,7 +220,7 @@ def test_the_reply_tells_all_that_clients_read(store):
     assert [file.content_type for file in result.uploaded_files][1:] == [
         "text/plain", "application/json",
     ]  # fmt: skip
-    assert "1 images and 1 captions" in result.message
+    assert "1 image and 1 caption as" in result.message
     assert result.detailed_message.endswith("folder_path: cats")
     json.loads(result.model_dump_json())
 
@@ -267,7 +267,7 @@ def test_an_upload_may_add_to_a_dataset(store, datasets, target):
     result = datasets.upload(request({"1.txt": b"one"}, cleanup_existing=False))
     assert set(files_of(datasets, "cats", target)) == {"1.png", "2.png", "1.txt"}
     assert (result.total_images, result.total_captions) == (0, 1)
-    assert "now has 2 images and 1 captions" in result.detailed_message
+    assert "now has 2 images and 1 caption." in result.detailed_message
     assert (result.training_name, result.trigger_word) == ("Cats", "sks")
     assert result.warnings == ("1 image without a caption: 2.png",)
     again = request(numbered(3), cleanup_existing=False, trigger_word="new", training_name="New")

@@ -138,7 +138,7 @@ def test_an_upload_replaces_a_dataset_or_adds_to_it(store, datasets, uploads, ta
     uploaded(store, uploads, numbered(1, 2), trigger_word="sks")
     result = uploaded(store, uploads, {"1.txt": b"one"}, cleanup_existing=False)
     assert set(files_of(datasets, "cats", target)) == {"1.png", "2.png", "1.txt"}
-    assert "now has 2 images and 1 captions" in result.detailed_message
+    assert "now has 2 images and 1 caption." in result.detailed_message
     assert result.trigger_word == "sks"
     result = uploaded(store, uploads, numbered(3))
     assert files_of(datasets, "cats", target) == numbered(3)

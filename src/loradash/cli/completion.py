@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from loradash.domain.sizes import counted
+
 _ANSWERS_S = 3.0
 _SHOWN = 50
 
@@ -35,7 +37,9 @@ def dataset_names(incomplete: str) -> list[Completion]:
     return _answered(
         incomplete,
         {"type": "list_dataset_folders"},
-        lambda reply: ((one["name"], f"{one['total_images']} images") for one in reply["datasets"]),
+        lambda reply: (
+            (one["name"], counted(one["total_images"], "image")) for one in reply["datasets"]
+        ),
     )
 
 

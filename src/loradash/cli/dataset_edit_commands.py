@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loradash.cli.completion import dataset_names
+from loradash.domain.sizes import counted
 
 if TYPE_CHECKING:
     from loradash.cli.dataset_target import DatasetTarget
@@ -54,7 +55,7 @@ def rm(
     """Remove files from a stored dataset, images with their captions, or delete all of it."""
     from loradash.cli.output import print_result
 
-    what = f"{len(files)} files from {name}" if files else f"the whole dataset {name}"
+    what = f"{counted(len(files), 'file')} from {name}" if files else f"the whole dataset {name}"
     if not yes:
         typer.confirm(f"Remove {what}?", abort=True, err=True)
     with _target() as target:
@@ -64,7 +65,7 @@ def rm(
     elif files:
         print(f"removed {', '.join(reply['removed'])}")
     else:
-        print(f"deleted {name} with {reply['deleted_files']} files")
+        print(f"deleted {name} with {counted(reply['deleted_files'], 'file')}")
 
 
 def caption(
@@ -158,8 +159,8 @@ def _target() -> "AbstractContextManager[DatasetTarget]":
 
 def _described(one: dict[str, Any]) -> str:
     parts = [
-        f"{one['name']}: {one['total_images']} images",
-        f"{one['total_captions']} captions",
+        f"{one['name']}: {counted(one['total_images'], 'image')}",
+        counted(one["total_captions"], "caption"),
         _size(one["size_bytes"]),
         *([f"trigger word {one['trigger_word']}"] if one["trigger_word"] else []),
     ]

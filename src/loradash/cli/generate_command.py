@@ -73,6 +73,7 @@ def generate(
     from loradash.domain.events import Done, Failed
     from loradash.domain.generation import GenerationRequest, parse_generation_text
     from loradash.domain.schema import validate
+    from loradash.domain.sizes import counted
     from loradash.errors import InvalidConfig
     from loradash.runtime.supervisor import StopRequest
     from loradash.services.generation import parse_adapter_use
@@ -124,11 +125,11 @@ def generate(
             }
         )
     elif isinstance(ending, Done):
-        print(f"{result.process_id}: {len(result.images)} images")
+        print(f"{result.process_id}: {counted(len(result.images), 'image')}")
     elif isinstance(ending, Failed):
         to_stderr(fail_text(ending.code, ending.message, ending.remedy, ending.problems))
     else:
-        to_stderr(f"stopped after {len(result.images)} images")
+        to_stderr(f"stopped after {counted(len(result.images), 'image')}")
     raise typer.Exit(ENDINGS[ending.type].exit_code)
 
 

@@ -179,6 +179,7 @@ def _submit(
     as_json: bool,
 ) -> "ProcessRecord | None":
     from loradash.cli.output import print_result, to_stderr
+    from loradash.domain.sizes import counted
 
     parsed = _parsed(config, given, assignments)
     checked = core.training.check(parsed)
@@ -189,11 +190,12 @@ def _submit(
         if as_json:
             print_result({"status": "ok", "images": images, "warnings": list(checked.warnings)})
         else:
-            print(f"{parsed.name}: ready to train on {images} images")
+            print(f"{parsed.name}: ready to train on {counted(images, 'image')}")
         return None
     record = core.training.submit(checked, taking=core.runner.taking("local"))
     if not as_json:
-        print(f"{record.id}: {parsed.name}, {images} images, {parsed.process.train.updates} steps")
+        steps = counted(parsed.process.train.updates, "step")
+        print(f"{record.id}: {parsed.name}, {counted(images, 'image')}, {steps}")
     return record
 
 
@@ -272,6 +274,7 @@ def finish(
 
     folder = service.folder(process_id)
     history = service.history(process_id)
+    elapsed_s = service.elapsed_s(process_id)
     drawings: tuple[Callable[[], Path | None], ...] = (
         lambda: loss_curve(history.steps, folder / "loss.png", process_id),
         lambda: sample_sheet(history.samples, folder / "samples.png"),
@@ -289,12 +292,13 @@ def finish(
             "status": ENDINGS[ending.type].status,
             "folder": folder,
             "pictures": pictures,
+            "elapsed_time": round(elapsed_s),
             "ending": ending.model_dump(exclude={"time_s", "request_id"}),
         }
         print_result(facts)
     elif isinstance(ending, Done):
         loss = f", loss {history.steps[-1].loss:.4f}" if history.steps else ""
-        print(f"\ncompleted in {duration_text(ending.duration_s)}{loss}")
+        print(f"\ncompleted in {duration_text(elapsed_s)}{loss}")
         print(f"  adapter   {ending.path} ({size_text(ending.size_bytes or 0)})")
         for path in pictures:
             print(f"  picture   {path}")

@@ -1,4 +1,4 @@
-"""Sizes as people read them."""
+"""Sizes and numbers of things as people read them."""
 
 
 def size_text(size_bytes: float) -> str:
@@ -8,3 +8,8 @@ def size_text(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} GB"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things such as ``1 image`` or ``1,200 images``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -13,7 +13,7 @@ from typing import Any
 from loradash.domain.media_types import media_type
 from loradash.domain.process import ProcessRecord, Status
 from loradash.domain.requests import ResultType
-from loradash.domain.sizes import size_text
+from loradash.domain.sizes import counted, size_text
 from loradash.engines.engine import Engine
 from loradash.errors import ConflictingState, InvalidKey, InvalidRequest, NotFound
 from loradash.registry.cursors import ArtifactPlace
@@ -241,7 +241,7 @@ class ResultService:
             gone += self._delete_of(process_id, result_type)
         return {
             "status": "success",
-            "message": f"{len(gone)} files deleted",
+            "message": f"{counted(len(gone), 'file')} deleted",
             "result_type": result_type,
             "deleted": len(gone),
             "found": len(gone),

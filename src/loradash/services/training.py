@@ -22,6 +22,7 @@ from loradash.domain.events import (
 )
 from loradash.domain.ids import new_process_id, process_id_of
 from loradash.domain.process import ProcessRecord, Progress
+from loradash.domain.sizes import counted
 from loradash.domain.training_config import TrainingConfig
 from loradash.domain.training_text import parse_training_text, training_text
 from loradash.engines.engine import Artifact, Engine
@@ -236,6 +237,10 @@ class TrainingService:
             )
         return found[0]
 
+    def elapsed_s(self, process_id: str) -> float:
+        """Seconds of work over all attempts: what lists show, too. Raises `NotFound`."""
+        return self._registry.get(process_id).elapsed_s(datetime.now(UTC))
+
     def history(self, process_id: str) -> TrainingHistory:
         """Read the events of all attempts; later attempts replace what earlier ones said."""
         steps: dict[int, StepDone] = {}
@@ -321,7 +326,7 @@ class TrainingService:
         if not self._engine.has_checkpoint(folder):
             checkpoints = self._engine.checkpoint_folder(folder)
             if count := restore_checkpoints(self._registry, self._store, attempt.id, checkpoints):
-                attempt.say(f"{count} checkpoints restored from the object store")
+                attempt.say(f"{counted(count, 'checkpoint')} restored from the object store")
         if fetched:
             attempt.say(f"datasets: {', '.join(fetched)}")
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from loradash.domain.dataset_manifest import DatasetFile, FileType, Upload
 from loradash.domain.media_types import media_type
-from loradash.domain.sizes import size_text
+from loradash.domain.sizes import counted, size_text
 from loradash.services.datasets.manifests import Swap
 from loradash.storage import keys
 
@@ -89,7 +89,8 @@ def upload_result(
     total = sum(file.size_bytes for file in files)
     uploaded_at = manifest.upload_date or datetime.now(UTC)
     message = (
-        f"Stored {counts.images} images and {counts.captions} captions as dataset {upload.folder!r}"
+        f"Stored {counted(counts.images, 'image')} and {counted(counts.captions, 'caption')} "
+        f"as dataset {upload.folder!r}"
     )
     return UploadResult(
         uploaded_files=tuple(_stored(file, upload, address, uploaded_at) for file in files),
@@ -106,8 +107,9 @@ def upload_result(
         file_types_summary=counts,
         message=message,
         detailed_message=(
-            f"{message} ({size_text(total)}). The dataset now has {manifest.total_images} "
-            f"images and {manifest.total_captions} captions. Use it in a training with "
+            f"{message} ({size_text(total)}). The dataset now has "
+            f"{counted(manifest.total_images, 'image')} and "
+            f"{counted(manifest.total_captions, 'caption')}. Use it in a training with "
             f"folder_path: {upload.folder}"
         ),
         warnings=(
