@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def finished_adapters(cli: CommandLine) -> list[str]:
-    return [path.name for path in cli.objects.rglob("results/*/lora/*.safetensors")]
+    return [path.name for path in cli.objects.rglob("results/*/lora/*/*.safetensors")]
 
 
 def test_a_training_goes_on_when_its_reader_has_gone(cli: CommandLine, dataset: Path) -> None:

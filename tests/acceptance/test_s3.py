@@ -178,9 +178,10 @@ def test_an_endpoint_that_is_away_for_a_while_costs_a_training_nothing(
         done = server.wait_until(process_id, {"completed"}, 60)
         assert done["step"] == steps
         files = files_of(server, bucket, process_id)
-        samples = [key for key in files if "/samples/step-" in key]
+        names = [published(key) for key in files]
+        samples = [name for name in names if "/samples/step-" in name]
         assert len(samples) == steps // 25 + 1  # and one of the base model
-        assert len({key.split("/")[3] for key in files if "/checkpoints/" in key}) >= 2
+        assert len({name.split("/")[3] for name in names if "/checkpoints/" in name}) >= 2
         rows = server.process(process_id, metrics_after=0)["metrics"]
         assert [row["step"] for row in rows] == list(range(1, steps + 1))
         health = server.call("/health").json()

@@ -425,9 +425,9 @@ def test_commands_show_processes_datasets_and_models(
     assert "there is no process" in none.err
 
     models = command("models").out
-    assert re.search(
-        rf"{process_id}\s+triangle\s+triangle.safetensors\s.*\ssks\s+emoji-base\s", models
-    )
+    # Beside others of its name it is told apart by the end of its id.
+    named = rf"{process_id}\s+triangle( \(\w+\))?\s+triangle(-\w+)?.safetensors\s"
+    assert re.search(rf"{named}.*\ssks\s+emoji-base\s", models)
 
     stored = command("datasets", "upload", str(dataset), "--name", "by command")
     assert stored.exit_code == 0, stored.err

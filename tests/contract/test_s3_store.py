@@ -15,6 +15,7 @@ import httpx2
 import pytest
 
 from loradash.errors import (
+    DiskFull,
     InvalidKey,
     LoradashError,
     NotFound,
@@ -515,7 +516,7 @@ def test_a_file_that_can_not_be_written_to_its_end_does_not_appear(place, tmp_pa
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (900_000, before[1]))
     try:
-        with pytest.raises(OSError):
+        with pytest.raises(DiskFull, match="no file of this size"):
             place.store.get_file("a", tmp_path / "folder" / "a")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -23,7 +23,7 @@ from loradash.domain.dataset_manifest import (
     after_upload,
     by_content,
 )
-from loradash.domain.dataset_names import composed, folders_of, owner_of
+from loradash.domain.dataset_names import composed, folder_from, folders_of, owner_of
 from loradash.domain.ids import new_upload_id
 from loradash.domain.requests import CreateUploadRequest, UploadRequest
 from loradash.errors import (
@@ -229,6 +229,8 @@ class DatasetStore:
         if request.dataset_folder:
             return request.dataset_folder, ""
         name = composed(request.training_name)
+        if not request.cleanup_existing and name == folder_from(name) and self._owner(name):
+            return name, ""  # files are added to the dataset that lists show by this folder
         return (self.folder_for(name), name) if name else (new_folder(), "")
 
     def folder_for(self, name: str) -> str:
