@@ -1,16 +1,21 @@
 """Following a process that runs elsewhere."""
 
+import hashlib
+import json
 import signal
+from pathlib import Path
 
 import pytest
 
 from loradash.cli import elsewhere
 from loradash.cli.elsewhere import Wanted, follow, for_elsewhere, runs_elsewhere, send
+from loradash.cli.output_folder import OutputFolder
 from loradash.domain.training_text import parse_training
 from loradash.errors import InvalidDataset, ServerUnreachable
 from loradash.settings import Settings
 
 ID = "train_01k9x3q4zt8m2v7c0hde"
+SHA256 = hashlib.sha256(b"file").hexdigest()
 SHOWN = Wanted(detach=False, output=None, as_json=False)
 
 
@@ -29,6 +34,10 @@ def view(status="running", **fields):
 
 def line(number, text):
     return {"number": number, "time": "2026-01-01T00:00:00Z", "text": text}
+
+
+def artifact(kind="lora", name="a.safetensors", sha256=SHA256):
+    return {"kind": kind, "key": f"results/{ID}/{kind}/{name}", "name": name, "sha256": sha256}
 
 
 class Target:
@@ -122,15 +131,29 @@ def test_ctrl_c_ends_the_following_and_says_how_to_go_on(server, capsys):
 
 
 def test_the_results_are_fetched_into_the_folder_that_is_named(server, tmp_path):
-    artifacts = [
-        {"kind": "lora", "key": f"results/{ID}/lora/a.safetensors", "name": "a.safetensors"},
-        {"kind": "checkpoint", "key": f"results/{ID}/checkpoints/b", "name": "b"},
-    ]
-    target = Target(view("completed", artifacts=artifacts))
-    wanted = SHOWN._replace(output=tmp_path / "out")
+    target = Target(view("completed", artifacts=[artifact(), artifact("checkpoint", "b")]))
+    wanted = SHOWN._replace(output=OutputFolder(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.safetensors").write_text("another one")
     assert follow(target, server, wanted, ID) == 0
     assert target.fetched == [f"results/{ID}/lora/a.safetensors"]
-    assert (tmp_path / "out" / "a.safetensors").read_bytes() == b"file"
+    assert (tmp_path / "out" / "a.safetensors").read_text() == "another one"
+    assert (tmp_path / "out" / "a-2.safetensors").read_bytes() == b"file"
+
+
+def test_results_that_cannot_be_fetched_are_named_and_the_exit_code_says_so(
+    server, tmp_path, capsys
+):
+    artifacts = [artifact(sha256="0" * 64), artifact("image", "b.png")]
+    target = Target(view("completed", artifacts=artifacts))
+    wanted = SHOWN._replace(output=OutputFolder(tmp_path / "out"), as_json=True)
+    assert follow(target, server, wanted, ID) == 1
+    shown = capsys.readouterr()
+    result = json.loads(shown.out)
+    assert result["status"] == "completed"
+    assert [Path(path).name for path in result["files"]] == ["b.png"]
+    assert "a.safetensors isn't what was stored" in result["output_error"]
+    assert "1 of 2 files" in shown.err
 
 
 def test_a_detached_process_is_queued_and_its_id_is_all_of_stdout(server, capsys):

@@ -1,6 +1,5 @@
 """``loradash datasets show``, ``rm``, ``caption``, ``zip`` and ``import``."""
 
-import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,19 +101,27 @@ def caption(
 def zip_(
     name: Dataset,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file; default: <name>.zip.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file, which must not exist; default: <name>.zip, with a number if there is "
+            "one.",
+        ),
     ] = None,
 ) -> None:
-    """Write a stored dataset into a zip file."""
-    from loradash.storage.disk import arriving
+    """Write a stored dataset into a zip file; no file is written over."""
+    from loradash.cli.output_folder import NamedFile, OutputFolder
 
-    path = output or Path(f"{name}.zip")
-    with (
-        _target() as target,
-        arriving(path) as descriptor,
-        os.fdopen(descriptor, "wb", closefd=False) as file,
-    ):
-        target.zip(name, file.write)
+    named = NamedFile(output) if output else None
+    (named or OutputFolder(Path())).check()
+    with _target() as target:
+
+        def fill(path: Path) -> None:
+            with path.open("wb") as file:
+                target.zip(name, file.write)
+
+        path = named.write(fill) if named else OutputFolder(Path()).write(f"{name}.zip", fill)
     print(f"{path}: {_size(path.stat().st_size)}")
 
 

@@ -12,19 +12,22 @@ if TYPE_CHECKING:
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the pictures and the adapter.")] = Path(
-        "demo-output"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the pictures and the adapter; nothing there is written over: a name "
+            "that is taken gets a number.",
+        ),
+    ] = Path("demo-output"),
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 220,
     as_json: Annotated[
         bool, typer.Option("--json", help="Events and result as JSON lines.")
     ] = False,
 ) -> None:
     """Train a LoRA on ten images of a logo and show the same prompts before and after."""
-    import shutil
-
     from loradash.cli.backend import open_core
     from loradash.cli.output import print_result, program, reporter, stop_on_signals
+    from loradash.cli.output_folder import OutputFolder
     from loradash.cli.train_command import finish, run
     from loradash.domain.events import Done, Terminal
     from loradash.errors import Interrupted, by_code
@@ -34,6 +37,8 @@ def demo(
     from loradash.settings import load_settings
 
     settings = load_settings()
+    folder = OutputFolder(output)
+    folder.check()
     core = open_core(settings, threads=script.THREADS)
     training = core.training
 
@@ -74,11 +79,10 @@ def demo(
         core.close()
 
     measures = script.measure(before, after)
-    sheet = script.sheet(before, after, output / "demo.png")
-    adapter = training.adapter(process_id)
-    shutil.copyfile(adapter, output / adapter.name)
+    sheet = folder.write("demo.png", lambda path: script.sheet(before, after, path))
+    adapter = folder.copy(training.adapter(process_id))
     steps_done = training.history(process_id).steps
-    curve = loss_curve(steps_done, output / "loss.png", "demo_logo")
+    curve = folder.write("loss.png", lambda path: loss_curve(steps_done, path, "demo_logo"))
     seconds = steps_done[-1].time_s - steps_done[0].time_s if len(steps_done) > 1 else 0.0
     if as_json:
         print_result(
@@ -90,14 +94,14 @@ def demo(
                 "holds": measures.holds,
                 "training_s": seconds,
                 "sheet": sheet,
-                "adapter": output / adapter.name,
+                "adapter": adapter,
             }
         )
     else:
         print(_report(measures, seconds, len(steps_done)))
-        print(f"  sheet     {sheet.absolute()}")
-        print(f"  loss      {curve.absolute() if curve else '-'}")
-        print(f"  adapter   {(output / adapter.name).absolute()}")
+        print(f"  sheet     {sheet}")
+        print(f"  loss      {curve}")
+        print(f"  adapter   {adapter}")
         print(f'  next      {program()} generate --adapter {process_id} -p "a sks logo" -n 4')
     raise typer.Exit(0 if measures.holds else 1)
 

@@ -8,10 +8,12 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loradash.cli.backend import Backend
+from loradash.cli.output_folder import OutputFolder, written
 from loradash.data import EMBEDDED_BASE_MODELS
 from loradash.errors import (
     InvalidAdapter,
@@ -20,6 +22,7 @@ from loradash.errors import (
     RegistryUnavailable,
     ServerUnreachable,
     StoreUnavailable,
+    TransferFailed,
 )
 from loradash.paths import full_path
 from loradash.settings import Settings
@@ -40,7 +43,7 @@ class Wanted(NamedTuple):
     """What to do besides sending the process."""
 
     detach: bool
-    output: Path | None
+    output: OutputFolder | None
     as_json: bool
 
 
@@ -173,8 +176,11 @@ def follow(target: Backend, settings: Settings, wanted: Wanted, process_id: str)
     except _AWAY:
         to_stderr(f"{process_id} may go on. {_how_to_go_on(program(), process_id)}")
         raise
-    files = _fetched(target, view, wanted.output) if view["status"] == "completed" else []
-    return _tell_end(view, files, wanted.as_json)
+    files, missing = _fetched(target, view, wanted.output)
+    exit_code = _tell_end(view, files, wanted.as_json, missing)
+    if missing:
+        to_stderr(str(missing))
+    return exit_code or (1 if missing else 0)
 
 
 def _until_ended(target: Backend, process_id: str, shown: "Reporter") -> dict[str, Any]:
@@ -229,24 +235,31 @@ def _asked(target: Backend, process_id: str, after: int, shown: "Reporter") -> d
         time.sleep(POLL_S)
 
 
-def _fetched(target: Backend, view: dict[str, Any], output: Path | None) -> list[Path]:
-    """Fetch adapter, previews and images into the folder, if one is given."""
-    if output is None:
-        return []
-    output.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for entry in _results(view):
-        path = output / Path(entry["name"]).name
-        target.fetch(entry["key"], path)
-        paths.append(path)
-    return paths
+def _fetched(
+    target: Backend, view: dict[str, Any], output: OutputFolder | None
+) -> tuple[list[Path], TransferFailed | None]:
+    """Fetch a completed process's adapter, previews and images, if a folder is given for them."""
+    if output is None or view["status"] != "completed":
+        return [], None
+
+    def fetch(entry: dict[str, Any]) -> Path:
+        return output.write(
+            Path(entry["name"]).name, partial(target.fetch, entry["key"]), entry["sha256"]
+        )
+
+    return written(
+        [(entry["name"], partial(fetch, entry)) for entry in _results(view)],
+        "Fetch them again from where they are stored.",
+    )
 
 
 def _results(view: dict[str, Any]) -> Iterator[dict[str, Any]]:
     return (entry for entry in view["artifacts"] if entry["kind"] in ("lora", "image", "sample"))
 
 
-def _tell_end(view: dict[str, Any], files: Sequence[Path], as_json: bool) -> int:
+def _tell_end(
+    view: dict[str, Any], files: Sequence[Path], as_json: bool, missing: TransferFailed | None
+) -> int:
     from loradash.cli.output import (
         ENDED_EXIT_CODES,
         duration_text,
@@ -264,6 +277,7 @@ def _tell_end(view: dict[str, Any], files: Sequence[Path], as_json: bool) -> int
                 **{name: view[name] for name in wanted},
                 "results": [entry["key"] for entry in _results(view)],
                 "files": files,
+                "output_error": str(missing) if missing else None,
             }
         )
     elif status == "completed":

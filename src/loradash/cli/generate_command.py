@@ -45,7 +45,13 @@ def generate(
         str | None, typer.Option(help="default, ddim, euler, dpm++_2m, ...")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Prefix of the file names.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Also copy the images here.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also copy the images into this folder; nothing there is written over: a name "
+            "that is taken gets a number.",
+        ),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Queue it, print its id, and exit.")
     ] = False,
@@ -57,8 +63,6 @@ def generate(
     ] = False,
 ) -> None:
     """Generate images: on this machine, or where LORADASH_URL or LORADASH_EXECUTOR=runpod says."""
-    import shutil
-
     from loradash.cli.backend import open_core
     from loradash.cli.elsewhere import Wanted, runs_elsewhere
     from loradash.cli.output import (
@@ -69,6 +73,7 @@ def generate(
         stop_on_signals,
         to_stderr,
     )
+    from loradash.cli.output_folder import OutputFolder, copied
     from loradash.cli.train_command import read_config
     from loradash.domain.events import Done, Failed
     from loradash.domain.generation import GenerationRequest, parse_generation_text
@@ -90,6 +95,11 @@ def generate(
         given["adapters"] = [parse_adapter_use(text).model_dump() for text in adapter]
     if detach and here:
         raise typer.BadParameter("give --detach or --here, not both")
+    if detach and output:
+        raise typer.BadParameter("--detach waits for no results: give it or --output, not both")
+    folder = OutputFolder(output) if output else None
+    if folder:
+        folder.check()
     if config:
         request = parse_generation_text(read_config(config))
         merged = {**request.model_dump(mode="json"), **given}
@@ -99,7 +109,7 @@ def generate(
         raise InvalidConfig("no prompt", remedy="Give --prompt, or a config with prompts.")
     settings = load_settings()
     if detach or runs_elsewhere(settings, here=here):
-        raise typer.Exit(_elsewhere(settings, merged, Wanted(detach, output, as_json)))
+        raise typer.Exit(_elsewhere(settings, merged, Wanted(detach, folder, as_json)))
     core = open_core(settings)
     stop = StopRequest()
     try:
@@ -110,10 +120,8 @@ def generate(
             result = generate_here(core.generation, core.runner, request, shown.event, stop)
     finally:
         core.close()
-    if output:
-        output.mkdir(parents=True, exist_ok=True)
-        for image in result.images:
-            shutil.copyfile(image.path, output / Path(image.path).name)
+    paths = [Path(image.path) for image in result.images]
+    copies, not_copied = copied(folder, paths, "The originals are in the workspace.")
     ending = result.ending
     if as_json:
         print_result(
@@ -121,16 +129,22 @@ def generate(
                 "process_id": result.process_id,
                 "status": ENDINGS[ending.type].status,
                 "images": [image.path for image in result.images],
+                "files": copies,
+                "output_error": str(not_copied) if not_copied else None,
                 "ending": ending.model_dump(exclude={"time_s", "request_id"}),
             }
         )
     elif isinstance(ending, Done):
         print(f"{result.process_id}: {counted(len(result.images), 'image')}")
+        for path in copies:
+            print(f"  copy      {path}")
     elif isinstance(ending, Failed):
         to_stderr(fail_text(ending.code, ending.message, ending.remedy, ending.problems))
     else:
         to_stderr(f"stopped after {counted(len(result.images), 'image')}")
-    raise typer.Exit(ENDINGS[ending.type].exit_code)
+    if not_copied:
+        to_stderr(str(not_copied))
+    raise typer.Exit(ENDINGS[ending.type].exit_code or (1 if not_copied else 0))
 
 
 def _elsewhere(settings: "Settings", merged: dict[str, Any], wanted: "Wanted") -> int:

@@ -11,6 +11,7 @@ from loradash.cli.completion import process_ids
 from loradash.cli.elsewhere import Wanted
 
 if TYPE_CHECKING:
+    from loradash.cli.output_folder import OutputFolder
     from loradash.domain.events import Terminal
     from loradash.domain.process import ProcessRecord
     from loradash.domain.training_config import TrainingConfig
@@ -53,7 +54,11 @@ def train(
         typer.Option("--set", help="Any setting of the config, e.g. train.steps=500."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Also copy adapter and pictures into this folder.")
+        Path | None,
+        typer.Option(
+            help="Also copy adapter and pictures into this folder; nothing there is written over: "
+            "a name that is taken gets a number.",
+        ),
     ] = None,
     resume: Annotated[
         str | None,
@@ -80,6 +85,7 @@ def train(
     """
     from loradash.cli.backend import open_core
     from loradash.cli.elsewhere import runs_elsewhere
+    from loradash.cli.output_folder import OutputFolder
     from loradash.settings import load_settings
 
     if list_:
@@ -97,10 +103,15 @@ def train(
         raise typer.BadParameter("a resumed training keeps its settings: give only --resume")
     if detach and here:
         raise typer.BadParameter("give --detach or --here, not both")
+    if detach and output:
+        raise typer.BadParameter("--detach waits for no results: give it or --output, not both")
+    folder = OutputFolder(output) if output else None
+    if folder:
+        folder.check()
     settings = load_settings()
     if not check and (detach or runs_elsewhere(settings, here=here)):
         asked = _Asked(config, given, tuple(set_ or ()), resume)
-        raise typer.Exit(_elsewhere(settings, asked, Wanted(detach, output, as_json)))
+        raise typer.Exit(_elsewhere(settings, asked, Wanted(detach, folder, as_json)))
     core = open_core(settings)
     try:
         if resume:
@@ -112,7 +123,7 @@ def train(
                 return
             process_id = record.id
             ending = run(core, record, as_json)
-        exit_code = finish(core.training, process_id, ending, output, as_json)
+        exit_code = finish(core.training, process_id, ending, folder, as_json)
     finally:
         core.close()
     raise typer.Exit(exit_code)
@@ -254,12 +265,10 @@ def finish(
     service: "TrainingService",
     process_id: str,
     ending: "Terminal",
-    output: Path | None,
+    output: "OutputFolder | None",
     as_json: bool,
 ) -> int:
     """Say how a training ended, write its pictures, and return the exit code."""
-    import shutil
-
     from loradash.cli.output import (
         ENDINGS,
         duration_text,
@@ -268,6 +277,7 @@ def finish(
         program,
         to_stderr,
     )
+    from loradash.cli.output_folder import copied
     from loradash.domain.events import Done, Failed
     from loradash.domain.sizes import size_text
     from loradash.services.pictures import loss_curve, sample_sheet
@@ -286,12 +296,16 @@ def finish(
         except Exception:  # the training is over, whatever becomes of its pictures
             log.warning("picture_not_drawn", process_id=process_id, exc_info=True)
     resume = f"{program()} train --resume {process_id}"
+    wanted = (service.adapter(process_id), *pictures) if isinstance(ending, Done) else ()
+    copies, not_copied = copied(output, wanted, f"The originals are in {folder}.")
     if as_json:
         facts: dict[str, Any] = {
             "process_id": process_id,
             "status": ENDINGS[ending.type].status,
             "folder": folder,
             "pictures": pictures,
+            "files": copies,
+            "output_error": str(not_copied) if not_copied else None,
             "elapsed_time": round(elapsed_s),
             "ending": ending.model_dump(exclude={"time_s", "request_id"}),
         }
@@ -302,6 +316,8 @@ def finish(
         print(f"  adapter   {ending.path} ({size_text(ending.size_bytes or 0)})")
         for path in pictures:
             print(f"  picture   {path}")
+        for path in copies:
+            print(f"  copy      {path}")
         print(f'  use it    {program()} generate --adapter {process_id} --prompt "..."')
     elif isinstance(ending, Failed):
         to_stderr(fail_text(ending.code, ending.message, ending.remedy, ending.problems))
@@ -310,11 +326,9 @@ def finish(
     else:
         where = f" at step {ending.step}" if ending.step is not None else ""
         to_stderr(f"stopped{where}. Continue with: {resume}")
-    if isinstance(ending, Done) and output:
-        output.mkdir(parents=True, exist_ok=True)
-        for path in (service.adapter(process_id), *pictures):
-            shutil.copyfile(path, output / path.name)
-    return ENDINGS[ending.type].exit_code
+    if not_copied:
+        to_stderr(str(not_copied))
+    return ENDINGS[ending.type].exit_code or (1 if not_copied else 0)
 
 
 def _list(as_json: bool) -> None:

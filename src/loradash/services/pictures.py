@@ -1,5 +1,6 @@
 """Pictures for people: contact sheets and loss curves, as PNG."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from loradash.domain.events import SampleWritten, StepDone
+from loradash.storage.disk import arriving
 
 _MARGIN = 8
 _LABEL = 15
@@ -57,8 +59,8 @@ def contact_sheet(rows: Sequence[Row], columns: Sequence[str], path: Path, title
                 resample = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
                 scaled = image.convert("RGB").resize(size, resample)
                 sheet.paste(scaled, (left + column * (cell + _MARGIN), y))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, "PNG", optimize=True)
+    with arriving(path) as descriptor, os.fdopen(descriptor, "wb", closefd=False) as file:
+        sheet.save(file, "PNG", optimize=True)
     return path
 
 
@@ -112,8 +114,8 @@ def loss_curve(steps: Sequence[StepDone], path: Path, title: str = "") -> Path |
     rates.set_ylabel("learning rate")
     rates.set_ylim(bottom=0)
     axes.legend(handles=[*axes.get_lines(), *rates.get_lines()], loc="upper right", frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with arriving(path) as descriptor, os.fdopen(descriptor, "wb", closefd=False) as file:
+        figure.savefig(file, format="png")
     return path
 
 
