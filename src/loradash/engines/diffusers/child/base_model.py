@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors import safe_open
@@ -27,7 +26,6 @@ def load_base_model(
 
     Only safetensors weights are read. Raises `InvalidBaseModel` and `OutOfMemory`.
     """
-    diffusers.utils.logging.set_verbosity_error()
     try:
         with no_pickles():
             pipeline = _load(source, dtype, offline)

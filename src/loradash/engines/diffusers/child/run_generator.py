@@ -18,6 +18,7 @@ from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
+from loradash.engines.diffusers.child.library_warnings import library_warnings
 from loradash.engines.diffusers.child.pickles import no_pickles
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
 from loradash.engines.diffusers.child.sampling import Drawing, draw, save_image, set_scheduler
@@ -48,7 +49,7 @@ def _answer(line: Generate, pipeline: "LoadedPipeline", emitter: Emitter, stop: 
     started = time.monotonic()
     emitter.request_id = line.request_id
     try:
-        with translated_errors():
+        with translated_errors(), library_warnings(emitter):
             pipeline.generate(line, stop)
         emitter.emit(Done(duration_s=time.monotonic() - started))
     except Interrupted:

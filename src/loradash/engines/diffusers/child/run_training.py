@@ -16,6 +16,7 @@ from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.diffusers.child.checkpoints import CheckpointStore
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
+from loradash.engines.diffusers.child.library_warnings import library_warnings
 from loradash.engines.diffusers.child.lora import add_lora, load_weights, write_adapter
 from loradash.engines.diffusers.child.objective import Objective
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
@@ -39,7 +40,7 @@ def run_training(job_path: Path, emitter: Emitter, stop: StopSignal) -> int:
     started = time.monotonic()
     run: TrainingRun | None = None
     try:
-        with translated_errors():
+        with translated_errors(), library_warnings(emitter):
             try:
                 job_text = job_path.read_bytes()
                 run = TrainingRun(job_path.parent, job_text, emitter, stop)
