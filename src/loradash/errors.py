@@ -7,11 +7,13 @@ may branch on them. A message names the thing that is wrong; the remedy names th
 from collections.abc import Sequence
 from typing import ClassVar
 
+from loradash.visible_text import visible
+
 MAX_PROBLEMS = 100
 MAX_PROBLEM = 500
 MAX_MESSAGE = 2000
 """Characters. Errors quote what they are about, and that may have been sent by anybody; they stand
-in records, logs and replies."""
+in records, logs and replies. So what they quote is cut, and control characters are escaped."""
 
 
 class LoradashError(Exception):
@@ -24,18 +26,26 @@ class LoradashError(Exception):
     code: ClassVar[str] = "internal"
 
     def __init__(self, message: str, *, remedy: str = "", problems: Sequence[str] = ()) -> None:
-        self.message = _cut(message, MAX_MESSAGE)
+        self.message = _cut(visible(message), MAX_MESSAGE)
         super().__init__(self.message)
-        self.remedy = _cut(remedy, MAX_MESSAGE)
-        self.problems = tuple(_cut(problem, MAX_PROBLEM) for problem in problems[:MAX_PROBLEMS])
+        self.remedy = _cut(visible(remedy), MAX_MESSAGE)
+        self.problems = tuple(
+            _cut(visible(problem), MAX_PROBLEM) for problem in problems[:MAX_PROBLEMS]
+        )
         if len(problems) > MAX_PROBLEMS:
             self.problems += (f"and {len(problems) - MAX_PROBLEMS} more",)
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message, each problem, and the remedy if there is one, as people read them."""
+        return (
+            self.message,
+            *(f"  - {problem}" for problem in self.problems),
+            *((self.remedy,) if self.remedy else ()),
+        )
+
     def __str__(self) -> str:
-        lines = [self.message, *(f"  - {problem}" for problem in self.problems)]
-        if self.remedy:
-            lines.append(self.remedy)
-        return "\n".join(lines)
+        return "\n".join(self.lines)
 
 
 class InvalidConfig(LoradashError):

@@ -98,7 +98,7 @@ def test_bytes_that_are_no_text_are_shown_as_such(path, write):
     pump = LogPump(path)
     write(b"a\xff\xfe\x00b\x1b[31mred\x1b[0m\tc\xe2\x80\xae\n")
     (line,) = pump.new_lines()
-    assert line == "a\ufffd\ufffd\ufffdb\ufffd[31mred\ufffd[0m\tc\ufffd"
+    assert line == "a\ufffd\ufffd\\x00b\\x1b[31mred\\x1b[0m\tc\\u202e"
     assert line.encode()
 
 

@@ -18,6 +18,7 @@ from loradash.errors import InvalidSettings
 from loradash.telemetry import logging as our_logging
 from loradash.telemetry.logging import bound, close, configure, rotation_paused
 from loradash.telemetry.repeats import Repeats
+from tests.nasty_names import NASTY, NOT_UTF8, harmful
 
 log = structlog.get_logger("loradash.test")  # as modules have it: made before it is configured
 
@@ -78,6 +79,15 @@ def test_a_text_can_not_play_with_the_terminal_or_forge_a_line(stream):
     assert len(stream.getvalue().splitlines()) == 2
     assert "\x1b" not in stream.getvalue()
     assert "\\x1b[2J" in stream.getvalue()
+
+
+@pytest.mark.parametrize("name", [*NASTY, NOT_UTF8])
+def test_lines_for_programs_can_be_shown_and_mean_the_same(tmp_path, stream, name):
+    configure(tmp_path, "info", as_json=True, stream=stream)
+    log.info("named", name=name)
+    for text in (stream.getvalue(), (tmp_path / "app.log").read_text()):
+        assert json.loads(text)["name"] == name
+        assert not harmful(text)
 
 
 def test_each_file_gets_what_is_for_it(tmp_path, stream):

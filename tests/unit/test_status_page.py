@@ -5,6 +5,7 @@ import re
 import pytest
 
 from loradash.domain.process import Problem
+from loradash.visible_text import visible
 
 from .world import World, logged
 
@@ -142,3 +143,10 @@ def test_only_the_newest_processes_are_shown(world):
     text = page(world)
     assert sum(one in text for one in ids) == 25
     assert ids[-1] in text
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J", "\u202egnp.exe", "\x9b31m", "a\u2028b"])
+def test_a_name_can_not_turn_the_page_around(world, name):
+    process_id = world.running(name=f"n{name}").id
+    found = row(page(world), process_id)
+    assert f"n{visible(name)}" in found

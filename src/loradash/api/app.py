@@ -49,6 +49,7 @@ from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore
 from loradash.telemetry.masking import masked
 from loradash.telemetry.metrics import Metrics
+from loradash.visible_text import visible_lines
 
 log = structlog.get_logger("loradash.api")
 
@@ -255,7 +256,11 @@ _ERROR_REPLY = {
     },
 }
 
-_templates = Environment(autoescape=select_autoescape(default=True), trim_blocks=True)
+_templates = Environment(
+    autoescape=select_autoescape(default=True),
+    finalize=lambda value: type(value)(visible_lines(value)) if isinstance(value, str) else value,
+    trim_blocks=True,
+)
 
 
 def render_status(server: Server) -> str:

@@ -5,6 +5,7 @@ import os
 import sys
 
 from loradash.cli.app import app
+from loradash.cli.lines import say, say_json
 from loradash.errors import Interrupted, LoradashError
 from loradash.streams import lossy_output, open_standard_files
 
@@ -16,7 +17,7 @@ def main() -> None:
     try:
         app()
     except Interrupted as error:
-        print(error.message, file=sys.stderr)
+        say(error.message, to=sys.stderr)
         sys.exit(130)
     except LoradashError as error:
         _report(error)
@@ -51,7 +52,7 @@ def _warn_of_unknown_settings() -> None:
 
     with contextlib.suppress(OSError, ValueError), lossy_output():
         for sentence in unknown_settings():
-            print(f"warning: {sentence}", file=sys.stderr)
+            say(f"warning: {sentence}", to=sys.stderr)
 
 
 def _report(error: LoradashError) -> None:
@@ -60,7 +61,6 @@ def _report(error: LoradashError) -> None:
 
 
 def _print_error(error: LoradashError) -> None:
-    import json
     import traceback
 
     if _debug():
@@ -73,9 +73,10 @@ def _print_error(error: LoradashError) -> None:
             "problems": list(error.problems),
             "remedy": error.remedy,
         }
-        print(json.dumps(facts))
+        say_json(facts)
         return
-    print(f"error: {error}", file=sys.stderr)
+    first, *others = error.lines
+    say(f"error: {first}", *others, to=sys.stderr)
 
 
 def _debug() -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from loradash.domain.sizes import counted
+from loradash.visible_text import visible
 
 _ANSWERS_S = 3.0
 _SHOWN = 50
@@ -57,5 +58,5 @@ def _answered(
         backend(load_settings(), timeout_s=_ANSWERS_S) as target,
     ):
         found = read(target.ask(**request))
-        return [one for one in found if one[0].startswith(incomplete)]
+        return [(name, visible(text)) for name, text in found if name.startswith(incomplete)]
     return []

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loradash.cli.completion import dataset_names
+from loradash.cli.lines import say
 from loradash.domain.sizes import counted
+from loradash.visible_text import visible
 
 if TYPE_CHECKING:
     from loradash.cli.dataset_target import DatasetTarget
@@ -26,21 +28,22 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a stored dataset's images with their captions."""
-    from loradash.cli.output import print_result, print_table
+    from loradash.cli.output import print_result
+    from loradash.cli.terminal import print_table
 
     with _target() as target:
         page = target.images(name, limit=limit, cursor=cursor, text=text)
     if as_json:
         print_result(page)
         return
-    print(_described(page["dataset"]))
+    say(_described(page["dataset"]))
     rows = [
         (one["name"], _pixels(one), _size(one["size_bytes"]), _caption(one["caption"]))
         for one in page["images"]
     ]
     print_table(("image", "pixels", "size", "caption"), rows, "no such images")
     if page["next_cursor"]:
-        print(f"more with --cursor {page['next_cursor']!r}")
+        say(f"more with --cursor {page['next_cursor']!r}")
 
 
 def rm(
@@ -56,15 +59,15 @@ def rm(
 
     what = f"{counted(len(files), 'file')} from {name}" if files else f"the whole dataset {name}"
     if not yes:
-        typer.confirm(f"Remove {what}?", abort=True, err=True)
+        typer.confirm(visible(f"Remove {what}?"), abort=True, err=True)
     with _target() as target:
         reply = target.remove(name, files) if files else target.delete(name)
     if as_json:
         print_result(reply)
     elif files:
-        print(f"removed {', '.join(reply['removed'])}")
+        say(f"removed {', '.join(reply['removed'])}")
     else:
-        print(f"deleted {name} with {counted(reply['deleted_files'], 'file')}")
+        say(f"deleted {name} with {counted(reply['deleted_files'], 'file')}")
 
 
 def caption(
@@ -91,11 +94,11 @@ def caption(
             f"{reply['name']}: {reply['problem']}", remedy="Write the caption again."
         )
     elif text is not None:
-        print(f"wrote {reply['name']}")
+        say(f"wrote {reply['name']}")
     elif reply["text"] is None:
         to_stderr(f"{file} has no caption")
     else:
-        print(reply["text"])
+        say(*reply["text"].splitlines())
 
 
 def zip_(
@@ -122,7 +125,7 @@ def zip_(
                 target.zip(name, file.write)
 
         path = named.write(fill) if named else OutputFolder(Path()).write(f"{name}.zip", fill)
-    print(f"{path}: {_size(path.stat().st_size)}")
+    say(f"{path}: {_size(path.stat().st_size)}")
 
 
 def import_(
@@ -154,7 +157,7 @@ def import_(
     if as_json:
         print_result(reply)
     else:
-        print(f"{reply['dataset_folder']}: {reply['detailed_message']}")
+        say(f"{reply['dataset_folder']}: {reply['detailed_message']}")
 
 
 def _target() -> "AbstractContextManager[DatasetTarget]":

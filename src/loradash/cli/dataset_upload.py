@@ -99,10 +99,8 @@ def _progress(total_bytes: int) -> Iterator[OnBytes]:
     if not sys.stderr.isatty() or not total_bytes:
         yield lambda _more_bytes: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from loradash.cli.terminal import transfer_progress
 
-    columns = TextColumn("sending"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with transfer_progress() as progress:
         task = progress.add_task("sending", total=total_bytes)
         yield lambda more_bytes: progress.update(task, advance=more_bytes)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from loradash.cli.lines import say
+
 
 def check(
     folder: Annotated[Path, typer.Argument(help="Folder with images and captions.")],
@@ -30,33 +32,31 @@ def check(
             }
         )
         raise typer.Exit(0 if usable else 1)
-    from rich.console import Console
-    from rich.table import Table
+    from loradash.cli.terminal import print_facts, print_labelled
 
-    table = Table(box=None, show_header=False)
-    table.add_row("images", str(len(report.images)))
-    table.add_row("size", size_text(sum(image.size_bytes for image in report.images)))
-    table.add_row("without caption", str(len(report.missing_captions)))
-    table.add_row("with alpha", str(sum(image.has_alpha for image in report.images)))
-    for size, count in bucket_counts(report, resolution, step).items():
-        table.add_row(f"bucket {size[0]}x{size[1]}", str(count))
-    table.add_row("dataset hash", report.sha256[:16])
-    console = Console(highlight=False)
-    console.print(table)
+    print_facts(
+        [
+            ("images", str(len(report.images))),
+            ("size", size_text(sum(image.size_bytes for image in report.images))),
+            ("without caption", str(len(report.missing_captions))),
+            ("with alpha", str(sum(image.has_alpha for image in report.images))),
+            *(
+                (f"bucket {size[0]}x{size[1]}", str(count))
+                for size, count in bucket_counts(report, resolution, step).items()
+            ),
+            ("dataset hash", report.sha256[:16]),
+        ]
+    )
     for problem in report.problems:
-        console.print(
-            f"[red]bad[/red]      {problem.relative_path}: {problem.message}", soft_wrap=True
-        )
+        print_labelled("bad", "red", f"{problem.relative_path}: {problem.message}")
     for name in report.missing_captions[:10]:
-        console.print(
-            f"[yellow]caption[/yellow]  {name} has no .{caption_ext} file", soft_wrap=True
-        )
+        print_labelled("caption", "yellow", f"{name} has no .{caption_ext} file")
     for group in report.duplicates[:10]:
-        console.print(f"[yellow]same[/yellow]     {', '.join(group)}", soft_wrap=True)
+        print_labelled("same", "yellow", ", ".join(group))
     for name in report.captions_without_image[:10]:
-        console.print(f"[yellow]alone[/yellow]    {name} has no image", soft_wrap=True)
+        print_labelled("alone", "yellow", f"{name} has no image")
     if not report.images:
-        console.print("[red]no usable image[/red]: put jpg, png, webp or bmp files there")
+        print_labelled("nothing", "red", "no usable image: put jpg, png, webp or bmp files there")
     raise typer.Exit(0 if usable else 1)
 
 
@@ -89,7 +89,7 @@ def upload(
     if as_json:
         print_result(reply)
     else:
-        print(f"{reply['dataset_folder']}: {reply['detailed_message']}")
+        say(f"{reply['dataset_folder']}: {reply['detailed_message']}")
 
 
 def list_(
@@ -97,7 +97,8 @@ def list_(
 ) -> None:
     """List the stored datasets."""
     from loradash.cli.backend import backend
-    from loradash.cli.output import print_result, print_table
+    from loradash.cli.output import print_result
+    from loradash.cli.terminal import print_table
     from loradash.domain.sizes import size_text
     from loradash.settings import load_settings
 

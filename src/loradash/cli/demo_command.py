@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loradash.cli.lines import say
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -59,21 +61,21 @@ def demo(
         require_done(ending)
         return images
 
-    def say(text: str) -> None:
+    def tell(text: str) -> None:
         if not as_json:
-            print(text, flush=True)
+            say(text)
 
     try:
-        say("1/3  Drawing the prompts with the base model alone")
+        tell("1/3  Drawing the prompts with the base model alone")
         before = draw(None, "before")
-        say("2/3  Training a LoRA on ten images of a logo")
+        tell("2/3  Training a LoRA on ten images of a logo")
         config = script.demo_config(steps)
         record = training.submit(training.check(config), taking=core.runner.taking("local"))
         process_id = record.id
         ending = run(core, record, as_json)
         if not isinstance(ending, Done):
             raise typer.Exit(finish(training, process_id, ending, None, as_json))
-        say("3/3  Drawing the same prompts with the same seeds and the LoRA")
+        tell("3/3  Drawing the same prompts with the same seeds and the LoRA")
         after = draw(process_id, "after")
     finally:
         core.close()
@@ -98,15 +100,15 @@ def demo(
             }
         )
     else:
-        print(_report(measures, seconds, len(steps_done)))
-        print(f"  sheet     {sheet}")
-        print(f"  loss      {curve}")
-        print(f"  adapter   {adapter}")
-        print(f'  next      {program()} generate --adapter {process_id} -p "a sks logo" -n 4')
+        say(*_report(measures, seconds, len(steps_done)))
+        say(f"  sheet     {sheet}")
+        say(f"  loss      {curve}")
+        say(f"  adapter   {adapter}")
+        say(f'  next      {program()} generate --adapter {process_id} -p "a sks logo" -n 4')
     raise typer.Exit(0 if measures.holds else 1)
 
 
-def _report(measures: "DemoMeasures", seconds: float, steps: int) -> str:
+def _report(measures: "DemoMeasures", seconds: float, steps: int) -> list[str]:
     from loradash.services.demo import ALLOWED_CHANGE, REQUIRED_APPROACH
 
     logo = f"{measures.logo_before:.3f} -> {measures.logo_after:.3f}"
@@ -124,4 +126,4 @@ def _report(measures: "DemoMeasures", seconds: float, steps: int) -> str:
         f"  {'ok ' if holds else 'BAD'} {what:<29}{figure:<16} ({wanted})"
         for holds, what, figure, wanted in lines
     )
-    return "\n".join(["", head, *rows])
+    return ["", head, *rows]

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from loradash.cli.lines import say
+
 dev = typer.Typer(
     help="Try things without an account.",
     no_args_is_help=True,
@@ -59,7 +61,7 @@ def queue(
         variables = worker_environment(url, endpoint, "worker-1", "/nonexistent")
         del variables["HOME"]  # a person at a shell keeps their own
         lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-        print(f"loradash dev queue is ready: {url}", *lines, sep="\n", flush=True)
+        say(f"loradash dev queue is ready: {url}", *lines)
 
     serve(
         lambda cut: create_app(

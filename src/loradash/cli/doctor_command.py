@@ -21,18 +21,15 @@ def doctor(
     if as_json:
         print_result({"ok": not bad, "findings": [finding._asdict() for finding in findings]})
     else:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
+        from loradash.cli.terminal import print_facts
 
         colours = {"ok": "green", "off": "yellow", "bad": "red"}
-        table = Table(box=None, show_header=False, padding=(0, 1))
-        for finding in findings:
-            remedy = f"  ({finding.remedy})" if finding.remedy else ""
-            detail = escape(finding.detail + remedy)
-            colour = colours[finding.verdict]
-            table.add_row(
-                f"[{colour}]{finding.verdict}[/{colour}]", finding.subject, escape(detail)
+        print_facts(
+            (
+                (finding.verdict, colours[finding.verdict]),
+                finding.subject,
+                finding.detail + (f"  ({finding.remedy})" if finding.remedy else ""),
             )
-        Console(highlight=False).print(table)
+            for finding in findings
+        )
     raise typer.Exit(1 if bad else 0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loradash.cli.backend import Backend
+from loradash.cli.lines import say
 from loradash.cli.output_folder import OutputFolder, written
 from loradash.data import EMBEDDED_BASE_MODELS
 from loradash.errors import (
@@ -143,12 +144,12 @@ def _queued(target: Backend, settings: Settings, wanted: Wanted, process_id: str
         if wanted.as_json:
             print_result({"process_id": process_id, "status": "pending"})
         else:
-            print(process_id, flush=True)
+            say(process_id)
             to_stderr(_how_to_go_on(program(), process_id))
         _tell_if_nobody_takes_it(settings)
         return 0
     if not wanted.as_json:
-        print(f"{process_id}: queued on {place(settings)}", flush=True)
+        say(f"{process_id}: queued on {place(settings)}")
     return follow(target, settings, wanted, process_id)
 
 
@@ -171,7 +172,7 @@ def follow(target: Backend, settings: Settings, wanted: Wanted, process_id: str)
         with reporter(wanted.as_json, what) as shown:
             view = _until_ended(target, process_id, shown)
     except KeyboardInterrupt:
-        to_stderr(f"\n{process_id} goes on. {_how_to_go_on(program(), process_id)}")
+        to_stderr("", f"{process_id} goes on. {_how_to_go_on(program(), process_id)}")
         return 130
     except _AWAY:
         to_stderr(f"{process_id} may go on. {_how_to_go_on(program(), process_id)}")
@@ -263,7 +264,7 @@ def _tell_end(
     from loradash.cli.output import (
         ENDED_EXIT_CODES,
         duration_text,
-        fail_text,
+        fail_lines,
         print_result,
         program,
         to_stderr,
@@ -281,18 +282,18 @@ def _tell_end(
             }
         )
     elif status == "completed":
-        print(f"{process_id}: completed in {duration_text(view['elapsed_time'])}")
+        say(f"{process_id}: completed in {duration_text(view['elapsed_time'])}")
         for path in files:
-            print(f"  file      {path}")
+            say(f"  file      {path}")
         if not files:
             for entry in _results(view):
                 if entry["kind"] != "sample":
-                    print(f"  result    {entry['key']}")
+                    say(f"  result    {entry['key']}")
         if view["type"] == "training":
-            print(f'  use it    {program()} generate --adapter {process_id} --prompt "..."')
+            say(f'  use it    {program()} generate --adapter {process_id} --prompt "..."')
     elif status == "failed":
         problems = tuple(view["error_problems"])
-        to_stderr(fail_text(view["error_code"], view["error_message"], view["remedy"], problems))
+        to_stderr(*fail_lines(view["error_code"], view["error_message"], view["remedy"], problems))
         to_stderr(f"Continue with: {program()} resume {process_id}")
     else:
         to_stderr(f"{process_id} was cancelled. Continue with: {program()} resume {process_id}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loradash.cli.completion import adapter_ids
+from loradash.cli.lines import say
 
 if TYPE_CHECKING:
     from loradash.cli.elsewhere import Wanted
@@ -67,7 +68,7 @@ def generate(
     from loradash.cli.elsewhere import Wanted, runs_elsewhere
     from loradash.cli.output import (
         ENDINGS,
-        fail_text,
+        fail_lines,
         print_result,
         reporter,
         stop_on_signals,
@@ -135,15 +136,15 @@ def generate(
             }
         )
     elif isinstance(ending, Done):
-        print(f"{result.process_id}: {counted(len(result.images), 'image')}")
+        say(f"{result.process_id}: {counted(len(result.images), 'image')}")
         for path in copies:
-            print(f"  copy      {path}")
+            say(f"  copy      {path}")
     elif isinstance(ending, Failed):
-        to_stderr(fail_text(ending.code, ending.message, ending.remedy, ending.problems))
+        to_stderr(*fail_lines(ending.code, ending.message, ending.remedy, ending.problems))
     else:
         to_stderr(f"stopped after {counted(len(result.images), 'image')}")
     if not_copied:
-        to_stderr(str(not_copied))
+        to_stderr(*not_copied.lines)
     raise typer.Exit(ENDINGS[ending.type].exit_code or (1 if not_copied else 0))
 
 

@@ -1,6 +1,5 @@
 """How commands talk: live progress for people at a terminal, lines for logs, JSON for programs."""
 
-import json
 import shutil
 import signal
 import sys
@@ -9,13 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import structlog
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
-from rich.text import Text
 
+from loradash.cli import terminal
+from loradash.cli.lines import say, say_json
 from loradash.domain.events import (
     CheckpointWritten,
     Event,
@@ -28,6 +26,9 @@ from loradash.domain.events import (
 )
 from loradash.domain.sizes import size_text
 from loradash.runtime.supervisor import StopRequest
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _LINE_EVERY_S = 10.0
 
@@ -68,14 +69,19 @@ def reporter(as_json: bool, what: str) -> Reporter:
     """Return the reporter that fits: JSON lines, a live display, or plain lines."""
     if as_json:
         return UnfailingReporter(JsonReporter())
-    console = Console(stderr=False, highlight=False)
+    console = terminal.make_console()
     live = console.is_terminal
     return UnfailingReporter(LiveReporter(console, what) if live else LineReporter(what))
 
 
+def to_stderr(*lines: str) -> None:
+    """Write lines to standard error."""
+    say(*lines, to=sys.stderr)
+
+
 def print_result(facts: dict[str, Any]) -> None:
     """Write the last line for programs."""
-    print(json.dumps({"type": "result", **facts}, default=str), flush=True)
+    say_json({"type": "result", **facts})
 
 
 @contextmanager
@@ -142,7 +148,7 @@ class JsonReporter:
 
     def event(self, event: Event) -> None:
         """Write the event."""
-        print(event.model_dump_json(), flush=True)
+        say_json(event.model_dump(mode="json"))
 
     def note(self, text: str) -> None:
         """Say nothing."""
@@ -179,37 +185,15 @@ class LineReporter:
 
     def note(self, text: str) -> None:
         """Write a line."""
-        print(text, flush=True)
-
-
-class _Count(ProgressColumn):
-    """How many of how many, where that is known."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.completed:.0f}/{task.total:.0f}" if task.total else "")
-
-
-class _Rest(ProgressColumn):
-    """Loss, speed and remaining time of a step, or how many items are done."""
-
-    def render(self, task: Task) -> Text:
-        return Text(task.fields.get("rest", ""), style="dim", overflow="ellipsis", no_wrap=True)
+        say(text)
 
 
 class LiveReporter:
     """A live bar with loss, speed and ETA; what stays to be read is printed above it."""
 
-    def __init__(self, console: Console, what: str) -> None:
+    def __init__(self, console: "Console", what: str) -> None:
         self._console = console
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            _Count(),
-            _Rest(),
-            console=console,
-            expand=True,
-        )
+        self._progress = terminal.work_progress(console)
         self._what = what
         self._steps = self._progress.add_task(what, total=1, visible=False, rest="")
         self._phase = self._progress.add_task("starting", total=None, rest="")
@@ -238,12 +222,12 @@ class LiveReporter:
                 completed=event.done or 0,
             )
         elif text := _event_text(event):
-            style = "yellow" if isinstance(event, Warned) else None
-            self._console.print(Text(text, style=style or ""))
+            style = "yellow" if isinstance(event, Warned) else ""
+            self._console.print(terminal.plain_text(text, style))
 
     def note(self, text: str) -> None:
         """Print above the bars."""
-        self._console.print(Text(text))
+        self._console.print(terminal.plain_text(text))
 
 
 def _step_text(event: StepDone) -> str:
@@ -281,10 +265,12 @@ def duration_text(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def fail_text(code: str, message: str, remedy: str, problems: tuple[str, ...] = ()) -> str:
+def fail_lines(
+    code: str, message: str, remedy: str, problems: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return a failure as people read it."""
-    lines = [f"failed ({code}): {message}", *(f"  - {problem}" for problem in problems)]
-    return "\n".join([*lines, remedy] if remedy else lines)
+    lines = (f"failed ({code}): {message}", *(f"  - {problem}" for problem in problems))
+    return (*lines, remedy) if remedy else lines
 
 
 def program() -> str:
@@ -293,26 +279,3 @@ def program() -> str:
     if name == "__main__.py":
         return f"{sys.executable} -m loradash"
     return name if shutil.which(name) else sys.argv[0]
-
-
-def to_stderr(text: str) -> None:
-    """Write to stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def print_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
-    """Print rows below their heads, or what to say if there are none. Nothing is cut off."""
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if not rows:
-        console.print(nothing, markup=False)
-        return
-    if not console.is_terminal:
-        console.width = 1000  # for programs that read lines
-    table = Table(box=None)
-    for number, head in enumerate(heads):
-        table.add_column(head, overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from loradash.cli.completion import adapter_ids, process_ids
+from loradash.cli.lines import say, say_json
+from loradash.visible_text import visible
 
 Json = Annotated[bool, typer.Option("--json", help="The reply as JSON.")]
 ProcessId = Annotated[str, typer.Argument(help="Id of the process.", autocompletion=process_ids)]
@@ -29,7 +31,7 @@ def processes(
     as_json: Json = False,
 ) -> None:
     """List trainings and generations, the newest first, or show one of them."""
-    from loradash.cli.output import print_table
+    from loradash.cli.terminal import print_table
 
     with _backend() as backend:
         if process_id:
@@ -40,7 +42,7 @@ def processes(
         request |= {"status": status} if status else {}
         reply = backend.ask(**request)
     if as_json:
-        _print_json(reply)
+        say_json(reply)
         return
     rows = [
         (
@@ -70,7 +72,7 @@ def logs(
                 type="process_status", process_id=process_id, log_after=after, log_limit=2000
             )
             for line in reply["log"]:
-                print(f"{line['time'][11:19]} {line['text']}", flush=True)
+                say(f"{line['time'][11:19]} {line['text']}")
                 after = line["number"]
             if len(reply["log"]) == 2000:
                 continue
@@ -84,7 +86,7 @@ def logs(
 def cancel(process_id: ProcessId) -> None:
     """End a process that waits or runs. A training writes a checkpoint if it can."""
     with _backend() as backend:
-        print(backend.ask(type="cancel", process_id=process_id)["message"])
+        say(backend.ask(type="cancel", process_id=process_id)["message"])
 
 
 def resume(process_id: ProcessId) -> None:
@@ -97,7 +99,7 @@ def resume(process_id: ProcessId) -> None:
     settings = load_settings()
     with _backend() as backend:
         backend.resume(process_id)
-    print(f"{process_id} is queued")
+    say(f"{process_id} is queued")
     if not settings.server_url and not server_is_running(server_lock(settings)):
         to_stderr(f"No server is running: start one with `{program()} up`.")
 
@@ -107,24 +109,22 @@ def queue(
     as_json: Json = False,
 ) -> None:
     """Show what waits in which order, or stop and go on starting processes."""
-    from loradash.cli.output import print_table
+    from loradash.cli.terminal import print_table
 
     with _backend() as backend:
         state = backend.queue(action)
     if as_json:
-        _print_json(state)
+        say_json(state)
         return
-    print(
+    say(
         f"{state['running']} running, {state['pending']} waiting"
         + (", paused" if state["paused"] else "")
     )
     for slot in state["slots"]:
         for lane in ("training", "generation"):
-            print(
-                f"  {slot['slot']} {lane}: {slot.get(lane) or slot.get(f'{lane}_waits_for', '-')}"
-            )
+            say(f"  {slot['slot']} {lane}: {slot.get(lane) or slot.get(f'{lane}_waits_for', '-')}")
     for line in _endpoint_lines(state):
-        print(f"  {line}")
+        say(f"  {line}")
     rows = [
         (str(place), one["id"], one["type"], one["name"], str(one["priority"]))
         for place, one in enumerate(state["order"], start=1)
@@ -147,13 +147,14 @@ def models(context: typer.Context, as_json: Json = False) -> None:
     """List the trained LoRAs, the newest first; rename or delete one."""
     if context.invoked_subcommand:
         return
-    from loradash.cli.output import print_table, to_stderr
+    from loradash.cli.output import to_stderr
+    from loradash.cli.terminal import print_table
     from loradash.domain.sizes import size_text
 
     with _backend() as backend:
         reply = backend.ask(type="list_models")
     if as_json:
-        _print_json(reply)
+        say_json(reply)
         return
     rows = [
         (
@@ -175,7 +176,7 @@ def rename_model(
     """Change the name that a trained LoRA is shown with. Its files keep theirs."""
     with _backend() as backend:
         backend.rename_model(process_id, name)
-    print(f"{process_id}: {name}")
+    say(f"{process_id}: {name}")
 
 
 def delete_model(
@@ -184,10 +185,10 @@ def delete_model(
 ) -> None:
     """Delete a trained LoRA. The training's record, previews and checkpoints stay."""
     if not yes:
-        typer.confirm(f"Delete the LoRA of {process_id}?", abort=True)
+        typer.confirm(visible(f"Delete the LoRA of {process_id}?"), abort=True)
     with _backend() as backend:
         backend.delete_model(process_id)
-    print(f"deleted the LoRA of {process_id}")
+    say(f"deleted the LoRA of {process_id}")
 
 
 def _backend() -> Any:
@@ -199,27 +200,25 @@ def _backend() -> Any:
 
 def _show(one: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        _print_json(one)
+        say_json(one)
         return
-    print(f"{one['id']}  {one['name']} ({one['type']})")
-    print(f"  status    {_state(one)} {one['phase']} {one['phase_detail']}".rstrip())
-    print(f"  step      {_steps(one)}")
-    print(f"  time      {_duration(one['elapsed_time'])}")
+    say(f"{one['id']}  {one['name']} ({one['type']})")
+    say(f"  status    {_state(one)} {one['phase']} {one['phase_detail']}".rstrip())
+    say(f"  step      {_steps(one)}")
+    say(f"  time      {_duration(one['elapsed_time'])}")
     if one["queue_position"]:
-        print(f"  position  {one['queue_position']} in the queue")
+        say(f"  position  {one['queue_position']} in the queue")
     if one["error_code"]:
-        print(f"  error     {one['error_message']} ({one['error_code']})")
+        say(f"  error     {one['error_message']} ({one['error_code']})")
         for problem in one["error_problems"]:
-            print(f"            - {problem}")
-        print(f"  remedy    {one['remedy']}")
+            say(f"            - {problem}")
+        say(f"  remedy    {one['remedy']}")
     for note in one["attempts"]:
         ending = note["ending"] or "running"
-        print(
-            f"  attempt {note['number']}: steps {note['from_step']} to {note['to_step']}, {ending}"
-        )
+        say(f"  attempt {note['number']}: steps {note['from_step']} to {note['to_step']}, {ending}")
     for entry in one["artifacts"]:
         if entry["kind"] in ("lora", "image"):
-            print(f"  result    {entry['key']}")
+            say(f"  result    {entry['key']}")
 
 
 def _state(one: dict[str, Any]) -> str:
@@ -238,9 +237,3 @@ def _duration(seconds: float | None) -> str:
     from loradash.cli.output import duration_text
 
     return "" if seconds is None else duration_text(seconds)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, default=str))

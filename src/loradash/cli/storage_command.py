@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from loradash.cli.lines import say
+
 
 def copy(
     folder: Annotated[
@@ -51,7 +53,7 @@ def copy(
     if as_json:
         print_result(asdict(report))
     else:
-        print(
+        say(
             f"{report.copied} objects copied ({size_text(report.copied_bytes)}), "
             f"{report.there} were there already, {len(report.problems)} not copied"
         )

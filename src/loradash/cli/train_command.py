@@ -9,6 +9,7 @@ import typer
 
 from loradash.cli.completion import process_ids
 from loradash.cli.elsewhere import Wanted
+from loradash.cli.lines import say
 
 if TYPE_CHECKING:
     from loradash.cli.output_folder import OutputFolder
@@ -201,12 +202,12 @@ def _submit(
         if as_json:
             print_result({"status": "ok", "images": images, "warnings": list(checked.warnings)})
         else:
-            print(f"{parsed.name}: ready to train on {counted(images, 'image')}")
+            say(f"{parsed.name}: ready to train on {counted(images, 'image')}")
         return None
     record = core.training.submit(checked, taking=core.runner.taking("local"))
     if not as_json:
         steps = counted(parsed.process.train.updates, "step")
-        print(f"{record.id}: {parsed.name}, {counted(images, 'image')}, {steps}")
+        say(f"{record.id}: {parsed.name}, {counted(images, 'image')}, {steps}")
     return record
 
 
@@ -272,7 +273,7 @@ def finish(
     from loradash.cli.output import (
         ENDINGS,
         duration_text,
-        fail_text,
+        fail_lines,
         print_result,
         program,
         to_stderr,
@@ -312,22 +313,22 @@ def finish(
         print_result(facts)
     elif isinstance(ending, Done):
         loss = f", loss {history.steps[-1].loss:.4f}" if history.steps else ""
-        print(f"\ncompleted in {duration_text(elapsed_s)}{loss}")
-        print(f"  adapter   {ending.path} ({size_text(ending.size_bytes or 0)})")
+        say("", f"completed in {duration_text(elapsed_s)}{loss}")
+        say(f"  adapter   {ending.path} ({size_text(ending.size_bytes or 0)})")
         for path in pictures:
-            print(f"  picture   {path}")
+            say(f"  picture   {path}")
         for path in copies:
-            print(f"  copy      {path}")
-        print(f'  use it    {program()} generate --adapter {process_id} --prompt "..."')
+            say(f"  copy      {path}")
+        say(f'  use it    {program()} generate --adapter {process_id} --prompt "..."')
     elif isinstance(ending, Failed):
-        to_stderr(fail_text(ending.code, ending.message, ending.remedy, ending.problems))
+        to_stderr(*fail_lines(ending.code, ending.message, ending.remedy, ending.problems))
         if ending.resumable:
             to_stderr(f"Continue with: {resume}")
     else:
         where = f" at step {ending.step}" if ending.step is not None else ""
         to_stderr(f"stopped{where}. Continue with: {resume}")
     if not_copied:
-        to_stderr(str(not_copied))
+        to_stderr(*not_copied.lines)
     return ENDINGS[ending.type].exit_code or (1 if not_copied else 0)
 
 

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from loradash.cli.lines import say
+
 HOST = "127.0.0.1"  # nobody is asked for a password yet
 
 
@@ -51,4 +53,4 @@ def up(
     logging.configure(workspace.logs, settings.log_level, as_json=as_json, stream=sys.stderr)
     server = make_server(settings)
     server = replace(server, names=server.names | names_of(host))
-    serve(server, host, port, on_ready=lambda url: print(f"loradash is ready: {url}", flush=True))
+    serve(server, host, port, on_ready=lambda url: say(f"loradash is ready: {url}"))

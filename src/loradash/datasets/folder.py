@@ -137,7 +137,7 @@ def _read_image(path: Path, name: str, root: Path, caption_suffix: str) -> Image
         message = error.message.removeprefix(f"{name}: ")
         return ImageProblem(relative_path=name, kind=kind, message=message)
     except UnicodeEncodeError:
-        shown = name.encode("utf-8", "replace").decode()
+        shown = name.encode("utf-8", "backslashreplace").decode()
         return ImageProblem(relative_path=shown, kind="unreadable", message="its name isn't UTF-8")
     except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
         message = getattr(error, "strerror", None) or str(error)

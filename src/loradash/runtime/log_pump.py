@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from loradash.telemetry.masking import masked
+from loradash.visible_text import visible_lines
 
 MAX_LINE = 2000
 MAX_BYTES_AT_ONCE = 256_000
@@ -58,5 +59,5 @@ class LogPump:
 
 def _clean(line: bytes) -> str:
     text = line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace").rstrip()
-    text = "".join(char if char.isprintable() or char == "\t" else "\ufffd" for char in text)
+    text = visible_lines(text)
     return masked(text[: 2 * MAX_LINE])[:MAX_LINE]

@@ -9,6 +9,7 @@ The program's modules say ``log = structlog.get_logger("loradash.noun")`` and
 """
 
 import contextlib
+import json
 import logging
 import logging.handlers
 import sys
@@ -23,6 +24,7 @@ from structlog.typing import EventDict, Processor
 from loradash.errors import InvalidSettings
 from loradash.telemetry.masking import cleaned, without_secrets
 from loradash.telemetry.repeats import Repeats, WrittenOnce
+from loradash.visible_text import plain_json, visible, visible_lines
 
 REQUESTS_LOGGER = "loradash.requests"
 
@@ -33,9 +35,6 @@ _MAX_FILE_BYTES = 10_000_000
 _MAX_TRACEBACK = 20_000
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _OURS = ("loradash", "uvicorn")  # others speak from WARNING on: botocore's DEBUG has secrets in it
-_CONTROL = {
-    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"
-}
 
 _lock = threading.RLock()
 _handlers: list[logging.Handler] = []
@@ -195,7 +194,12 @@ def _not_just_a_request(record: logging.LogRecord) -> bool:
 
 
 def _json_lines() -> logging.Formatter:
-    return _formatter(structlog.processors.JSONRenderer(ensure_ascii=False))
+    return _formatter(structlog.processors.JSONRenderer(_harmless_json, ensure_ascii=False))
+
+
+def _harmless_json(value: Any, **options: Any) -> str:
+    """JSON that can also be shown at a terminal; other letters than ASCII's stay readable."""
+    return plain_json(json.dumps(value, **options))
 
 
 def _formatter(*rendering: Processor) -> logging.Formatter:
@@ -222,6 +226,6 @@ def _printable(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """
     for name, value in event.items():
         if isinstance(value, str):
-            event[name] = value.translate(_CONTROL)
-    event["event"] = str(event.get("event", "")).replace("\n", "\\n")
+            event[name] = visible_lines(value)
+    event["event"] = visible(str(event.get("event", "")))
     return event

@@ -1,0 +1,155 @@
+"""No text from outside is markup, and none acts on the terminal: what the command line shows."""
+
+import ast
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+import loradash
+from loradash.cli import output, terminal
+from loradash.cli.app import app
+from loradash.domain.events import ImageWritten, PhaseChanged, Warned
+from loradash.visible_text import visible
+from tests.nasty_names import BRACKETS, NASTY, NOT_UTF8, harmful
+
+SOURCE = Path(loradash.__file__).parent
+NAMES = [*NASTY, NOT_UTF8]
+ON_DISK = [name for name in NAMES if name not in ("a \\", "\\[a]")]
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """What a terminal gets."""
+    shown = io.StringIO()
+
+    def make_console(*, stderr=False):
+        return Console(
+            file=shown, force_terminal=True, color_system=None, width=300, highlight=False,
+            markup=False, emoji=False, legacy_windows=False,
+        )  # fmt: skip
+
+    monkeypatch.setattr(terminal, "make_console", make_console)
+    return shown
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def test_only_one_module_uses_rich_and_nothing_there_reads_markup():
+    users = {
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        if any(name == "rich" or name.startswith("rich.") for name in imports(path))
+    }
+    assert users - {"cli/output.py"} == {"cli/terminal.py"}
+    for path in (SOURCE / "cli/terminal.py", SOURCE / "cli/output.py"):
+        found = set(imports(path))
+        assert not {"rich.print", "rich.markup", "rich.progress.TextColumn"} & found
+        assert "from_markup" not in path.read_text()
+    for call in ast.walk(ast.parse((SOURCE / "cli/terminal.py").read_text())):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "Console":
+            given = {one.arg: ast.unparse(one.value) for one in call.keywords}
+            assert (given["markup"], given["emoji"], given["highlight"]) == ("False",) * 3
+
+
+def test_every_text_that_is_given_to_rich_goes_through_the_one_function():
+    """Also text that stands in the program: it is by its place that one sees that all does."""
+    tree = ast.parse((SOURCE / "cli/terminal.py").read_text())
+    texts = [
+        ast.unparse(call)
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("Text", "Text.assemble")
+    ]
+    assert texts == [
+        "Text(visible(text), style=style)",
+        "Text(f'{task.completed:.0f}/{task.total:.0f}' if task.total else '')",
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_show_names_as_they_are(screen, name):
+    terminal.print_table(("name", name), [(name, "x"), ("y", name)], "nothing")
+    terminal.print_table(("name",), [], name)
+    terminal.print_facts([("ok", name), ((name, "red"), "x")])
+    terminal.print_labelled("bad", "red", name)
+    text = screen.getvalue()
+    assert text.count(visible(name)) >= 7
+    assert not harmful(text)
+
+
+RICH_DRAWS = ("\x1b[?25l", "\x1b[?25h", "\x1b[2K", "\x1b[1A", "\r")
+
+
+def without_drawing(text):
+    for own in RICH_DRAWS:
+        text = text.replace(own, "")
+    return text
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["live", "lines"])
+def test_events_show_names_as_they_are(screen, capsys, name, kind):
+    events = (
+        PhaseChanged(phase="loading", detail=name, done=1, total=2),
+        Warned(code="x", message=name),
+        ImageWritten(index=0, path=name, prompt=name, seed=1, duration_s=1.0),
+    )
+    live = kind == "live"
+    shown = output.LiveReporter(terminal.make_console(), name) if live else output.LineReporter("")
+    with shown:
+        for event in events:
+            shown.event(event)
+        shown.note(name)
+    text = without_drawing(screen.getvalue()) if live else capsys.readouterr().out
+    assert text.count(visible(name)) >= 3
+    assert not harmful(text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_live_bars_show_names_as_they_are(screen, name):
+    with terminal.work_progress(terminal.make_console()) as bars:
+        bars.add_task(name, total=2, rest=name)
+    with terminal.transfer_progress() as bars:
+        bars.add_task(name, total=2)
+        bars.refresh()
+    text = without_drawing(screen.getvalue())
+    assert text.count(visible(name)) >= 3
+    assert not harmful(text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_programs_get_ascii_only(capsys, name):
+    output.JsonReporter().event(Warned(code="x", message=name.encode("utf-8", "replace").decode()))
+    output.print_result({"name": name})
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[1])["name"] == name
+    assert all(line.isascii() and line.isprintable() for line in lines)
+
+
+def test_a_dataset_with_nasty_names_is_reported_by_name(tmp_path, screen):
+    Image.new("RGB", (8, 8), "red").save(picture := io.BytesIO(), "PNG")
+    for name in ON_DISK:
+        whole, broken = tmp_path / f"{name}.png", tmp_path / f"{name}.jpg"
+        try:
+            whole.write_bytes(picture.getvalue())
+            broken.write_bytes(b"no image")
+        except FileNotFoundError:  # it has a slash
+            continue
+    result = CliRunner().invoke(app, ["datasets", "check", str(tmp_path)])
+    assert result.exit_code == 1, result.exception
+    text = screen.getvalue() + result.output
+    assert not harmful(text)
+    assert f"{BRACKETS}.jpg: not" in text
+    for name in ON_DISK:
+        assert "/" in name or visible(f"{name}.jpg") in text
