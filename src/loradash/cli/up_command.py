@@ -31,6 +31,7 @@ def up(
     import sys
     from dataclasses import replace
 
+    from loradash.allocator import return_large_blocks
     from loradash.cli.serving import serve
     from loradash.errors import InvalidSettings
     from loradash.listening import is_loopback, names_of
@@ -46,6 +47,7 @@ def up(
             remedy="Leave --host out and use an SSH tunnel (ssh -L 8000:127.0.0.1:8000 MACHINE); "
             "or add --allow-remote where nobody else can reach it.",
         )
+    return_large_blocks()
     settings = load_settings()
     workspace = Workspace(settings.workspace_path)
     workspace.ensure()

@@ -9,12 +9,14 @@ def worker() -> None:
     import os
     import sys
 
+    from loradash.allocator import return_large_blocks
     from loradash.errors import InvalidSettings
     from loradash.runtime.workspace import Workspace
     from loradash.settings import load_settings
     from loradash.telemetry import logging
     from loradash.wiring.worker import make_worker
 
+    return_large_blocks()
     settings = load_settings()
     if not os.environ.get("RUNPOD_WEBHOOK_GET_JOB"):
         raise InvalidSettings(
