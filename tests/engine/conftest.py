@@ -67,17 +67,24 @@ class Recorder:
     on_event: Callable[[Event], None] = lambda event: None
     events: list[Event] = field(default_factory=list)
     request_id: str = ""
+    phases: list[str] = field(default_factory=list)
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
         self.on_event(event)
 
     def phase(self, phase: str, detail: str = "", done: Any = None, total: Any = None) -> None:
-        pass
+        self.phases += [f"{phase} {detail}".strip()]
 
     def fail(self, error: LoradashError, *, resumable: bool) -> None:
         self.emit(
-            Failed(code=error.code, message=error.message, remedy=error.remedy, resumable=resumable)
+            Failed(
+                code=error.code,
+                message=error.message,
+                remedy=error.remedy,
+                problems=error.problems,
+                resumable=resumable,
+            )
         )
 
     def warn(self, code: str, message: str) -> None:

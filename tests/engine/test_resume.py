@@ -1,5 +1,6 @@
 """A training that was interrupted anywhere ends with the weights of one that wasn't."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from loradash.domain.events import Failed
 from tests.engine.conftest import LocalTraining, write_dataset
 
 Start = Callable[..., LocalTraining]
@@ -169,17 +171,59 @@ def test_checkpoint_of_another_job_is_refused(
     assert failed.code == "checkpoint_invalid"
 
 
-def test_changed_dataset_is_refused_at_resume(
+def test_changed_dataset_is_refused_at_resume_and_each_file_is_named(
     start: Start, tiny_base: Path, tmp_path: Path
 ) -> None:
-    dataset = write_dataset(tmp_path / "data", [(32, 32)] * 3)
+    dataset = write_dataset(tmp_path / "data", [(32, 32)] * 7)
     training = start(dataset=str(dataset), base_model=str(tiny_base))
     training.crash_at(4)
+    kept = shutil.copytree(dataset, tmp_path / "kept")
+    (dataset / "image_00.txt").write_text("another caption")
+    (dataset / "image_01.txt").unlink()
+    (dataset / "image_02.png").unlink()
+    shutil.copyfile(dataset / "image_06.png", dataset / "image_03.png")
+    for ending in ("png", "txt"):
+        (dataset / f"image_04.{ending}").rename(dataset / f"moved.{ending}")
+    (dataset / "image_05.png").write_bytes(b"broken")
+    shutil.copyfile(dataset / "image_06.png", dataset / "new.png")
+
+    def seen_failure() -> Failed:
+        recorder = training.run()
+        assert recorder.phases == ["loading dataset"]  # nothing heavy was loaded before
+        return recorder.of("failed")[0]
+
+    failed = seen_failure()
+    assert failed.code == "dataset_invalid"
+    assert failed.resumable
+    assert [text.partition(": not")[0] for text in failed.problems] == [
+        "added: new.png", "another caption: image_00.png", "another caption: image_01.png",
+        "another image: image_03.png", "can't be read any more: image_05.png",
+        "removed: image_02.png", "renamed: image_04.png is now moved.png",
+    ]  # fmt: skip
+    assert "7 files (1 added, 2 another caption" in failed.message
+    assert "resume" in failed.remedy
+    assert "--from-adapter" in failed.remedy
+    shutil.rmtree(dataset)
+    gone = seen_failure()
+    assert "doesn't exist" in gone.message
+    assert gone.remedy == failed.remedy
+    shutil.copytree(kept, dataset)
+    assert training.run().of("done")
+
+
+def test_a_dataset_that_changed_since_a_job_of_an_older_release_is_refused_too(
+    start: Start, tiny_base: Path, tmp_path: Path
+) -> None:
+    dataset = write_dataset(tmp_path / "data", [(32, 32)] * 2)
+    training = start(dataset=str(dataset), base_model=str(tiny_base))
+    job = training.folder / "job.json"
+    document = json.loads(job.read_text())
+    del document["datasets"][0]["images"]
+    job.write_text(json.dumps(document))
     (dataset / "image_00.txt").write_text("another caption")
     failed = training.run().of("failed")[0]
     assert failed.code == "dataset_invalid"
-    assert "changed" in failed.message
-    assert failed.resumable
+    assert "has changed" in failed.message
 
 
 def test_base_model_that_was_replaced_is_refused_at_resume(

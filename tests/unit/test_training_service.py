@@ -1229,6 +1229,10 @@ def upload(here, folder, **pictures):
     )
 
 
+def stored_keys(here, prefix):
+    return [info.key for info in here.store.list(prefix)]
+
+
 def uploaded_config(reference="cats", **fields):
     return parse_training({"dataset": reference, "base_model": "emoji-base", **fields})
 
@@ -1314,6 +1318,32 @@ def test_an_uploaded_dataset_is_fetched_again_when_the_workspace_was_deleted(her
     target = here.workspace.training_data(process_id) / "0"
     assert sorted(path.name for path in target.iterdir()) == ["cat.png", "cat.txt"]
     assert content(here.store, f"results/{process_id}/job.json") == job
+
+
+def test_a_fetched_dataset_that_the_engine_refuses_is_fetched_again_but_the_jobs_own_stays(
+    here, service, engine, tmp_path
+):
+    upload(here, "cats", cat=1)
+    upload(here, "prior", dog=2)
+    config = {"dataset": "cats", "regularization": "prior", "base_model": "emoji-base"}
+    process_id = service.submit(service.check(parse_training(config))).id
+    engine.body = 'emit("failed", code="dataset_invalid", message="it has changed")'
+    run(here, process_id)
+    cats, prior = (here.workspace.training_data(process_id) / str(number) for number in (0, 1))
+    assert cats.is_dir()  # the job was made for it
+    shutil.rmtree(prior)
+    here.store.delete_many(stored_keys(here, "dataset/prior"))
+    upload(here, "prior", wolf=3)
+    run(here, process_id)
+    assert cats.is_dir()
+    assert not prior.exists()
+    upload(here, "cats", lion=4)
+    here.store.delete_many(stored_keys(here, "dataset/prior"))
+    upload(here, "prior", dog=2)
+    engine.body = TRAINS
+    assert run(here, process_id).type == "done"
+    assert sorted(path.name for path in prior.iterdir()) == ["dog.png", "dog.txt"]
+    assert sorted(path.name for path in cats.iterdir()) == ["cat.png", "cat.txt"]
 
 
 def test_a_dataset_that_was_deleted_since_the_submit_fails_the_training(here, service):

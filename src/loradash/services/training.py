@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from loradash.domain.dataset import DatasetReport
 from loradash.domain.events import (
     Done,
     Event,
+    Failed,
     SampleWritten,
     StepDone,
     Stopped,
@@ -210,9 +212,15 @@ class TrainingService:
                 ) as lock,
                 _appended(folder / EVENTS_FILE) as record,
             ):
-                attempt.patiently(lambda: self._prepare(attempt, folder))
+                refetched: set[Path] = set()
+                attempt.patiently(lambda: self._prepare(attempt, folder, refetched))
                 _raise_if_stopped(attempt)
-                return self._run_engine(attempt, folder, lock, record)
+                ending = self._run_engine(attempt, folder, lock, record)
+                if isinstance(ending, Failed) and ending.code == InvalidDataset.code:
+                    # The next attempt shall find what is stored then, perhaps as it was before.
+                    for path in refetched:
+                        shutil.rmtree(path, ignore_errors=True)
+                return ending
         except Interrupted:
             return Stopped(time_s=time.time())
 
@@ -295,10 +303,11 @@ class TrainingService:
         note(ending)  # only now: if we die before, the training counts as lost, not as done
         return ending
 
-    def _prepare(self, attempt: Attempt, folder: Path) -> None:
+    def _prepare(self, attempt: Attempt, folder: Path, refetched: set[Path]) -> None:
         """Make the job file, or bring it and the checkpoints back from the object store.
 
         The job fixes all that the result depends on, so only the first attempt may write it.
+        Datasets that are fetched anew for a job of an earlier attempt are added to ``refetched``.
         """
         job = self._engine.job_file(folder)
         stored = {entry.kind: entry for entry in self._registry.artifacts(attempt.id, ["job"])}
@@ -306,7 +315,7 @@ class TrainingService:
             self._store.get_file(config_key(attempt.record), folder / CONFIG_FILE)
         if not job.is_file() and "job" in stored:
             fetch(self._store, stored["job"], job)
-        config, fetched = self._with_local_datasets(attempt, folder, job.is_file())
+        config, fetched = self._with_local_datasets(attempt, folder, job.is_file(), refetched)
         if not job.is_file():
 
             def looked_at(done: int, total: int) -> None:
@@ -340,7 +349,7 @@ class TrainingService:
         return report.model_copy(update={"folder": os.path.relpath(report.folder, folder)})
 
     def _with_local_datasets(
-        self, attempt: Attempt, folder: Path, job_exists: bool
+        self, attempt: Attempt, folder: Path, job_exists: bool, refetched: set[Path]
     ) -> tuple[TrainingConfig, list[str]]:
         """Fetch datasets of the object store; return the config with their folders' paths."""
         text = (folder / CONFIG_FILE).read_text(encoding="utf-8-sig")
@@ -355,6 +364,7 @@ class TrainingService:
             fetched = partial(_show_fetched, attempt, stored)
             target = self._workspace.training_data(attempt.id) / str(number)
             if not (job_exists and target.is_dir()):  # what the job was made for stays
+                refetched.update([target] if job_exists else [])
                 self._datasets.materialize(stored, target, fetched)
             overrides[f"datasets.{number}.folder_path"] = str(target)
             names.append(stored)

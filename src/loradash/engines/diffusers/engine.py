@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from loradash.datasets.changes import marks
 from loradash.datasets.folder import combined_hash
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.events import Event, parse_event
@@ -82,6 +83,7 @@ class DiffusersEngine:
                     folder=report.folder,
                     sha256=report.sha256,
                     skip=tuple(problem.relative_path for problem in report.problems),
+                    images=marks(report),
                 )
                 for report in reports
             ),

@@ -1,5 +1,6 @@
 """What the parent hands to the child: the training's job file and the generator's requests."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +28,10 @@ class DatasetPlan(BaseModel):
     """A relative one begins at the job's folder, and goes with it to another machine."""
     sha256: str
     skip: tuple[str, ...] = ()
+    images: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="each image's mark (`loradash.datasets.changes`); empty: by an older loradash",
+    )
 
 
 class TrainingJob(BaseModel):

@@ -24,7 +24,12 @@ from loradash.engines.diffusers.child.previews import Previews
 from loradash.engines.diffusers.child.randomness import seed_everything
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.child.trainer import Trainer, write_checkpoint
-from loradash.engines.diffusers.child.training_data import TrainingData, encode_items, read_items
+from loradash.engines.diffusers.child.training_data import (
+    TrainingData,
+    encode_items,
+    items_of,
+    read_datasets,
+)
 from loradash.engines.diffusers.families import fingerprint, on_this_machine
 from loradash.engines.diffusers.job import (
     ADAPTER_FOLDER,
@@ -101,6 +106,8 @@ class TrainingRun:
         self._dtype = DTYPES[precision]
         self._store.remove_leftovers()
 
+        self._emitter.phase("loading", "dataset")
+        reports = read_datasets(job, self._folder, self._stop)
         self._emitter.phase("loading", job.base_model.name)
         self._stop.check()
         source = on_this_machine(job.base_model)
@@ -111,9 +118,7 @@ class TrainingRun:
             )
         self.architecture = load_base_model(source, self._dtype, device, offline=job.offline)
         self._stop.check()
-        items = read_items(
-            job, self._folder, self.architecture.bucket_step(), self._emitter, self._stop
-        )
+        items = items_of(job, reports, self.architecture.bucket_step(), self._emitter)
         parameters = encode_items(
             items,
             self.architecture,

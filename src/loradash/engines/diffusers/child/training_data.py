@@ -15,6 +15,7 @@ from torch import Tensor
 from loradash.datasets.batches import batches
 from loradash.datasets.buckets import bucket_size
 from loradash.datasets.captions import shuffled, with_trigger
+from loradash.datasets.changes import changes, summary
 from loradash.datasets.folder import combined_hash, require_usable, scan
 from loradash.datasets.images import fit, open_image
 from loradash.domain.dataset import DatasetReport
@@ -52,6 +53,12 @@ class Item:
         return self.caption
 
 
+_CHANGED_REMEDY = (
+    "Restore the files and resume it, or start another training with what is there now; "
+    "network.pretrained_lora_path (--from-adapter) takes over what an adapter has learned."
+)
+
+
 class TrainingData:
     """All items of a training, with their encoded images."""
 
@@ -83,29 +90,46 @@ class TrainingData:
         return sorted(captions)
 
 
-def read_items(
-    job: TrainingJob, folder: Path, bucket_step: int, emitter: Emitter, stop: StopSignal
-) -> list[Item]:
-    """List the items of the datasets of the job in ``folder``.
+def read_datasets(job: TrainingJob, folder: Path, stop: StopSignal) -> list[DatasetReport]:
+    """Look at the datasets of the job in ``folder``.
 
-    Raises `InvalidDataset` if the data isn't what it was when the training was submitted.
+    Raises `InvalidDataset`, which names each file that isn't what it was when the job was written.
     """
-    sections = job.config.process.datasets
     reports: list[DatasetReport] = []
-    for plan, section in zip(job.datasets, sections, strict=True):
-        report = scan(
-            (folder / plan.folder).resolve(),
-            section.caption_suffix,
-            skip=plan.skip,
-            on_image=lambda *_: stop.check(),
-        )
-        require_usable(report, on_bad_image="stop")
+    lines: list[str] = []
+    for plan, section in zip(job.datasets, job.config.process.datasets, strict=True):
+        try:
+            report = scan(
+                (folder / plan.folder).resolve(),
+                section.caption_suffix,
+                skip=plan.skip,
+                on_image=lambda *_: stop.check(),
+            )
+            found = changes(plan.images, report) if plan.images else []
+            lines += (
+                [f"{line} (in {report.folder})" for line in found] if job.datasets[1:] else found
+            )
+            if not found:
+                require_usable(report, on_bad_image="stop")
+        except InvalidDataset as error:
+            raise InvalidDataset(
+                error.message, problems=error.problems, remedy=_CHANGED_REMEDY
+            ) from error
         reports.append(report)
-    if combined_hash(reports) != job.dataset_sha256:
+    if lines or combined_hash(reports) != job.dataset_sha256:
+        what = f": {summary(lines)}" if lines else ""
         raise InvalidDataset(
-            "the dataset has changed since the training was submitted",
-            remedy="Restore the files, or start a new training.",
-        )
+            f"the dataset has changed since the training began{what}",
+            problems=lines, remedy=_CHANGED_REMEDY,
+        )  # fmt: skip
+    return reports
+
+
+def items_of(
+    job: TrainingJob, reports: list[DatasetReport], bucket_step: int, emitter: Emitter
+) -> list[Item]:
+    """Return what is trained on, from the job's datasets as `read_datasets` has found them."""
+    sections = job.config.process.datasets
     for plan in job.datasets:
         if plan.skip:
             emitter.warn(
