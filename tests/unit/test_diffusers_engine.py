@@ -15,6 +15,7 @@ from loradash.engines.diffusers.families import (
     find_base_model,
     on_this_machine,
 )
+from loradash.engines.diffusers.inspection import inspect
 from loradash.engines.diffusers.job import GENERATOR_LINE, Generate, TrainingJob
 from loradash.engines.diffusers.support import check
 from loradash.engines.engine import Checkpoint, WarmGenerator
@@ -97,13 +98,13 @@ def test_a_diffusers_folder_is_found_with_its_full_path(base_model, monkeypatch,
 
 def test_a_folder_without_model_index_is_refused(tmp_path):
     with pytest.raises(InvalidBaseModel, match=r"no model_index\.json"):
-        find_base_model(str(tmp_path))
+        inspect(find_base_model(str(tmp_path)))
 
 
 @pytest.mark.parametrize("index", [{"_class_name": "FluxPipeline"}, {"_class_name": None}, {}])
 def test_a_pipeline_of_another_family_is_refused_by_name(base_model, index):
     with pytest.raises(InvalidBaseModel, match=str(index.get("_class_name"))) as caught:
-        find_base_model(str(base_model(index)))
+        inspect(find_base_model(str(base_model(index))))
     assert "StableDiffusionPipeline" in caught.value.remedy
 
 
@@ -112,12 +113,12 @@ def test_a_pipeline_of_another_family_is_refused_by_name(base_model, index):
 )
 def test_a_damaged_model_index_is_refused(base_model, index):
     with pytest.raises(InvalidBaseModel):
-        find_base_model(str(base_model(index)))
+        inspect(find_base_model(str(base_model(index))))
 
 
 def test_a_deeply_nested_model_index_is_refused(base_model):
     with pytest.raises(InvalidBaseModel):
-        find_base_model(str(base_model("[" * 200_000)))
+        inspect(find_base_model(str(base_model("[" * 200_000))))
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin", ".CKPT"])
@@ -250,7 +251,6 @@ def test_a_config_without_special_settings_gives_no_warning():
         ({"train": {"noise_scheduler": "flowmatch"}}, "train.noise_scheduler"),
         ({"train": {"weight_jitter": 0.1}}, "train.weight_jitter has no effect"),
         ({"network": {"split_multistage_loras": True}}, "network.split_multistage_loras"),
-        ({"model": {"is_flux": True}}, "model.is_flux"),
         ({"model": {"quantize": True}}, "model.quantize has no effect"),
         ({"datasets": [{"folder_path": "a", "flip_y": True}]}, "datasets[0].flip_y"),
         ({"sample": {"prompts": ["a cat --seed 5"]}}, "--seed"),
@@ -282,6 +282,9 @@ def test_a_learning_rate_that_is_not_given_is_mentioned():
         ({"model": {"lora_path": "a.safetensors"}}, "model.lora_path"),
         ({"datasets": [{"folder_path": "a", "mask_path": "b"}]}, "datasets[0].mask_path"),
         ({"model": {"arch": "flux"}}, "model.arch"),
+        ({"model": {"is_flux": True}}, "model.is_flux"),
+        ({"model": {"is_xl": True}}, "model.is_xl"),
+        ({"model": {"is_v3": True}}, "model.is_v3"),
     ],
 )
 def test_a_setting_that_asks_for_another_training_is_refused(sections, path):
@@ -315,8 +318,9 @@ def test_checking_a_training_looks_at_the_base_model(engine):
 
 def test_checking_a_base_model_finds_it_without_loading_it(engine, base_model):
     engine.check_base_model("emoji-base")
-    engine.check_base_model("owner/model")
-    engine.check_base_model(str(base_model({"_class_name": "StableDiffusionPipeline"})))
+    engine.check_base_model(find_base_model("emoji-base").location)
+    with pytest.raises(InvalidBaseModel, match="names no unet"):
+        engine.check_base_model(str(base_model({"_class_name": "StableDiffusionPipeline"})))
     with pytest.raises(InvalidBaseModel):
         engine.check_base_model("missing")
 

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import os
+import shutil
 import struct
 import time
 import zlib
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loradash.api.gateway import json_response
+from loradash.data import base_model_folder
 from loradash.domain.requests import REQUEST_TYPES, parse_request
 from loradash.storage import keys
 
@@ -65,9 +67,7 @@ def world(tmp_path):
 
 def place_usable_things(folder):
     """A base model, an adapter and a dataset that could be used if only their place allowed it."""
-    (folder / "model").mkdir(parents=True)
-    index = {"_class_name": "StableDiffusionPipeline"}
-    (folder / "model/model_index.json").write_text(json.dumps(index))
+    shutil.copytree(base_model_folder("emoji-base"), folder / "model", copy_function=os.symlink)
     (folder / "cat.safetensors").write_bytes(adapter())
     (folder / "cats").mkdir()
     (folder / "cats/a.png").write_bytes(picture())

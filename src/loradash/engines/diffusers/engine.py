@@ -18,6 +18,7 @@ from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers import support
 from loradash.engines.diffusers.families import find_base_model, fingerprint
+from loradash.engines.diffusers.inspection import inspect
 from loradash.engines.diffusers.job import (
     ADAPTER_FOLDER,
     CHECKPOINTS_FOLDER,
@@ -49,8 +50,10 @@ class DiffusersEngine:
     def check_training(self, config: TrainingConfig) -> tuple[str, ...]:
         """Check what can be checked without torch; see `Engine.check_training`."""
         model = config.process.model
-        find_base_model(
-            model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
+        inspect(
+            find_base_model(
+                model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
+            )
         )
         if lora := config.process.network.pretrained_lora_path:
             self.adapter_metadata(local_path(lora, InvalidAdapter, "network.pretrained_lora_path"))
@@ -58,7 +61,7 @@ class DiffusersEngine:
 
     def check_base_model(self, name: str) -> None:
         """See `Engine.check_base_model`."""
-        find_base_model(name)
+        inspect(find_base_model(name))
 
     def write_training_job(
         self,

@@ -1,7 +1,6 @@
 """Base models: where one comes from, and whether this engine can train it, told without torch."""
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,24 +59,21 @@ def find_base_model(
 ) -> BaseModelSource:
     """Find a base model: an embedded one by name, a local folder or file, or a hub id.
 
-    Raises `InvalidBaseModel` if it is missing, unsafe to read, or of a family that this engine
-    can't handle. A hub id is only checked for its form: whether it is there shows at loading.
+    Raises `InvalidBaseModel` if it is missing or a file that isn't safe to read. What is in it is
+    told by `inspection.inspect`.
     """
     if name in EMBEDDED_BASE_MODELS:
         location = base_model_folder(name)
         return BaseModelSource(name=name, kind="folder", location=str(location))
     path = local_path(name, InvalidBaseModel, "base model", _REMEDY)
     if path.is_dir():
-        _check_folder(path)
         return BaseModelSource(
             name=name, kind="folder", location=str(path.resolve()), is_v_pred=is_v_pred
         )
     if path.is_file():
         if path.suffix != ".safetensors":  # loaders take a file of any other name for a pickle
-            unsafe = path.suffix.lower() in _PICKLE_SUFFIXES
             raise InvalidBaseModel(
-                f"base model {name}: {path.suffix or 'this kind of'} files "
-                f"{'can run code when they are read' if unsafe else 'are not base models'}",
+                f"base model {name}: {path.suffix or 'this kind of'} files {_what(path.suffix)}",
                 remedy="Use the .safetensors version of the model, or a diffusers folder."
                 if path.suffix.lower() != ".safetensors"
                 else "Rename it, so that it ends in .safetensors.",
@@ -131,23 +127,9 @@ def fingerprint(source: BaseModelSource) -> str | None:
     return digest.hexdigest()
 
 
-def _check_folder(path: Path) -> None:
-    index = path / "model_index.json"
-    if not index.is_file():
-        raise InvalidBaseModel(
-            f"base model {path}: there is no model_index.json in this folder",
-            remedy="Give the top folder of a diffusers pipeline, or a .safetensors file.",
-        )
-    try:
-        pipeline = str(json.loads(index.read_text(encoding="utf-8")).get("_class_name"))
-    except (ValueError, AttributeError, OSError, RecursionError) as error:
-        raise InvalidBaseModel(
-            f"base model {path}: model_index.json can't be read ({error})",
-            remedy="Download the model again.",
-        ) from error
-    if not any(pipeline in family.pipelines for family in FAMILIES):
-        supported = sorted(name for family in FAMILIES for name in family.pipelines)
-        raise InvalidBaseModel(
-            f"base model {path} is a {pipeline}, which the diffusers engine can't train yet",
-            remedy=f"Use a base model of: {', '.join(supported)}.",
-        )
+def _what(suffix: str) -> str:
+    if suffix.lower() in _PICKLE_SUFFIXES:
+        return "can run code when they are read"
+    if suffix.lower() == ".gguf":
+        return "are quantised and can't be trained"
+    return "are not base models"

@@ -60,6 +60,7 @@ def check(config: TrainingConfig) -> tuple[str, ...]:
                 refused.append(f"{path}.{key}: not supported by the diffusers engine")
             elif not key.startswith("is_"):
                 warnings.append(f"{path}.{key} has no effect in the diffusers engine")
+    refused += _other_families(config)
     if refused:
         raise InvalidConfig(
             "training config: settings that this engine can't follow",
@@ -86,21 +87,29 @@ def check(config: TrainingConfig) -> tuple[str, ...]:
     return tuple(warnings)
 
 
+def _other_families(config: TrainingConfig) -> list[str]:
+    """Settings that say that the base model is of a family that this engine can't train."""
+    model = config.process.model
+    archs = set().union(*(family.ai_toolkit_archs for family in FAMILIES))
+    known = set().union(*(family.ai_toolkit_flags for family in FAMILIES))
+    flags = {key for key, value in model.other_keys.items() if key.startswith("is_") and value}
+    problems = [
+        f"model.{flag}: the diffusers engine can't train models of this kind yet, only Stable "
+        "Diffusion 1.x and 2.x"
+        for flag in sorted(flags - known)
+    ]
+    if model.arch and model.arch.split(":")[0] not in archs:
+        problems.append(
+            f"model.arch: {model.arch!r} can't be trained by the diffusers engine; it can train "
+            f"{', '.join(sorted(archs))}"
+        )
+    return problems
+
+
 def _warnings_about_model(config: TrainingConfig) -> list[str]:
     """Settings that contradict the family; the base model itself says what it is."""
-    model, train = config.process.model, config.process.train
-    flags = {key for key, value in model.other_keys.items() if key.startswith("is_") and value}
+    train = config.process.train
     warnings = []
-    if wrong := sorted(flags - set().union(*(family.ai_toolkit_flags for family in FAMILIES))):
-        warnings.append(
-            f"model.{', model.'.join(wrong)}: ignored, the base model says itself what it is"
-        )
-    archs = set().union(*(family.ai_toolkit_archs for family in FAMILIES))
-    if model.arch and model.arch.split(":")[0] not in archs:
-        raise InvalidConfig(
-            f"model.arch: {model.arch!r} can't be trained by the diffusers engine",
-            remedy=f"Use one of: {', '.join(sorted(archs))}, or another engine.",
-        )
     if train.noise_scheduler == "flowmatch":
         warnings.append(
             "train.noise_scheduler: flowmatch is for flow models; the base model's own is used"
