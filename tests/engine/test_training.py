@@ -49,6 +49,17 @@ def test_checkpoint_can_be_asked_for_at_any_step(start: Start, common: dict[str,
     assert training.checkpoints == [3, 4, 6, 8]
 
 
+def test_without_intervals_there_are_no_previews_and_only_the_last_checkpoint(
+    start: Start, common: dict[str, Any]
+) -> None:
+    training = start(
+        **{**common, "save_every": 0, "sample_every": 0}, sample_prompts=["x"], sample_size=16
+    )
+    recorder = training.run()
+    assert recorder.of("sample") == []
+    assert training.checkpoints == [8]
+
+
 def test_loss_that_is_not_finite_stops_and_says_so(start: Start, common: dict[str, Any]) -> None:
     training = start({"train.max_grad_norm": 0}, **common, learning_rate=1e6, steps=50)
     recorder = training.run()

@@ -19,7 +19,7 @@ from loradash.domain import process as changes
 from loradash.domain.events import Done, Failed, StepDone, Stopped, parse_event
 from loradash.domain.process import Status
 from loradash.domain.requests import parse_request
-from loradash.domain.training_text import parse_training, parse_training_text
+from loradash.domain.training_text import parse_training, parse_training_text, training_text
 from loradash.engines.engine import Artifact, Checkpoint, Command
 from loradash.errors import (
     ConflictingState,
@@ -281,6 +281,20 @@ def test_submitting_keeps_the_text_that_the_user_gave(here, service, config):
     text = "# my notes\ndataset: x\nbase_model: ü\n"
     record = service.submit(service.check(config), text)
     assert content(here.store, f"results/{record.id}/config.yaml").decode("utf-8") == text
+
+
+def test_a_random_seed_is_drawn_at_the_submit_and_stands_in_the_stored_config(
+    here, service, config
+):
+    text = training_text(config).replace("training_seed: 0", "training_seed: -1")
+    checked = service.check(parse_training_text(text))
+    records = [service.submit(checked, text) for _ in range(2)]
+    seeds = [
+        parse_training_text(content(here.store, f"results/{one.id}/config.yaml").decode()).seed
+        for one in records
+    ]
+    assert min(seeds) >= 0
+    assert seeds[0] != seeds[1]
 
 
 def test_the_text_that_the_user_gave_is_what_is_worked_on(here, service, config, tmp_path):

@@ -6,9 +6,18 @@ from typing import Annotated, Any, Literal, Self, cast, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from loradash.domain import ai_toolkit_keys
+from loradash.domain.names import Name
 from loradash.domain.schema import Section, validate
-from loradash.domain.training_config import AnyPrecision, FilePath, Name, Pixels, Seed, Text
-from loradash.domain.training_text import refuse_template_text
+from loradash.domain.training_config import (
+    RANDOM_SEED,
+    AnyPrecision,
+    FilePath,
+    Pixels,
+    Seed,
+    Text,
+    image_ending,
+)
+from loradash.domain.training_text import refuse_template_text, with_name_filled
 from loradash.domain.yaml_text import load_mapping
 from loradash.errors import InvalidConfig
 
@@ -42,6 +51,11 @@ class AdapterUse(BaseModel):
     weight: float = Field(1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
 
 
+def _none_if_random(seed: Any) -> Any:
+    """-1 is every program's word for a random seed."""
+    return None if seed in (RANDOM_SEED, str(RANDOM_SEED)) else seed
+
+
 class GenerationRequest(BaseModel):
     """A generation: every prompt is drawn ``num_images`` times; image n has seed ``seed + n``."""
 
@@ -52,7 +66,9 @@ class GenerationRequest(BaseModel):
     negative_prompt: Text = ""
     adapters: tuple[AdapterUse, ...] = Field((), max_length=16)
     num_images: int = Field(1, ge=1, le=MAX_IMAGES)
-    seed: Seed | None = Field(None, description="None draws one at random and reports it")
+    seed: Annotated[Seed | None, BeforeValidator(_none_if_random)] = Field(
+        None, description="None or -1 draws one at random and reports it"
+    )
     steps: int = Field(20, ge=1, le=500)
     guidance_scale: float = Field(7.0, ge=0, le=100)
     width: Pixels | None = Field(None, description="default: the base model's own size")
@@ -70,6 +86,16 @@ class GenerationRequest(BaseModel):
         return self
 
 
+def _png_ending(value: Any) -> Any:
+    ending = image_ending(value)
+    if ending in ("jpg", "webp"):
+        raise ValueError(
+            "images are written as png, which holds their parameters and loses nothing; "
+            "set ext to png"
+        )
+    return ending
+
+
 class _GenerateSection(Section):
     passthrough = ai_toolkit_keys.GENERATE
 
@@ -83,7 +109,7 @@ class _GenerateSection(Section):
     guidance_scale: float = Field(7.0, ge=0, le=100)
     sample_steps: int = Field(20, ge=1, le=500)
     sampler: str = "default"
-    ext: Literal["png"] = "png"
+    ext: Annotated[Literal["png"], BeforeValidator(_png_ending)] = "png"
     num_repeats: int = Field(1, ge=1, le=MAX_IMAGES)
 
 
@@ -138,6 +164,7 @@ def parse_generation_text(text: str) -> GenerationRequest:
         )
     if "job" not in document:
         return validate(GenerationRequest, document, "generation config")
+    document = with_name_filled(document)
     process = validate(_GenerationDocument, document, "generation config", _SECTIONS).config
     return _from_process(process.name, process.process[0])
 

@@ -25,7 +25,10 @@ _OTHER_KEYS = "\0other_keys"  # no key of a YAML text has this name
 
 
 class Section(BaseModel):
-    """A frozen part of a config; unknown keys are errors, ai-toolkit's other keys are kept."""
+    """A frozen part of a config; unknown keys are errors, ai-toolkit's other keys are kept.
+
+    ``null`` means that a key isn't given: the files people have are full of ``ema_config: null``.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -42,7 +45,11 @@ class Section(BaseModel):
         if not isinstance(data, dict):
             return data
         others = {key: value for key, value in data.items() if key in cls.passthrough}
-        kept = {key: value for key, value in data.items() if key not in cls.passthrough}
+        kept = {
+            key: value
+            for key, value in data.items()
+            if key not in cls.passthrough and not (value is None and key in cls.model_fields)
+        }
         return {**kept, _OTHER_KEYS: others} if others else kept
 
     @model_serializer(mode="wrap")

@@ -4,15 +4,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from loradash.domain.names import Name
 from loradash.domain.schema import Section
 from loradash.domain.training_config import (
     AnyPrecision,
     DatasetPath,
     FilePath,
-    Name,
     Pixels,
     Rate,
-    Seed,
+    SeedOrRandom,
+    SnrGamma,
     Text,
     as_list,
 )
@@ -48,14 +49,14 @@ class ShortTrainingConfig(Section):
     )
     num_repeats: int = Field(1, ge=1)
     caption_dropout_rate: Rate = 0.0
-    min_snr_gamma: float | None = Field(None, gt=0)
+    min_snr_gamma: SnrGamma = None
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    seed: Seed = 0
-    save_every: int = Field(250, ge=1)
+    seed: SeedOrRandom = 0
+    save_every: int = Field(250, ge=0)
     keep_checkpoints: int = Field(4, ge=0)
     on_bad_image: Literal["stop", "skip"] = "stop"
     sample_prompts: list[Text] = Field(default_factory=list)
-    sample_every: int = Field(250, ge=1)
+    sample_every: int = Field(250, ge=0)
     sample_size: Pixels | None = Field(None, description="default: the first resolution")
     sample_steps: int = Field(20, ge=1)
     guidance_scale: float = Field(7.0, ge=0)

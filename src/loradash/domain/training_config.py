@@ -8,15 +8,23 @@ the files people have keep working. Two defaults differ on purpose: ``train.lr``
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from loradash.domain import ai_toolkit_keys
+from loradash.domain.names import Name
 from loradash.domain.schema import Section
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 
 _PRECISION_NAMES = {
-    "float": "fp32", "float32": "fp32", "fp32": "fp32",
+    "float": "fp32", "float32": "fp32", "fp32": "fp32", "single": "fp32", "no": "fp32",
     "bfloat16": "bf16", "bf16": "bf16",
     "float16": "fp16", "half": "fp16", "fp16": "fp16",
     "auto": "auto",
@@ -24,7 +32,10 @@ _PRECISION_NAMES = {
 
 
 def _precision(value: Any) -> Any:
-    return _PRECISION_NAMES.get(value, value) if isinstance(value, str) else value
+    """Take the names that ai-toolkit, kohya and torch have for a precision."""
+    if not isinstance(value, str):
+        return value
+    return _PRECISION_NAMES.get(value.strip().lower().removeprefix("torch."), value)
 
 
 def as_list(value: Any) -> Any:
@@ -33,7 +44,19 @@ def as_list(value: Any) -> Any:
 
 
 def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _refusing(reasons: dict[str, str]) -> BeforeValidator:
+    """Lower a name's case; refuse one that is known and can't be followed, with the reason."""
+
+    def check(value: Any) -> Any:
+        name = _lower(value)
+        if isinstance(name, str) and name in reasons:
+            raise ValueError(reasons[name])
+        return name
+
+    return BeforeValidator(check)
 
 
 AnyPrecision = Annotated[Precision, BeforeValidator(_precision)]
@@ -50,12 +73,58 @@ def _whole_number(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _none_if_zero(value: Any) -> Any:
+    """0 switches off what ``null`` switches off."""
+    return None if is_zero(value) else value
+
+
+def is_zero(value: Any) -> bool:
+    """Whether a value is 0 or false, as a number or as text; ``null`` isn't."""
+    if isinstance(value, str):
+        try:
+            return float(value) == 0
+        except ValueError:
+            return False
+    return isinstance(value, bool | int | float) and value == 0
+
+
+def _last_step(value: Any) -> Any:
+    """1000, and so the number of steps, is ai-toolkit's other word for the last one."""
+    return LAST_DENOISING_STEP if value in (1000, 1000.0, "1000") else value
+
+
 DatasetPath = Annotated[FilePath, BeforeValidator(_whole_number)]
-Name = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$", strip_whitespace=True)
-]
 MAX_SEED = 2**63 - 1
+RANDOM_SEED = -1
+LAST_DENOISING_STEP = 999
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+SeedOrRandom = Annotated[
+    int,
+    Field(
+        ge=RANDOM_SEED, le=MAX_SEED, description="-1 is drawn once, when the training is submitted"
+    ),
+]
+DenoisingStep = Annotated[int, BeforeValidator(_last_step), Field(ge=0, le=LAST_DENOISING_STEP)]
+
+
+SnrGamma = Annotated[
+    Annotated[float, Field(gt=0, le=1000, description="0: off")] | None,
+    BeforeValidator(_none_if_zero),
+]
+
+
+_OTHER_NETWORKS = ("lokr", "loha", "dora", "lorm", "lierla", "c3lier", "ia3", "full", "fullrank")
+
+
+def _network_type(value: Any) -> Any:
+    """LoCon is a LoRA with ``conv``; others are refused by name."""
+    name = _lower(value)
+    if name in _OTHER_NETWORKS:
+        raise ValueError(
+            f"networks of type {name} aren't trained here; set type to lora, with linear and "
+            "linear_alpha for its rank and alpha"
+        )
+    return "lora" if name in ("locon", "lycoris") else name
 
 
 class NetworkSection(Section):
@@ -64,11 +133,15 @@ class NetworkSection(Section):
     passthrough = ai_toolkit_keys.NETWORK
     other_names = frozenset({"rank", "alpha"})
 
-    type: Literal["lora"] = "lora"
+    type: Annotated[Literal["lora"], BeforeValidator(_network_type)] = "lora"
     linear: int = Field(4, ge=1, le=1024, description="rank of linear layers")
-    linear_alpha: float = Field(1.0, gt=0, le=4096)
-    conv: int | None = Field(None, ge=1, le=1024, description="rank of 3x3 convolutions")
-    conv_alpha: float | None = Field(None, gt=0, le=4096)
+    linear_alpha: float = Field(1.0, gt=0, le=4096, description="0 or null: the rank")
+    conv: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, BeforeValidator(_none_if_zero)] = (
+        Field(None, description="rank of 3x3 convolutions")
+    )
+    conv_alpha: Annotated[
+        Annotated[float, Field(gt=0, le=4096)] | None, BeforeValidator(_none_if_zero)
+    ] = None
     dropout: float | None = Field(None, ge=0, lt=1)
     pretrained_lora_path: FilePath | None = Field(None, description="start from this adapter")
     target_modules: list[str] | None = Field(
@@ -84,10 +157,18 @@ class NetworkSection(Section):
             return data
         data = dict(data)
         for other, name in (("rank", "linear"), ("alpha", "linear_alpha")):
-            if other in data:
-                value = data.pop(other)
-                if data.setdefault(name, value) != value:
-                    raise ValueError(f"{other} and {name} are the same setting but differ")
+            if other not in data:
+                continue
+            value = data.pop(other)
+            if data.get(name) is None:
+                data[name] = value
+            elif value is not None and data[name] != value:
+                raise ValueError(f"{other} and {name} are the same setting but differ")
+        if "linear_alpha" in data and (
+            data["linear_alpha"] is None or is_zero(data["linear_alpha"])
+        ):
+            rank = data.get("linear")
+            data["linear_alpha"] = cls.model_fields["linear"].default if rank is None else rank
         return data
 
     @property
@@ -108,20 +189,37 @@ class NetworkKwargs(Section):
     ignore_if_contains: list[str] | None = None
 
 
+def _stay_here(push_to_hub: bool) -> bool:
+    if push_to_hub:
+        raise ValueError(
+            "results go to the object store, never elsewhere on their own; set it to false, and "
+            "upload the finished adapter yourself"
+        )
+    return push_to_hub
+
+
 class SaveSection(Section):
     """How often checkpoints are written, and what the adapter file looks like."""
 
     passthrough = ai_toolkit_keys.SAVE
 
     dtype: Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_precision)] = "fp16"
-    save_every: int = Field(1000, ge=1)
+    save_every: int = Field(1000, ge=0, description="0: only at the end, and when it is stopped")
     max_step_saves_to_keep: int = Field(5, ge=0, description="0 keeps all")
     save_format: Literal["safetensors", "diffusers"] = Field(
         "safetensors", description="key names: kohya's (read everywhere) or diffusers/peft's"
     )
-    push_to_hub: Literal[False] = Field(
+    push_to_hub: Annotated[bool, AfterValidator(_stay_here)] = Field(
         False, description="refused: results go to the object store, never elsewhere on their own"
     )
+
+
+def _caption_ending(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.strip().lower().removeprefix(".") in ("json", "jsonl"):
+        raise ValueError("captions in JSON aren't read; write one text file beside each image")
+    return value.strip() or "txt"
 
 
 class DatasetSection(Section):
@@ -131,7 +229,11 @@ class DatasetSection(Section):
     other_names = frozenset({"dataset_path"})
 
     folder_path: DatasetPath
-    caption_ext: Annotated[str, StringConstraints(pattern=r"^\.?[A-Za-z0-9]{1,10}$")] = "txt"
+    caption_ext: Annotated[
+        str,
+        StringConstraints(pattern=r"^\.?[A-Za-z0-9]{1,10}$"),
+        BeforeValidator(_caption_ending),
+    ] = "txt"
     default_caption: Text | None = None
     trigger_word: Text | None = None
     resolution: Annotated[
@@ -154,9 +256,12 @@ class DatasetSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _aliases(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "dataset_path" in data and "folder_path" not in data:
+        """``dataset_path`` is ai-toolkit's other name of ``folder_path``, and wins there."""
+        if isinstance(data, dict) and "dataset_path" in data:
             data = dict(data)
-            data["folder_path"] = data.pop("dataset_path")
+            path = data.pop("dataset_path")
+            if path is not None:
+                data["folder_path"] = path
         return data
 
     @property
@@ -171,7 +276,32 @@ class EmaSection(Section):
     passthrough = ai_toolkit_keys.EMA_CONFIG
 
     use_ema: bool = False
-    ema_decay: float = Field(0.999, gt=0, lt=1)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+
+
+def _none_if_false(value: Any) -> Any:
+    return {} if value is False else value
+
+
+LearningRateSchedule = Literal[
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial",
+]  # fmt: skip
+NoiseScheduler = Literal[
+    "ddpm", "ddim", "pndm", "lms", "k_lms", "euler", "k_euler", "euler_a", "heun", "dpm_2",
+    "dpm_2_a", "dpmsolver", "dpmsolver++", "k_dpmsolver", "k_dpmsolver++", "dpmsingle", "unipc",
+    "lcm", "flowmatch",
+]  # fmt: skip
+_OTHER_NOISE = {
+    name: f"{name} is a noise process of its own, and isn't trained here; use ddpm, which is the "
+    "base model's own"
+    for name in ("mean_flow", "custom_lcm")
+}
+_OTHER_LOSSES = {
+    name: f"the loss {name} isn't computed here; use mse or mae"
+    for name in (
+        "wavelet", "pixelspace", "mean_flow", "pseudo_huber", "huber", "smooth_l1", "stepped",
+    )
+}  # fmt: skip
 
 
 class TrainSection(Section):
@@ -192,24 +322,24 @@ class TrainSection(Section):
         Literal["adamw", "adam", "adamw8bit", "adam8bit"], BeforeValidator(_lower)
     ] = "adamw"
     optimizer_params: "OptimizerParams" = Field(default_factory=lambda: OptimizerParams())
-    lr_scheduler: Literal[
-        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
-    ] = "constant"
+    lr_scheduler: Annotated[LearningRateSchedule, BeforeValidator(_lower)] = "constant"
     lr_scheduler_params: "ScheduleParams" = Field(default_factory=lambda: ScheduleParams())
     max_grad_norm: float = Field(1.0, ge=0, description="0 switches clipping off")
     dtype: AnyPrecision = "fp32"
     train_unet: bool = True
     train_text_encoder: bool = False
     gradient_checkpointing: bool = True
-    noise_scheduler: Literal["ddpm", "ddim", "flowmatch"] = "ddpm"
-    min_denoising_steps: int = Field(0, ge=0, le=999)
-    max_denoising_steps: int = Field(999, ge=0, le=999)
+    noise_scheduler: Annotated[NoiseScheduler, _refusing(_OTHER_NOISE)] = "ddpm"
+    min_denoising_steps: DenoisingStep = 0
+    max_denoising_steps: DenoisingStep = LAST_DENOISING_STEP
     noise_offset: float = Field(0.0, ge=0, le=10)
-    min_snr_gamma: float | None = Field(None, gt=0, le=1000)
-    snr_gamma: float | None = Field(None, gt=0, le=1000)
-    loss_type: Literal["mse", "mae"] = "mse"
+    min_snr_gamma: SnrGamma = None
+    snr_gamma: SnrGamma = None
+    loss_type: Annotated[Literal["mse", "mae"], _refusing(_OTHER_LOSSES)] = "mse"
     reg_weight: float = Field(1.0, ge=0, le=1000)
-    ema_config: EmaSection = Field(default_factory=EmaSection)
+    ema_config: Annotated[EmaSection, BeforeValidator(_none_if_false)] = Field(
+        default_factory=EmaSection
+    )
     skip_first_sample: bool = False
     disable_sampling: bool = False
 
@@ -280,6 +410,15 @@ class ModelSection(Section):
     )
 
 
+def image_ending(value: Any) -> Any:
+    """``.JPEG`` is ``jpg``: with a dot or without, in any case."""
+    name = _lower(value)
+    if not isinstance(name, str):
+        return value
+    name = name.removeprefix(".")
+    return "jpg" if name == "jpeg" else name
+
+
 class SampleItem(Section):
     """One sample image with settings of its own."""
 
@@ -289,7 +428,7 @@ class SampleItem(Section):
     width: Pixels | None = None
     height: Pixels | None = None
     neg: Text | None = None
-    seed: Seed | None = None
+    seed: SeedOrRandom | None = None
     guidance_scale: float | None = Field(None, ge=0, le=100)
     sample_steps: int | None = Field(None, ge=1, le=500)
     network_multiplier: float | None = Field(None, ge=-10, le=10)
@@ -301,17 +440,17 @@ class SampleSection(Section):
     passthrough = ai_toolkit_keys.SAMPLE
 
     sampler: str = Field("ddpm", max_length=50)
-    sample_every: int = Field(100, ge=1)
+    sample_every: int = Field(100, ge=0, description="0: never")
     sample_start_step: int = Field(0, ge=0)
     width: Pixels = 512
     height: Pixels = 512
     neg: Text = ""
-    seed: Seed = 0
+    seed: SeedOrRandom = 0
     walk_seed: bool = False
     guidance_scale: float = Field(7.0, ge=0, le=100)
     sample_steps: int = Field(20, ge=1, le=500)
     network_multiplier: float = Field(1.0, ge=-10, le=10)
-    format: Literal["png", "jpg", "webp"] = "png"
+    format: Annotated[Literal["png", "jpg", "webp"], BeforeValidator(image_ending)] = "png"
     prompts: list[Text] = Field(default_factory=list, max_length=100)
     samples: list[SampleItem] = Field(default_factory=list, max_length=100)
 
@@ -332,10 +471,12 @@ class TrainingProcess(Section):
 
     passthrough = ai_toolkit_keys.PROCESS
 
-    type: Literal["sd_trainer", "diffusion_trainer", "ui_trainer"]
+    type: Annotated[
+        Literal["sd_trainer", "diffusion_trainer", "ui_trainer"], BeforeValidator(_lower)
+    ]
     name: Name | None = None
     trigger_word: Text | None = None
-    training_seed: Seed | None = None
+    training_seed: SeedOrRandom | None = None
     network: NetworkSection
     save: SaveSection = Field(default_factory=SaveSection)
     datasets: list[DatasetSection] = Field(min_length=1, max_length=100)
@@ -384,7 +525,7 @@ class TrainingConfig(Section):
 
     @property
     def seed(self) -> int:
-        """Seed of everything random in the training."""
+        """Seed of everything random in the training; -1 until it is submitted, if it's random."""
         return 0 if self.process.training_seed is None else self.process.training_seed
 
 

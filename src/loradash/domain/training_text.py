@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from loradash.domain.job_kinds import refuse_other_jobs
 from loradash.domain.schema import nearest, path_text, validate
 from loradash.domain.short_training_config import ShortTrainingConfig
 from loradash.domain.training_config import TrainingConfig, TrainingProcess
@@ -33,11 +34,8 @@ def parse_training(
         )
         document, overrides = short.expanded(), paths
     document = _apply_overrides(document, overrides)
-    if document.get("job") == "generate":
-        raise InvalidConfig(
-            "training config: job is 'generate'",
-            remedy="Use `loradash generate` (request type generate) for this file.",
-        )
+    refuse_other_jobs(document)
+    document = with_name_filled(document)
     return validate(TrainingConfig, document, "training config", TrainingConfig.sections)
 
 
@@ -65,6 +63,29 @@ def refuse_template_text(document: Any, what: str) -> None:
             f"{what}: references to environment variables", problems=problems,
             remedy="Replace each by the value itself.",
         )  # fmt: skip
+
+
+def with_name_filled(document: dict[str, Any]) -> dict[str, Any]:
+    """Put the job's name where a text of the document says ``[name]``, as ai-toolkit does."""
+    job = document.get("config")
+    name = job.get("name") if isinstance(job, dict) else None
+    if not isinstance(name, str) or _NAME in name:
+        return document
+    filled: dict[str, Any] = _filled(document, name)
+    return filled
+
+
+_NAME = "[name]"
+
+
+def _filled(value: Any, name: str) -> Any:
+    if isinstance(value, str):
+        return value.replace(_NAME, name)
+    if isinstance(value, dict):
+        return {key: _filled(item, name) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, name) for item in value]
+    return value
 
 
 def _texts(
@@ -102,9 +123,7 @@ def _apply_overrides(document: dict[str, Any], overrides: dict[str, Any]) -> dic
         *parents, last = dotted.split(".")
         for depth, part in enumerate(parents):
             try:
-                target = (
-                    target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
-                )
+                target = target[int(part)] if isinstance(target, list) else _within(target, part)
             except (IndexError, ValueError, AttributeError) as error:
                 raise InvalidConfig(
                     f"override {dotted}: there is no {'.'.join(parents[: depth + 1])}",
@@ -121,6 +140,13 @@ def _apply_overrides(document: dict[str, Any], overrides: dict[str, Any]) -> dic
                 remedy="Use the path as it stands in the config, e.g. train.steps.",
             )
     return document
+
+
+def _within(target: Any, part: str) -> Any:
+    """The section of this name, which is made if it is missing or null."""
+    if target.get(part) is None:
+        target[part] = {}
+    return target[part]
 
 
 def _deep_copy(value: Any) -> Any:

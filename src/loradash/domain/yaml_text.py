@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from loradash.domain.json_text import parsed_json
 from loradash.errors import InvalidConfig
 
 MAX_CHARACTERS = 1_000_000
@@ -133,8 +134,10 @@ def load_mapping(text: str, what: str = "config") -> dict[str, Any]:
             f"{what}: a null byte at character {nul}", remedy="Save the file as UTF-8 text."
         )
     try:
-        _measure(text, what)
-        data = yaml.load(text, Loader=_CoreSchemaLoader)
+        data = parsed_json(text, what, MAX_DEPTH, MAX_NODES)
+        if data is None:
+            _measure(text, what)
+            data = yaml.load(text, Loader=_CoreSchemaLoader)
     except yaml.YAMLError as error:
         raise InvalidConfig(f"{what}: {_describe(error)}", remedy="Correct the YAML.") from error
     except RecursionError as error:
@@ -209,6 +212,8 @@ def _describe(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         problem = error.problem or error.context or "can't be read"
+        if "'\\t'" in problem:
+            problem = "a tab; YAML is indented with spaces"
         return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
     return f"can't be read as YAML: {error}".splitlines()[0]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from loradash.domain.events import (
 )
 from loradash.domain.ids import new_process_id, process_id_of
 from loradash.domain.process import ProcessRecord, Progress
+from loradash.domain.random_seeds import MAX_DRAWN_SEED, with_seeds_drawn
 from loradash.domain.sizes import counted
 from loradash.domain.training_config import TrainingConfig
 from loradash.domain.training_text import parse_training_text, training_text
@@ -185,6 +187,9 @@ class TrainingService:
         an idempotency ``key``, the training that was submitted with it before is returned.
         """
         process_id = process_id_of("train", key) if key else new_process_id("train")
+        config = with_seeds_drawn(checked.config, lambda: secrets.randbelow(MAX_DRAWN_SEED + 1))
+        if config is not checked.config:
+            checked, config_text = checked._replace(config=config), ""
         now = datetime.now(UTC)
         record = ProcessRecord(
             id=process_id, kind="training", name=checked.config.name, created_at=now,

@@ -69,6 +69,8 @@ class Previews:
         train = self._job.config.process.train
         if train.disable_sampling or (step == 0 and train.skip_first_sample):
             return False
+        if self._sample.sample_every == 0:
+            return False
         every = max(1, self._sample.sample_every // train.steps_per_update)
         start = self._sample.sample_start_step // train.steps_per_update
         return step >= start and (step % every == 0 or step == train.updates)

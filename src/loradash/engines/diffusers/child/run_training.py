@@ -171,7 +171,7 @@ class TrainingRun:
         self._emitter.phase("training")
         self.trainer.run(
             self._stop,
-            max(1, self._job.config.process.save.save_every // self._steps_per_update),
+            self._updates_between_checkpoints,
             self._checkpoint,
             self._previews.draw_if_due,
         )
@@ -207,8 +207,10 @@ class TrainingRun:
         return self._saved_path
 
     @property
-    def _steps_per_update(self) -> int:
-        return self._job.config.process.train.steps_per_update
+    def _updates_between_checkpoints(self) -> int:
+        """0: none but the last one, and those that are asked for."""
+        every = self._job.config.process.save.save_every
+        return max(1, every // self._job.config.process.train.steps_per_update) if every else 0
 
     def _adapted_modules(self) -> tuple[list[AdaptedModule], list[float]]:
         train = self._job.config.process.train

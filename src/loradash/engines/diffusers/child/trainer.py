@@ -130,7 +130,8 @@ class Trainer:
     ) -> None:
         """Train to the last step; return there, or at the first step end after a stop request.
 
-        ``checkpoint`` is called after every ``save_every`` steps, on request, and at the end;
+        ``checkpoint`` is called after every ``save_every`` steps (0: never), on request, and at the
+        end;
         ``sample_if_due`` after every step, when the checkpoint is safe.
         """
         self._set_training_mode(True)
@@ -156,7 +157,8 @@ class Trainer:
             self._emitter.emit(done)
             at_end = self.step == self._train.updates
             with speed.paused():
-                if self.step % save_every == 0 or stop.take_save_request() or at_end:
+                due = save_every > 0 and self.step % save_every == 0
+                if due or stop.take_save_request() or at_end:
                     checkpoint()
                 sample_if_due()
 
