@@ -177,7 +177,8 @@ def test_a_dropped_request_was_done_or_not(queue):
         assert sum(job["endpoint"] == action for job in queue.jobs().values()) == jobs
 
 
-def test_it_says_what_workers_need_and_ends_in_good_order(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["end", "hangup"])
+def test_it_says_what_workers_need_and_ends_in_good_order(tmp_path, number):
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "loradash", "dev", "queue", "--port", "0"], stdout=said
@@ -188,7 +189,7 @@ def test_it_says_what_workers_need_and_ends_in_good_order(tmp_path):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         assert "export RUNPOD_WEBHOOK_GET_JOB='http://127.0.0.1:" in text
-        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, number)
         assert process.wait(10) == 0
     finally:
         process.kill()

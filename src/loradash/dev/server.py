@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from loradash.listening import listen
+from loradash.streams import at_hangup
 
 HOST = "127.0.0.1"  # anybody who reaches it may do anything with it
 _CONNECTIONS_END_S = 1  # long polls are cut: there is nothing to save
@@ -79,8 +80,10 @@ def serve(
         make_app(connections.cut), http=connections.protocol(), log_config=None,
         log_level="critical", access_log=False, timeout_graceful_shutdown=_CONNECTIONS_END_S,
     )  # fmt: skip
+    server = _Uvicorn(config, lambda: on_ready(url))
+    at_hangup(server.handle_exit)
     try:
-        _Uvicorn(config, lambda: on_ready(url)).run(sockets=[listener])
+        server.run(sockets=[listener])
     finally:
         listener.close()
 
