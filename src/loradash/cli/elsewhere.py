@@ -180,7 +180,7 @@ def follow(target: Backend, settings: Settings, wanted: Wanted, process_id: str)
     files, missing = _fetched(target, view, wanted.output)
     exit_code = _tell_end(view, files, wanted.as_json, missing)
     if missing:
-        to_stderr(str(missing))
+        to_stderr(*missing.lines)
     return exit_code or (1 if missing else 0)
 
 
