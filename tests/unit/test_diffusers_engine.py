@@ -1,5 +1,4 @@
 import json
-import struct
 from datetime import UTC, datetime
 
 import pytest
@@ -9,7 +8,7 @@ from loradash.domain.events import Done, StepDone
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_text import parse_training
 from loradash.engines.diffusers import engine as engine_module
-from loradash.engines.diffusers.engine import DiffusersEngine, read_adapter_header
+from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.diffusers.families import (
     BaseModelSource,
     find_base_model,
@@ -21,7 +20,6 @@ from loradash.engines.diffusers.support import check
 from loradash.engines.engine import Checkpoint, WarmGenerator
 from loradash.errors import (
     EngineUnavailable,
-    InvalidAdapter,
     InvalidBaseModel,
     InvalidCheckpoint,
     InvalidConfig,
@@ -29,7 +27,6 @@ from loradash.errors import (
 
 CREATED_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ID = "train_01k9x3q4zt8m2v7c0hde"
-KEY = "unet.down.0.lora_A.weight"
 
 
 @pytest.fixture
@@ -49,15 +46,6 @@ def base_model(tmp_path):
         return folder
 
     return make
-
-
-def safetensors(header, data=b"\0" * 8):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
-
-
-def tensor(end=8):
-    return {"dtype": "F32", "shape": [2], "data_offsets": [0, end]}
 
 
 def config(**sections):
@@ -177,65 +165,6 @@ def test_a_base_model_that_is_nowhere_is_refused_with_examples(name, monkeypatch
     with pytest.raises(InvalidBaseModel) as caught:
         find_base_model(name)
     assert "emoji-base" in caught.value.remedy
-
-
-# Adapter files
-
-
-def test_a_whole_adapter_gives_its_metadata(tmp_path):
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(safetensors({"__metadata__": {"ss_network_dim": "4"}, KEY: tensor()}))
-    assert read_adapter_header(path) == {"ss_network_dim": "4"}
-
-
-@pytest.mark.parametrize(
-    "key", ["lora_unet_down_blocks_0.lora_down.weight", "unet.x.lora.down.weight", KEY]
-)
-def test_the_key_styles_of_kohya_diffusers_and_peft_are_known(tmp_path, key):
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(safetensors({key: tensor()}))
-    assert read_adapter_header(path) == {}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"short",
-        safetensors({KEY: tensor()})[:-1],
-        safetensors({KEY: tensor()}) + b"!",
-        safetensors({KEY: tensor()})[:30],
-        safetensors({KEY: tensor(9)}),
-        struct.pack("<Q", 2**63) + b"{}",
-        struct.pack("<Q", 50) + b"{}",
-        b"PK\x03\x04 a zip file that was renamed",
-        safetensors(b"not json"),
-        safetensors(b"\xff\xfe"),
-        safetensors([1, 2]),
-        safetensors({KEY: 5}),
-        safetensors({KEY: {}}),
-        safetensors({KEY: {"data_offsets": "ab"}}),
-        safetensors({KEY: {"data_offsets": [0]}}),
-        safetensors({"__metadata__": 5, KEY: tensor()}),
-        safetensors({"__metadata__": ["a"], KEY: tensor()}),
-        safetensors(b"[" * 200_000),
-        safetensors({"unet.conv.weight": tensor()}),
-        safetensors({}, b""),
-    ],
-    ids=range(21),
-)
-def test_a_damaged_or_foreign_adapter_is_refused(tmp_path, content):
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(InvalidAdapter, match=r"a\.safetensors") as caught:
-        read_adapter_header(path)
-    assert caught.value.remedy
-
-
-@pytest.mark.parametrize("name", ["missing.safetensors", "."])
-def test_an_adapter_that_is_no_file_is_refused(tmp_path, name):
-    with pytest.raises(InvalidAdapter):
-        read_adapter_header(tmp_path / name)
 
 
 # Which settings have an effect

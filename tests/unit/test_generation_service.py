@@ -83,6 +83,9 @@ class ScriptedEngine:
     def artifacts(self, folder):
         return [Artifact("lora", path) for path in sorted(folder.glob("lora/*"))]
 
+    def verify_adapter(self, path):
+        return self.adapter_metadata(path)
+
     def adapter_metadata(self, path):
         if not path.read_text().startswith("LORA"):
             raise InvalidAdapter(f"{path}: no LoRA", remedy="Train again.")

@@ -97,6 +97,9 @@ class ScriptedEngine:
     def parse(self, line):
         return parse_event(line)
 
+    def verify_adapter(self, path):
+        return self.adapter_metadata(path)
+
     def adapter_metadata(self, path):
         if not path.read_bytes().startswith(b"LORA"):
             raise InvalidAdapter(f"{path}: no LoRA", remedy="Train again.")

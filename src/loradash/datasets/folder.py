@@ -156,7 +156,6 @@ def _read_image(path: Path, name: str, root: Path, caption_suffix: str) -> Image
         sha256=hashlib.sha256(data).hexdigest(),
         caption=caption,
         has_alpha=facts.has_alpha,
-        colour_note=facts.colour_note,
     )
 
 

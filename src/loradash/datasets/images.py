@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from loradash.datasets.colours import Colours, correct_transparent_colour
 from loradash.datasets.decoding import DecodingBudget, process_budget
 from loradash.errors import InvalidDataset
 
@@ -30,7 +29,6 @@ _STRIP_BYTES = 2**20
 _RGB_BYTES = 4  # Pillow keeps three bytes in four
 _COEFFICIENT_BYTES = 8  # of a pixel of a progressive JPEG: all are kept until its last scan
 _WEBP_BYTES = 12  # the decoder's two canvases and what it hands over, beside the image
-_PROFILE_COPIES = 3  # the file's, the colour engine's, and the tables that it makes of it
 _SMALL_BYTES = {"1": 1, "L": 1, "P": 1}
 _DRAFT = 8  # what libjpeg can leave out at most, in each direction
 
@@ -47,13 +45,11 @@ class ImageFacts(NamedTuple):
     has_alpha: bool
     format: str
     """What the file really is, whatever its name says: ``jpeg``, ``png``, ``webp`` or ``bmp``."""
-    colour_note: str = ""
-    """What isn't followed of what the file says of its colours."""
 
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """An image in sRGB, rotated as its EXIF tag says."""
+    """An RGB image, rotated as its EXIF tag says."""
 
     pixels: Image.Image
     has_alpha: bool
@@ -73,30 +69,28 @@ def inspect_image(
         with _room(image, (width, height), name, 0, budget):
             image.load()
             has_alpha = image.has_transparency_data
-            colours = Colours(image)
-            colours.rgb(image.crop((0, 0, 1, 1)))  # else it couldn't be trained
+            _strip_rgb(image.crop((0, 0, 1, 1)))  # else it couldn't be trained
             turned = _upright(image)
             if turned is not image and (turned.width < turned.height) != (width < height):
                 width, height = height, width
-            kind = _FORMAT_NAMES.get(image.format or "", "")
-            return ImageFacts(width, height, has_alpha, kind, colours.note)
+            return ImageFacts(width, height, has_alpha, _FORMAT_NAMES.get(image.format or "", ""))
 
 
 def open_image(data: bytes, name: str, budget: DecodingBudget | None = None) -> OpenedImage:
     """Decode an image completely.
 
-    Its colours become sRGB on white (`loradash.datasets.colours`). Raises `InvalidDataset` that
+    Transparent areas become white: most pictures with alpha are cut-outs meant for a light page,
+    and dropping alpha would show whatever colour is stored beneath. Raises `InvalidDataset` that
     names the file for anything but a whole jpg, png, webp or bmp, and `ImageTooLarge` for one of
     more than `MAX_PIXELS`, or that takes more memory than ``budget`` has; the process's by default.
     """
     with _opened(data, name) as image, _room(image, image.size, name, _RGB_BYTES, budget):
         image.load()
         has_alpha, kind = image.has_transparency_data, _FORMAT_NAMES.get(image.format or "", "")
-        colours = Colours(image)
         upright = _upright(image)
         if upright is not image:
             image.close()  # frees its pixels
-        return OpenedImage(_rgb(upright, colours, 1), has_alpha, kind)
+        return OpenedImage(_rgb(upright, 1), has_alpha, kind)
 
 
 def open_small(
@@ -112,7 +106,7 @@ def open_small(
         factor = max(1, max(image.size) // (2 * side))
         with _room(image, size, name, 0 if factor > 1 else _RGB_BYTES, budget):
             image.load()
-            small = _rgb(image, Colours(image), factor)
+            small = _rgb(image, factor)
             small.info, orientation = {}, _orientation(image)
             if orientation != 1:
                 small.getexif()[ExifTags.Base.Orientation] = orientation
@@ -136,7 +130,6 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image.Image]:
         stack.enter_context(file)
         try:
             image = stack.enter_context(Image.open(file, formats=_FORMATS))
-            correct_transparent_colour(image)
             yield image
         except InvalidDataset:
             raise
@@ -175,7 +168,6 @@ def _room(
     pixels, decoded = size[0] * size[1], image.width * image.height
     stored = _SMALL_BYTES.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
     wanted = decoded * (stored + max(stored, more_bytes))  # it may have to be turned
-    wanted += _PROFILE_COPIES * len(image.info.get("icc_profile") or b"")
     if image.format == "WEBP":
         wanted += _WEBP_BYTES * decoded
     elif "progressive" in image.info:
@@ -218,9 +210,9 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image, colours: Colours, factor: int) -> Image.Image:
+def _rgb(image: Image.Image, factor: int) -> Image.Image:
     """Convert a decoded image, strip by strip, and make it ``factor`` times smaller by the way."""
-    if colours.changes_nothing:
+    if image.mode == "RGB" and not image.has_transparency_data:
         if factor > 1:
             return image.reduce(factor)
         return image if type(image) is Image.Image else image.copy()  # no file hangs on it
@@ -228,6 +220,22 @@ def _rgb(image: Image.Image, colours: Colours, factor: int) -> Image.Image:
     width, height = image.size
     whole = Image.new("RGB", (-(-width // factor), -(-height // factor)))
     for top in range(0, height, rows):
-        strip = colours.rgb(image.crop((0, top, width, min(height, top + rows))))
+        strip = _strip_rgb(image.crop((0, top, width, min(height, top + rows))))
         whole.paste(strip.reduce(factor) if factor > 1 else strip, (0, top // factor))
     return whole
+
+
+def _strip_rgb(strip: Image.Image) -> Image.Image:
+    if strip.has_transparency_data:
+        rgba = strip.convert("RGBA")
+        white = Image.new("RGB", rgba.size, (255, 255, 255))
+        white.paste(rgba, mask=rgba)
+        return white
+    if strip.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white
+        strip = _grey(strip)
+    return strip.convert("RGB")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits."""
+    return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")

@@ -21,8 +21,6 @@ class ImageFile(BaseModel):
     sha256: str
     caption: str | None
     has_alpha: bool = False
-    colour_note: str = ""
-    """What isn't followed of what its file says of its colours."""
 
 
 class ImageProblem(BaseModel):
@@ -50,11 +48,6 @@ class DatasetReport(BaseModel):
     def missing_captions(self) -> list[str]:
         """Images that have no caption file."""
         return [image.relative_path for image in self.images if image.caption is None]
-
-    @property
-    def colour_notes(self) -> list[str]:
-        """What isn't followed of what files say of their colours, with their names."""
-        return [f"{one.relative_path}: {one.colour_note}" for one in self.images if one.colour_note]
 
     @property
     def duplicates(self) -> list[list[str]]:

@@ -82,7 +82,17 @@ class Engine(Protocol):
         ...
 
     def adapter_metadata(self, path: Path) -> dict[str, str]:
-        """Verify that an adapter file is whole and return its metadata. Raises `InvalidAdapter`."""
+        """Return an adapter file's metadata if it is whole and of a make that can be used.
+
+        Raises `InvalidAdapter`.
+        """
+        ...
+
+    def verify_adapter(self, path: Path) -> dict[str, str]:
+        """As `adapter_metadata`, after reading all values: NaN and infinity aren't an adapter.
+
+        Raises `InvalidAdapter`.
+        """
         ...
 
     def job_file(self, folder: Path) -> Path:

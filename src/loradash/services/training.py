@@ -383,7 +383,7 @@ class TrainingService:
             path = Path(done.path or "")
             if not path.is_file() or sha256_of(path) != done.sha256:
                 raise InvalidAdapter("the adapter file isn't the one that the engine wrote")
-            self._engine.adapter_metadata(path)
+            self._engine.verify_adapter(path)
             attempt.show("uploading", "results")
             attempt.patiently(attempt.keeper.flush)
             artifacts = self._engine.artifacts(folder)

@@ -33,6 +33,8 @@ _WITHOUT_MEANING = tuple(
         r"There are modules in \w+ that should be kept in float32: \[\]",
         # `base_model` leaves the safety checker out on purpose.
         r"You have disabled the safety checker",
+        # Several adapters beside each other are what the generator wants.
+        r"Already found a `peft_config` attribute in the model",
         # Gradient checkpointing and caches exclude each other: the library chooses what we want.
         r"`use_cache=True` is incompatible with gradient checkpointing",
     )

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 
 from loradash.domain.events import Done, ImageWritten, Ready, Stopped
 from loradash.domain.generation import GenerationRequest, image_name
+from loradash.engines.diffusers.child.adapter_reading import put_adapter, read_adapter
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
 from loradash.engines.diffusers.child.library_warnings import library_warnings
-from loradash.engines.diffusers.child.pickles import no_pickles
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
 from loradash.engines.diffusers.child.sampling import Drawing, draw, save_image, set_scheduler
 from loradash.engines.diffusers.child.stop import StopSignal, stdin_lines
@@ -30,7 +30,7 @@ from loradash.engines.diffusers.job import (
     Generate,
     ResolvedAdapter,
 )
-from loradash.errors import Interrupted, InvalidAdapter, InvalidConfig, LoradashError
+from loradash.errors import Interrupted, InvalidConfig, LoradashError
 
 MAX_LOADED_ADAPTERS = 8
 
@@ -116,7 +116,8 @@ class LoadedPipeline:
         self._key: tuple[BaseModelSource, str] | None = None
         self._architecture: Architecture | None = None
         self._own_scheduler: Any = None
-        self._adapters: dict[str, None] = {}  # names, the most recently used last
+        # What isn't used of each, by its name; the most recently used last.
+        self._adapters: dict[str, tuple[str, ...]] = {}
 
     @property
     def loaded(self) -> str | None:
@@ -203,7 +204,7 @@ class LoadedPipeline:
             return
         names = []
         for use in adapters:
-            name = self._load_adapter(pipeline, use.path)
+            name = self._load_adapter(architecture, use.path)
             if name in names:
                 raise InvalidConfig(
                     f"adapters: {use.path.name} is given twice",
@@ -214,30 +215,22 @@ class LoadedPipeline:
         pipeline.set_adapters(names, [use.weight for use in adapters])
         self._forget_old_adapters(pipeline, keep=len(names))
 
-    def _load_adapter(self, pipeline: Any, path: Path) -> str:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        name = f"adapter_{digest[:24]}"
+    def _load_adapter(self, architecture: Architecture, path: Path) -> str:
+        with path.open("rb") as file:
+            name = f"adapter_{hashlib.file_digest(file, 'sha256').hexdigest()[:24]}"
         if name not in self._adapters:
+            modules = [architecture.denoiser(), *architecture.text_encoders()]
+            read = read_adapter(path, modules)
             try:
-                with no_pickles():
-                    pipeline.load_lora_weights(
-                        str(path.parent), weight_name=path.name, adapter_name=name,
-                        local_files_only=True, use_safetensors=True,
-                    )  # fmt: skip
-            except Exception as error:
+                put_adapter(read, modules, name)
+            except BaseException:
                 self.unload()  # a half-loaded adapter would stay in the base model
-                raise InvalidAdapter(
-                    f"adapter {path.name} doesn't fit this base model: "
-                    f"{str(error).strip().splitlines()[0][:200]}",
-                    remedy="Use an adapter that was trained on this kind of base model.",
-                ) from error
-            if name not in _loaded_names(pipeline):
-                raise InvalidAdapter(
-                    f"adapter {path.name} has no layer in common with this base model",
-                    remedy="Use an adapter that was trained on this kind of base model.",
-                )
-        self._adapters.pop(name, None)
-        self._adapters[name] = None
+                raise
+            self._adapters[name] = read.warnings
+        # Told with each request: one that finds the adapter in memory uses no more of it.
+        for text in self._adapters[name]:
+            self._emitter.warn("adapter_partly_used", text)
+        self._adapters[name] = self._adapters.pop(name)
         return name
 
     def _forget_old_adapters(self, pipeline: Any, keep: int) -> None:
@@ -245,10 +238,6 @@ class LoadedPipeline:
             oldest = next(iter(self._adapters))
             pipeline.delete_adapters(oldest)
             del self._adapters[oldest]
-
-
-def _loaded_names(pipeline: Any) -> set[str]:
-    return {name for names in pipeline.get_list_adapters().values() for name in names}
 
 
 def _size(request: GenerationRequest, architecture: Architecture) -> tuple[int, int]:

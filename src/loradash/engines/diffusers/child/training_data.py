@@ -19,7 +19,6 @@ from loradash.datasets.changes import changes, summary
 from loradash.datasets.folder import combined_hash, require_usable, scan
 from loradash.datasets.images import fit, open_image
 from loradash.domain.dataset import DatasetReport
-from loradash.domain.sizes import counted
 from loradash.domain.training_config import DatasetSection, TrainingConfig
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.emitter import Emitter
@@ -146,12 +145,6 @@ def items_of(
                 "captions_missing",
                 f"{len(missing)} of {len(report.images)} images in {report.folder} have no "
                 f"{section.caption_suffix} file; {replacement} is used: {', '.join(missing[:5])}",
-            )
-        if notes := report.colour_notes:
-            emitter.warn(
-                "colours_not_followed",
-                f"colours of {counted(len(notes), 'image')} in {report.folder}: "
-                f"{'; '.join(notes[:5])}",
             )
         items += _items_of(report, section, trigger_word, job.config, bucket_step)
     return items
