@@ -54,8 +54,15 @@ def losses(training: LocalTraining) -> dict[int, float]:
         pytest.param({**EVERYTHING, "precision": "bf16"}, EVERYTHING_FULL, id="everything-bf16"),
         pytest.param({"precision": "fp16"}, {}, id="fp16-with-loss-scaling"),
         pytest.param({"gradient_checkpointing": True}, {}, id="gradient-checkpointing"),
+        pytest.param(
+            {"optimizer": "prodigy", "learning_rate": 1, "lr_scheduler": "cosine",
+             "text_encoder_learning_rate": 1},
+            {"train.optimizer_params": {"d0": 1e-3, "d_coef": 2, "use_bias_correction": True,
+                                        "weight_decay": 0.01, "safeguard_warmup": True}},
+            id="prodigy",
+        ),
     ],
-)
+)  # fmt: skip
 def test_stopped_and_crashed_training_ends_with_equal_weights(
     start: Start, tiny_base: Path, mixed_dataset: Path, short: dict[str, Any], full: dict[str, Any]
 ) -> None:

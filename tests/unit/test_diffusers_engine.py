@@ -8,6 +8,7 @@ from loradash.domain.events import Done, StepDone
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_text import parse_training
 from loradash.engines.diffusers import engine as engine_module
+from loradash.engines.diffusers import support
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.diffusers.families import (
     BaseModelSource,
@@ -185,11 +186,36 @@ def test_a_config_without_special_settings_gives_no_warning():
         ({"sample": {"prompts": ["a cat --seed 5"]}}, "--seed"),
         ({"sample": {"samples": [{"prompt": "x --w 5"}]}}, "--w"),
         ({"train": {"steps": 100, "gradient_accumulation_steps": 4}}, "25 optimizer updates"),
+        ({"train": {"optimizer": "prodigy"}}, "prodigy finds the rate itself, so 1 is used"),
+        ({"save": {"save_every": 0}}, "a crash costs the whole training"),
     ],
 )
 def test_a_setting_without_effect_is_mentioned_once(sections, words):
     (warning,) = check(config(**sections))
     assert words in warning
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "words"),
+    [
+        ("cpu", object(), "a CUDA GPU;"),
+        ("cuda", None, "the package bitsandbytes;"),
+        ("cpu", None, "a CUDA GPU and the package bitsandbytes; trained here, it is adamw"),
+    ],
+)
+def test_eight_bits_that_this_machine_lacks_are_mentioned_by_the_check(
+    monkeypatch, device, found, words
+):
+    monkeypatch.setattr(support, "find_spec", lambda name: found)
+    wanted = config(train={"optimizer": "adamw8bit"})
+    (warning,) = DiffusersEngine(device=device, threads=1, offline=True).check_training(wanted)
+    assert words in warning
+
+
+def test_eight_bits_that_this_machine_has_are_not_mentioned(monkeypatch):
+    monkeypatch.setattr(support, "find_spec", lambda name: object())
+    wanted = config(train={"optimizer": "adamw8bit"})
+    assert DiffusersEngine(device="cuda", threads=1, offline=True).check_training(wanted) == ()
 
 
 def test_a_learning_rate_that_is_not_given_is_mentioned():

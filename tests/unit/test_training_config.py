@@ -153,7 +153,8 @@ def test_the_place_where_we_keep_other_keys_is_not_a_key_itself():
         ({"train": {"lr": 0}}, "train.lr"),
         ({"train": {"lr": -1e-4}}, "train.lr"),
         ({"train": {"lr": "fast"}}, "train.lr"),
-        ({"train": {"optimizer": "prodigy"}}, "train.optimizer"),
+        ({"train": {"optimizer": "magic"}}, "train.optimizer"),
+        ({"train": {"optimizer": "dadaptation"}}, "train.optimizer"),
         ({"train": {"dtype": "int8"}}, "train.dtype"),
         ({"train": {"lr_scheduler": "magic"}}, "train.lr_scheduler"),
         ({"train": {"optimizer_params": {"betas": [0.9, 1.0]}}}, "train.optimizer_params.betas"),
@@ -382,6 +383,11 @@ def test_overrides_of_a_document_without_a_process_are_refused(config):
         ({"min_denoising_steps": 500, "max_denoising_steps": 400}, "min_denoising_steps"),
         ({"min_denoising_steps": 400, "max_denoising_steps": 400}, "min_denoising_steps"),
         ({"train_unet": False}, "nothing to train"),
+        ({"optimizer_params": {"d_coef": 2}}, "d_coef is a setting of prodigy, not of adamw"),
+        ({"optimizer": "lion", "optimizer_params": {"eps": 1e-8}}, "eps is a setting of"),
+        ({"optimizer_params": {"eps": [1e-30, 1e-3]}}, "adafactor has two values"),
+        ({"optimizer": "adafactor", "optimizer_params": {"eps": 1e-8}}, "adafactor has two"),
+        ({"optimizer": "prodigy", "train_text_encoder": True, "lr": 1, "unet_lr": 0.5}, "one rate"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(train, words):

@@ -12,6 +12,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PositiveFloat,
     StringConstraints,
     field_validator,
     model_validator,
@@ -19,6 +20,14 @@ from pydantic import (
 
 from loradash.domain import ai_toolkit_keys
 from loradash.domain.names import Name
+from loradash.domain.optimizers import (
+    LEAST_OWN_RATE,
+    OptimizerName,
+    foreign_settings,
+    kind_of,
+    optimizer_name,
+    optimizers_with,
+)
 from loradash.domain.schema import Section
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
@@ -318,9 +327,7 @@ class TrainSection(Section):
     lr: float = Field(1e-4, gt=0, le=1e6)
     unet_lr: float | None = Field(None, gt=0, le=1e6)
     text_encoder_lr: float | None = Field(None, gt=0, le=1e6)
-    optimizer: Annotated[
-        Literal["adamw", "adam", "adamw8bit", "adam8bit"], BeforeValidator(_lower)
-    ] = "adamw"
+    optimizer: Annotated[OptimizerName, BeforeValidator(optimizer_name)] = "adamw"
     optimizer_params: "OptimizerParams" = Field(default_factory=lambda: OptimizerParams())
     lr_scheduler: Annotated[LearningRateSchedule, BeforeValidator(_lower)] = "constant"
     lr_scheduler_params: "ScheduleParams" = Field(default_factory=lambda: ScheduleParams())
@@ -355,7 +362,44 @@ class TrainSection(Section):
             raise ValueError("min_denoising_steps must be smaller than max_denoising_steps")
         if not (self.train_unet or self.train_text_encoder):
             raise ValueError("nothing to train: set train_unet or train_text_encoder to true")
+        self._check_optimizer()
         return self
+
+    def _check_optimizer(self) -> None:
+        params = self.optimizer_params.given
+        for name in foreign_settings(self.optimizer, set(params)):
+            having = " or ".join(optimizers_with(name)) or "no optimizer"
+            raise ValueError(
+                f"optimizer_params.{name} is a setting of {having}, not of {self.optimizer}"
+            )
+        if isinstance(params.get("eps"), tuple) != (
+            self.optimizer == "adafactor" and "eps" in params
+        ):
+            raise ValueError(
+                "optimizer_params.eps: adafactor has two values in a list, others have one number"
+            )
+        own_rate = kind_of(self.optimizer).own_rate
+        both = self.train_unet and self.train_text_encoder
+        if own_rate and both and self.unet_rate != self.text_encoder_rate:
+            raise ValueError(
+                f"{self.optimizer} finds one rate for all that it trains, so unet_lr and "
+                "text_encoder_lr can't differ"
+            )
+
+    @property
+    def unet_rate(self) -> float:
+        """Learning rate of the denoiser."""
+        return self._rate(self.unet_lr)
+
+    @property
+    def text_encoder_rate(self) -> float:
+        """Learning rate of the text encoders."""
+        return self._rate(self.text_encoder_lr)
+
+    def _rate(self, own: float | None) -> float:
+        """An optimizer that finds the rate itself has 1 instead of an ordinary one, as there."""
+        rate = own or self.lr
+        return 1.0 if kind_of(self.optimizer).own_rate and rate < LEAST_OWN_RATE else rate
 
     @property
     def accumulation(self) -> int:
@@ -373,19 +417,54 @@ class TrainSection(Section):
         return -(-self.steps // self.steps_per_update)
 
 
-class OptimizerParams(Section):
-    """Extra arguments of the optimizer."""
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
-    weight_decay: float = Field(1e-2, ge=0, le=10)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0, le=1)
+
+class OptimizerParams(Section):
+    """Extra arguments of the optimizer; each has those of its kind (`domain.optimizers`)."""
+
+    weight_decay: float | None = Field(None, ge=0, le=10)
+    betas: tuple[float, float] | None = None
+    eps: PositiveFloat | tuple[PositiveFloat, PositiveFloat] | None = None
+    amsgrad: bool | None = None
+    decoupled_weight_decay: bool | None = None
+    beta1: Beta | None = None
+    beta3: Beta | None = None
+    decouple: bool | None = None
+    use_bias_correction: bool | None = None
+    safeguard_warmup: bool | None = None
+    d0: float | None = Field(None, gt=0, le=1)
+    d_coef: float | None = Field(None, gt=0, le=1000)
+    growth_rate: float | None = Field(None, gt=1)
+    slice_p: int | None = Field(None, ge=1, le=10_000)
+    clip_threshold: float | None = Field(None, gt=0)
+    decay_rate: float | None = Field(None, lt=0)
+    scale_parameter: bool | None = None
+    relative_step: bool | None = None
+    warmup_init: bool | None = None
+    lr_decay: float | None = Field(None, ge=0)
+    initial_accumulator_value: float | None = Field(None, ge=0)
 
     @field_validator("betas")
     @classmethod
-    def _betas_below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in betas):
+    def _betas_below_one(cls, betas: tuple[float, float] | None) -> tuple[float, float] | None:
+        if betas is not None and not all(0 <= beta < 1 for beta in betas):
             raise ValueError("each beta must be at least 0 and below 1")
         return betas
+
+    @field_validator("relative_step", "warmup_init")
+    @classmethod
+    def _rate_is_given(cls, value: bool | None) -> bool | None:
+        if value:
+            raise ValueError(
+                "adafactor's own rate isn't followed here; set it to false and give the rate in lr"
+            )
+        return value
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that were given."""
+        return self.model_dump(exclude_none=True)
 
 
 class ScheduleParams(Section):

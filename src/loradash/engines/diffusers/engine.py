@@ -54,7 +54,7 @@ class DiffusersEngine:
         )
         if lora := config.process.network.pretrained_lora_path:
             self.adapter_metadata(local_path(lora, InvalidAdapter, "network.pretrained_lora_path"))
-        return support.check(config)
+        return support.check(config) + support.warnings_about_machine(config, self._device)
 
     def check_base_model(self, name: str) -> None:
         """See `Engine.check_base_model`."""

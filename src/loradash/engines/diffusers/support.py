@@ -1,7 +1,9 @@
 """Which settings of a training config this engine follows, and which it must refuse or mention."""
 
 import re
+from importlib.util import find_spec
 
+from loradash.domain.optimizers import LEAST_OWN_RATE, kind_of
 from loradash.domain.schema import Section
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers.families import FAMILIES
@@ -72,6 +74,7 @@ def check(config: TrainingConfig) -> tuple[str, ...]:
         warnings.append(
             f"train.lr isn't given: {process.train.lr:g} is used (ai-toolkit would use 1e-06)"
         )
+    warnings += _warnings_about_training(config)
     if process.train.steps_per_update > 1:
         warnings.append(
             f"train.gradient_accumulation_steps counts batches: {process.train.steps} steps are "
@@ -85,6 +88,42 @@ def check(config: TrainingConfig) -> tuple[str, ...]:
                 "option; use sample.samples[] for settings of one prompt"
             )
     return tuple(warnings)
+
+
+def warnings_about_machine(config: TrainingConfig, device: str) -> tuple[str, ...]:
+    """What this machine lacks for a config, where a training goes on without it."""
+    name = config.process.train.optimizer
+    missing = [
+        what
+        for what, is_missing in (
+            ("a CUDA GPU", device == "cpu"),
+            ("the package bitsandbytes", find_spec("bitsandbytes") is None),
+        )
+        if is_missing
+    ]
+    if not name.endswith("8bit") or not missing:
+        return ()
+    sentence = (
+        f"train.optimizer: {name} needs {' and '.join(missing)}; trained here, it is "
+        f"{name.removesuffix('8bit')}, which learns the same and needs more memory"
+    )
+    return (sentence,)
+
+
+def _warnings_about_training(config: TrainingConfig) -> list[str]:
+    """Settings that are followed, but perhaps not as they were meant."""
+    train, warnings = config.process.train, []
+    if kind_of(train.optimizer).own_rate and train.lr < LEAST_OWN_RATE:
+        warnings.append(
+            f"train.lr of {train.lr:g} is for other optimizers: {train.optimizer} finds the rate "
+            "itself, so 1 is used; give 1, and change it with optimizer_params.d_coef"
+        )
+    if config.process.save.save_every == 0:
+        warnings.append(
+            "save.save_every is 0: checkpoints are written at a stop and at the end only, so a "
+            "crash costs the whole training"
+        )
+    return warnings
 
 
 def _other_families(config: TrainingConfig) -> list[str]:

@@ -8,6 +8,7 @@ tells a damaged one.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -150,26 +151,37 @@ def _flush(path: Path) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimizer's state into named tensors and JSON values."""
+    """Split an optimizer's state into named tensors and JSON values.
+
+    Numbers of its groups belong to it, too: prodigy keeps there the rate that it has found.
+    """
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Any] = {}
-    for index, values in optimizer.state_dict()["state"].items():
+    state = optimizer.state_dict()
+    for index, values in state["state"].items():
         for key, value in values.items():
             name = f"optimizer/{index}/{key}"
             if isinstance(value, Tensor):
-                tensors[name] = value.detach().cpu().contiguous()
+                tensors[name] = value.detach().cpu().contiguous().clone()
             else:
                 scalars[name] = value
+    for index, group in enumerate(state["param_groups"]):
+        for key, value in group.items():
+            if key != "lr" and type(value) in (int, float) and math.isfinite(value):
+                scalars[f"optimizer_group/{index}/{key}"] = value
     return tensors, scalars
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
     """Put back what `optimizer_state` took apart."""
     entries: dict[int, dict[str, Any]] = {}
+    groups = optimizer.state_dict()["param_groups"]
     for source in (state.tensors, state.scalars):
         for name, value in source.items():
-            if name.startswith("optimizer/"):
-                _, index, key = name.split("/")
+            kind, _, place = name.partition("/")
+            index, _, key = place.partition("/")
+            if kind == "optimizer":
                 entries.setdefault(int(index), {})[key] = value
-    groups = optimizer.state_dict()["param_groups"]
+            elif kind == "optimizer_group":
+                groups[int(index)][key] = value
     optimizer.load_state_dict({"state": entries, "param_groups": groups})

@@ -218,11 +218,11 @@ class TrainingRun:
         rates: list[float] = []
         if train.train_unet:
             modules.append(self.architecture.denoiser())
-            rates.append(train.unet_lr or train.lr)
+            rates.append(train.unet_rate)
         if train.train_text_encoder:
             for module in self.architecture.text_encoders():
                 modules.append(module)
-                rates.append(train.text_encoder_lr or train.lr)
+                rates.append(train.text_encoder_rate)
         return modules, rates
 
     def _restore(self) -> None:
@@ -266,7 +266,7 @@ class TrainingRun:
             trigger_word=config.trigger_word,
             steps=0,
             batch_size=process.train.batch_size,
-            learning_rate=process.train.unet_lr or process.train.lr,
+            learning_rate=process.train.unet_rate,
             resolution=max(process.datasets[0].resolution),
             prediction_type=prediction_type,
             dataset_sha256=self._job.dataset_sha256,

@@ -33,7 +33,7 @@ from loradash.engines.diffusers.child.ema import MovingAverage
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.lora import scale_lora, trainable
 from loradash.engines.diffusers.child.objective import Objective
-from loradash.engines.diffusers.child.optimizers import make_optimizer
+from loradash.engines.diffusers.child.optimizers import effective_rate, make_optimizer
 from loradash.engines.diffusers.child.precision import autocast
 from loradash.engines.diffusers.child.randomness import generator, seed_everything
 from loradash.engines.diffusers.child.schedules import factor
@@ -148,7 +148,7 @@ class Trainer:
                 step=self.step,
                 total_steps=self._train.updates,
                 loss=loss,
-                learning_rate=self._optimizer.param_groups[0]["lr"],
+                learning_rate=effective_rate(self._optimizer),
                 grad_norm=norm,
                 steps_per_s=rate,
                 eta_s=eta,

@@ -1,0 +1,101 @@
+"""Optimizers by name: what each is called elsewhere, which settings it takes, and its defaults.
+
+Names and settings are ai-toolkit's (``toolkit/optimizer.py``), which passes them on to the
+libraries that the built-in engine uses, too. Where a default is given here, it is the library's,
+or ai-toolkit's where that differs.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+OptimizerName = Literal[
+    "adamw", "adam", "adamw8bit", "adam8bit", "lion", "lion8bit", "prodigy", "prodigy8bit",
+    "adafactor", "adagrad",
+]  # fmt: skip
+
+LEAST_OWN_RATE = 0.1
+"""A smaller rate is meant for an ordinary optimizer, not for one that finds its own."""
+
+
+@dataclass(frozen=True)
+class OptimizerKind:
+    """One optimizer, whatever the size of its state."""
+
+    settings: frozenset[str]
+    defaults: dict[str, Any] = field(default_factory=dict)
+    own_rate: bool = False
+    """It finds the learning rate itself, and multiplies it by the one that is given (1)."""
+
+
+_ADAM = frozenset({"betas", "eps", "weight_decay", "amsgrad"})
+
+_KINDS = {
+    "adamw": OptimizerKind(
+        _ADAM, {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2}
+    ),
+    "adam": OptimizerKind(_ADAM, {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}),
+    "lion": OptimizerKind(
+        frozenset({"betas", "weight_decay", "decoupled_weight_decay"}),
+        {"betas": (0.9, 0.99), "weight_decay": 0.0},
+    ),
+    "prodigy": OptimizerKind(
+        frozenset({
+            "betas", "beta3", "eps", "weight_decay", "decouple", "use_bias_correction",
+            "safeguard_warmup", "d0", "d_coef", "growth_rate", "slice_p",
+        }),
+        {"eps": 1e-6},
+        own_rate=True,
+    ),
+    "adafactor": OptimizerKind(
+        frozenset({
+            "eps", "clip_threshold", "decay_rate", "beta1", "weight_decay", "scale_parameter",
+            "relative_step", "warmup_init",
+        }),
+        {"relative_step": False, "scale_parameter": False, "warmup_init": False},
+    ),
+    "adagrad": OptimizerKind(
+        frozenset({"lr_decay", "weight_decay", "initial_accumulator_value", "eps"})
+    ),
+}  # fmt: skip
+
+_OTHER_NAMES = {"adamw8": "adamw8bit", "adam8": "adam8bit"}
+_REFUSED = {
+    "dadaptation": "DAdaptation is no longer maintained; use prodigy, which comes from it",
+    "automagic": "it is ai-toolkit's own; use adamw, or prodigy, which finds the rate itself",
+    "ademamix": "AdEMAMix isn't available here; use adamw",
+    "schedulefree": "schedule-free optimizers aren't available here; use adamw or prodigy",
+    "came": "CAME isn't available here; use adafactor",
+    "sgd": "SGD isn't available here; use adamw",
+    "rmsprop": "RMSprop isn't available here; use adamw",
+    "prodigyplus": "it isn't available here; use prodigy",
+}
+
+
+def optimizer_name(value: Any) -> Any:
+    """Return the name that is used here for one of ai-toolkit's, in any case.
+
+    Raises `ValueError` with the reason for those that aren't available.
+    """
+    if not isinstance(value, str):
+        return value
+    name = value.strip().lower()
+    compact = name.replace("_", "").replace("-", "")
+    for start, reason in _REFUSED.items():
+        if compact.startswith(start) or (start == "schedulefree" and start in compact):
+            raise ValueError(f"{name}: {reason}")
+    return _OTHER_NAMES.get(compact, compact)
+
+
+def kind_of(name: OptimizerName) -> OptimizerKind:
+    """The kind of an optimizer; one with a state of 8 bits is of the same kind."""
+    return _KINDS[name.removesuffix("8bit")]
+
+
+def foreign_settings(name: OptimizerName, given: set[str]) -> list[str]:
+    """Those settings that this optimizer doesn't have, in order."""
+    return sorted(given - kind_of(name).settings)
+
+
+def optimizers_with(setting: str) -> list[str]:
+    """Names of the optimizers that have a setting."""
+    return [name for name, kind in _KINDS.items() if setting in kind.settings]
