@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image, ImageDraw
 
-from loradash.datasets.folder import MAX_CAPTION_BYTES, scan
+from loradash.datasets.captions import MAX_CAPTION_BYTES
+from loradash.datasets.folder import scan
 from loradash.datasets.image_hash import MAX_DISTANCE, difference_hash, pairs_alike
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, with_totals
 from loradash.domain.ids import new_upload_id
@@ -247,7 +248,7 @@ def test_filters_find_all_that_fits_and_nothing_else(counting, tmp_path, limit, 
 def test_captions_that_cannot_be_read_say_so_and_the_others_are_shown(editor, store):
     put(editor, {"a.png": picture(1), "b.png": picture(2), "c.png": picture(3), "c.txt": b"c"})
     manifest = editor._datasets.manifest("cats")
-    bad = {"a.txt": b"\xff\xfe", "b.txt": b"x" * (MAX_CAPTION_BYTES + 1)}
+    bad = {"a.txt": b"\xff", "b.txt": b"x" * (MAX_CAPTION_BYTES + 1)}
     added = []
     for name, data in bad.items():
         store.put(f"dataset/cats/x/{name}", data)
@@ -257,8 +258,9 @@ def test_captions_that_cannot_be_read_say_so_and_the_others_are_shown(editor, st
         "cats", lambda old: old.model_copy(update={"files": (*manifest.files, *added)})
     )
     a, b, c = editor.details.images("cats").images
-    assert (a.caption.text, a.caption.problem) == (None, "not UTF-8 text (byte 0)")
-    assert (b.caption.text, b.caption.problem) == (None, "longer than 64,000 bytes")
+    assert a.caption.text is b.caption.text is None
+    assert a.caption.problem == "not UTF-8 text (byte 0); save it with that encoding"
+    assert b.caption.problem == "longer than the 64,000 bytes that a caption may have"
     assert (c.caption.text, c.caption.problem) == ("c", "")
     store.delete("dataset/cats/x/a.txt")
     assert editor.details.caption("cats", "a.png").problem == "its file is gone"

@@ -5,13 +5,18 @@ import struct
 import threading
 import zlib
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from loradash.datasets.folder import MAX_CAPTION_BYTES, combined_hash, require_usable, scan
+from loradash.datasets.captions import MAX_CAPTION_BYTES
+from loradash.datasets.folder import combined_hash, require_usable, scan
 from loradash.datasets.images import fit, open_image
+from loradash.domain.dataset_findings import findings
 from loradash.errors import InvalidDataset
+
+HEIC = Path(__file__).parents[1] / "data" / "half.heic"
 
 
 @pytest.fixture
@@ -23,6 +28,10 @@ def data(tmp_path):
 
 def names(report):
     return [image.relative_path for image in report.images]
+
+
+def left_out(report):
+    return {one.reason: list(one.names) for one in report.left_out}
 
 
 def only_problem(report):
@@ -136,8 +145,8 @@ def test_a_file_that_is_no_image_is_a_problem(data, name, content):
 
 
 def test_an_image_of_another_kind_under_a_known_ending_is_a_problem(data, save_image):
-    save_image("a.gif", mode="P", colour=0).rename(data / "a.png")
-    assert "not a jpg, png, webp or bmp" in only_problem(scan(data)).message
+    save_image("a.tga").rename(data / "a.png")
+    assert "not a jpg, png, webp, bmp, gif" in only_problem(scan(data)).message
 
 
 def test_an_image_under_another_known_ending_is_read(data, save_image):
@@ -179,31 +188,58 @@ def test_hidden_files_and_folders_are_left_out(data, save_image):
     assert report.problems == ()
 
 
-def test_a_link_that_leads_out_of_the_folder_is_a_problem(data, save_image, tmp_path):
-    outside = save_image("../outside.png")
-    (data / "a.png").symlink_to(outside)
-    (data / "b.png").symlink_to("../outside.png")
-    report = scan(data)
-    assert names(report) == []
-    assert [p.kind for p in report.problems] == ["escapes_folder"] * 2
-
-
-def test_a_linked_folder_outside_is_a_problem_and_not_overlooked(data, save_image, tmp_path):
-    save_image("a.png")
+def test_links_of_an_own_folder_are_followed_to_wherever_they_lead(data, save_image, tmp_path):
+    """As in a snapshot of the Hugging Face cache: links to files that have no endings."""
+    blob, text = save_image("../blobs/x.png").rename(tmp_path / "blobs" / "1f"), tmp_path / "2f"
+    text.write_text("a cat")
+    (data / "a.png").symlink_to(blob)
+    (data / "a.txt").symlink_to("../2f")
     save_image("../outside/b.png")
     (data / "more").symlink_to(tmp_path / "outside", target_is_directory=True)
     report = scan(data)
-    assert names(report) == ["a.png"]
-    assert [(p.relative_path, p.kind) for p in report.problems] == [("more", "escapes_folder")]
+    assert names(report) == ["a.png", "more/b.png"]
+    assert [image.caption for image in report.images] == ["a cat", None]
+    assert (report.problems, report.left_out) == ((), ())
 
 
-def test_a_caption_that_leads_out_of_the_folder_is_not_read(data, save_image, tmp_path):
+def test_linked_folders_that_lead_in_a_circle_are_entered_once_and_named(data, save_image):
+    save_image("sub/a.png")
+    (data / "sub" / "up").symlink_to(data, target_is_directory=True)
+    (data / "twice").symlink_to(data / "sub", target_is_directory=True)
+    report = scan(data)
+    assert names(report) == ["sub/a.png"]
+    assert left_out(report) == {"linked_folder": ["sub/up/", "twice/"]}
+
+
+def test_links_of_a_requests_folder_lead_only_to_where_requests_may_read(
+    data, save_image, tmp_path
+):
+    outside = save_image("../outside/b.png")
+    (data / "a.png").symlink_to(outside)
+    (data / "more").symlink_to(tmp_path / "outside", target_is_directory=True)
+    report = scan(data, link_roots=[])
+    assert names(report) == []
+    assert [(p.relative_path, p.kind) for p in report.problems] == [
+        ("more", "escapes_folder"), ("a.png", "escapes_folder"),
+    ]  # fmt: skip
+    assert names(scan(data, link_roots=[tmp_path / "outside"])) == ["a.png", "more/b.png"]
+
+
+def test_a_caption_that_leads_to_where_requests_may_not_read_is_not_read(
+    data, save_image, tmp_path
+):
     save_image("a.png")
     (tmp_path / "secret").write_text("password")
     (data / "a.txt").symlink_to(tmp_path / "secret")
-    problem = only_problem(scan(data))
+    problem = only_problem(scan(data, link_roots=[]))
     assert "password" not in problem.message
     assert "caption" in problem.message
+
+
+def test_a_caption_whose_link_leads_nowhere_is_a_problem_and_not_missing(data, save_image):
+    save_image("a.png")
+    (data / "a.txt").symlink_to("missing")
+    assert "its caption" in only_problem(scan(data)).message
 
 
 def test_a_link_within_the_folder_is_an_image(data, save_image):
@@ -270,7 +306,7 @@ def test_a_byte_order_mark_is_not_part_of_a_caption(data, save_image):
     assert scan(data).images[0].caption == "a cat"
 
 
-@pytest.mark.parametrize("content", ["süß".encode("latin-1"), "a cat".encode("utf-16")])
+@pytest.mark.parametrize("content", ["süß".encode("latin-1"), "a cat".encode("utf-16-le")])
 def test_a_caption_that_is_not_utf8_is_a_problem_with_its_place(data, save_image, content):
     save_image("a.png")
     (data / "a.txt").write_bytes(content)
@@ -291,6 +327,106 @@ def test_captions_with_another_ending_are_found(data, save_image):
     assert scan(data, ".caption").images[0].caption == "right"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfa cat",
+        "a cat".encode("utf-16"),
+        b"\xfe\xff" + "a cat".encode("utf-16-be"),
+        "a cat".encode("utf-32"),
+    ],
+)
+def test_a_byte_order_mark_says_how_a_caption_is_read(data, save_image, content):
+    save_image("a.png")
+    (data / "a.txt").write_bytes(content)
+    assert scan(data).images[0].caption == "a cat"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_a_caption_of_two_byte_letters_without_a_mark_is_a_problem(data, save_image, encoding):
+    save_image("a.png")
+    (data / "a.txt").write_bytes("a red fox".encode(encoding))
+    assert "UTF-16 without a byte order mark" in only_problem(scan(data)).message
+
+
+READ = ["a.apng", "a.avif", "a.bmp", "a.dib", "a.gif", "a.jfif", "a.jpe", "a.jpeg", "a.jpg",
+        "a.png", "a.tif", "a.tiff", "a.webp"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_images_of_every_ending_are_read_in_any_letter_case(data, save_image, name):
+    save_image(name.upper(), colour=(200, 30, 40))
+    report = scan(data)
+    assert names(report) == [name.upper()]
+    colour = pixels(data / name.upper()).getpixel((4, 4))
+    assert max(abs(a - b) for a, b in zip(colour, (200, 30, 40), strict=True)) < 12
+
+
+def test_a_heic_image_is_read(data):
+    data.joinpath("a.HEIC").write_bytes(HEIC.read_bytes())
+    (image,) = scan(data).images
+    assert (image.width, image.height, image.has_alpha) == (64, 48, False)
+    left, right = (pixels(HEIC).getpixel((x, 24)) for x in (8, 56))
+    assert left[0] > 200 > 60 > left[2]
+    assert right[2] > 200 > 60 > right[0]
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.95])
+def test_a_truncated_heic_image_is_a_problem(data, part):
+    whole = HEIC.read_bytes()
+    (data / "a.heic").write_bytes(whole[: int(len(whole) * part)])
+    assert only_problem(scan(data)).kind == "corrupt"
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tiff", "a.avif", "a.apng", "a.webp"])
+def test_of_an_animation_the_first_frame_is_used_and_that_is_told(data, save_image, name):
+    path = save_image(name)
+    frames = [Image.new("RGB", (32, 24), colour) for colour in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    report = scan(data)
+    assert report.only_first_frames == [name]
+    red, _, blue = pixels(path).getpixel((4, 4))
+    assert red > 200 > 50 > blue
+
+
+def test_what_is_not_taken_is_counted_and_named_with_its_reason(data, save_image):
+    for name in ("a.png", "_controls/a.png", "@eaDir/a.png/thumb.jpg", ".thumbnails/a.png",
+                 "sub/_latent_cache/a.png", "a-masklabel.png", "__MACOSX/._a.png"):  # fmt: skip
+        save_image(name)
+    for name in ("a.txt", "a.caption", "a.jxl", "a.mp4", "meta.json", "more.zip", "Thumbs.db",
+                 ".DS_Store", ".hidden.png", "sub/lost.txt"):  # fmt: skip
+        (data / name).write_text("x")
+    report = scan(data)
+    assert names(report) == ["a.png"]
+    assert left_out(report) == {
+        "archive": ["more.zip"],
+        "helper_file": ["a-masklabel.png"],
+        "helper_folder": ["@eaDir/", "_controls/", "sub/_latent_cache/"],
+        "hidden": [".hidden.png", ".thumbnails/"],
+        "image_format": ["a.jxl"],
+        "other_kind": ["a.mp4", "meta.json"],
+        "system_file": [".DS_Store", "Thumbs.db", "__MACOSX/"],
+        "unused_caption": ["a.caption"],
+    }
+    assert report.captions_without_image == ("sub/lost.txt",)
+
+
+def test_lists_of_what_is_left_out_are_bounded_and_the_count_is_not(data, save_image):
+    save_image("a.png")
+    for number in range(150):
+        (data / f"{number:03d}.mp4").touch()
+    (one,) = scan(data).left_out
+    assert (one.count, len(one.names)) == (150, 100)
+    (finding,) = findings(scan(data))
+    assert finding.text.startswith("150 files of other kinds are left out: 000.mp4, 001.mp4")
+    assert finding.text.endswith("and 140 more")
+
+
+def test_a_dataset_folder_may_itself_be_named_like_a_helper_folder(data, save_image):
+    save_image("_controls/a.png")
+    assert names(scan(data / "_controls")) == ["a.png"]
+
+
 def test_captions_without_an_image_are_listed(data, save_image):
     save_image("a.png", caption="x")
     (data / "lost.txt").write_text("x")
@@ -307,7 +443,7 @@ def test_the_hash_depends_on_the_content_alone(data, save_image, tmp_path):
     (data / "notes.md").write_text("x")
     copy = shutil.copytree(data, tmp_path / "copy")
     assert scan(data).sha256 == scan(copy).sha256 == first.sha256
-    assert scan(data) == first
+    assert scan(data).images == first.images
 
 
 @pytest.mark.parametrize("change", ["caption", "no caption", "pixels", "name", "more", "fewer"])

@@ -85,7 +85,7 @@ def test_strips_give_the_pixels_of_the_whole(what, orientation, monkeypatch):
     assert opened.pixels.size == expected.size
     assert opened.pixels.tobytes() == expected.tobytes()
     facts = inspect_image(data, "a.png", ENOUGH)
-    assert facts == (*expected.size, opened.has_alpha, "png")
+    assert facts == (*expected.size, opened.has_alpha, "png", False)
     assert opened.has_alpha == (what == "alpha")
 
 

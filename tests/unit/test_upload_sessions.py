@@ -450,10 +450,10 @@ def test_a_file_that_is_not_what_was_announced_is_named_and_nothing_is_switched(
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("1.png", b"<svg/>", "not a jpg, png, webp or bmp image"),
+        ("1.png", b"<svg/>", "not a jpg, png, webp, bmp, gif, tiff, avif or heic image"),
         ("1.png", picture(1)[:-30], "truncated"),
-        ("1.png", b"", "not a jpg, png, webp or bmp image"),
-        ("1.txt", b"\xff\xfe", "not UTF-8"),
+        ("1.png", b"", "not a jpg, png, webp, bmp, gif, tiff, avif or heic image"),
+        ("1.txt", b"\xff", "not UTF-8"),
         ("1.txt", b"a\0", "NUL"),
         ("1.txt", b"x" * 64_001, "64,000 bytes"),
     ],

@@ -98,12 +98,12 @@ def test_what_systems_add_is_left_out_without_a_word(zipped, target):
 
 
 def test_other_files_and_zip_files_inside_are_left_out_and_noted(zipped, target):
-    files = {"a.png": b"1", "inner.zip": b"PK", "more.tar": b"x", "run.exe": b"x", "a.gif": b"x"}
+    files = {"a.png": b"1", "inner.zip": b"PK", "more.tar": b"x", "run.exe": b"x", "a.jxl": b"x"}
     found = extract(zipped(files), target)
     assert contents(found) == {"a.png": b"1"}
     assert found.notes == (
         "archives in the zip file weren't unpacked: 'inner.zip', 'more.tar'",
-        "files of other kinds were left out: 'run.exe', 'a.gif'",
+        "files of other kinds were left out: 'run.exe', 'a.jxl'",
     )
     assert [path.name for path in target.iterdir()] == ["0"]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from loradash.api.bodies import receive
 from loradash.api.gateway import json_response
 from loradash.api.streams import file_headers, streamed
-from loradash.datasets.folder import MAX_CAPTION_BYTES
+from loradash.datasets.captions import MAX_CAPTION_BYTES
 from loradash.domain.dataset_manifest import DatasetFile
 from loradash.domain.media_types import media_type
 from loradash.domain.request_fields import DatasetFolder

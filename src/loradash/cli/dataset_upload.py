@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from loradash.cli.backend import Backend
-from loradash.domain.dataset import IMAGE_SUFFIXES
-from loradash.domain.dataset_manifest import CAPTION_SUFFIX
+from loradash.domain.dataset_files import CAPTION_SUFFIXES, IMAGE_KINDS, IMAGE_SUFFIXES
 from loradash.errors import InvalidDataset
 from loradash.storage.transfer import in_parallel
 
@@ -31,7 +30,7 @@ class _ToSend(NamedTuple):
 
 def files_to_upload(folder: Path) -> list[Path]:
     """Return a folder's images and captions. Raises `InvalidDataset` if there are none."""
-    wanted = IMAGE_SUFFIXES | {CAPTION_SUFFIX}
+    wanted = IMAGE_SUFFIXES | set(CAPTION_SUFFIXES)
     if not folder.is_dir():
         raise InvalidDataset(f"there is no folder {folder}", remedy="Check the path.")
     paths = sorted(
@@ -40,7 +39,7 @@ def files_to_upload(folder: Path) -> list[Path]:
     )  # fmt: skip
     if not paths:
         raise InvalidDataset(
-            f"folder {folder} holds no images", remedy="Put jpg, png, webp or bmp files there."
+            f"folder {folder} holds no images", remedy=f"Put {IMAGE_KINDS} files there."
         )
     return paths
 

@@ -17,6 +17,8 @@ def check(
 ) -> None:
     """Read every image and caption, and say what can't be used. Exit code 1 if something can't."""
     from loradash.cli.output import print_result
+    from loradash.domain.dataset_files import IMAGE_KINDS
+    from loradash.domain.dataset_findings import findings
     from loradash.domain.sizes import size_text
     from loradash.services.datasets.folders import bucket_counts, check_folder
 
@@ -28,17 +30,22 @@ def check(
                 **report.model_dump(),
                 "missing_captions": report.missing_captions,
                 "duplicates": report.duplicates,
+                "empty_captions": report.empty_captions,
+                "only_first_frames": report.only_first_frames,
+                "warnings": [finding.text for finding in findings(report)],
                 "usable": usable,
             }
         )
         raise typer.Exit(0 if usable else 1)
     from loradash.cli.terminal import print_facts, print_labelled
 
+    left = sum(one.count for one in report.left_out)
     print_facts(
         [
             ("images", str(len(report.images))),
             ("size", size_text(sum(image.size_bytes for image in report.images))),
             ("without caption", str(len(report.missing_captions))),
+            *([("left out", f"{left:,}")] if left else []),
             ("with alpha", str(sum(image.has_alpha for image in report.images))),
             *(
                 (f"bucket {size[0]}x{size[1]}", str(count))
@@ -53,10 +60,10 @@ def check(
         print_labelled("caption", "yellow", f"{name} has no .{caption_ext} file")
     for group in report.duplicates[:10]:
         print_labelled("same", "yellow", ", ".join(group))
-    for name in report.captions_without_image[:10]:
-        print_labelled("alone", "yellow", f"{name} has no image")
+    for finding in findings(report):
+        print_labelled("note", "yellow", finding.text)
     if not report.images:
-        print_labelled("nothing", "red", "no usable image: put jpg, png, webp or bmp files there")
+        print_labelled("nothing", "red", f"no usable image: put {IMAGE_KINDS} files there")
     raise typer.Exit(0 if usable else 1)
 
 

@@ -1,76 +1,78 @@
 """Reading a dataset folder: which images and captions are there, and which can't be used."""
 
 import hashlib
-import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+from loradash.datasets.captions import MAX_CAPTION_BYTES, decode_caption
 from loradash.datasets.images import ImageTooLarge, inspect_image
+from loradash.datasets.inventory import FolderFile, LinkRoots, is_reachable, take_inventory
 from loradash.domain.dataset import (
-    IMAGE_SUFFIXES,
     DatasetReport,
     ImageFile,
     ImageProblem,
     ProblemKind,
+    SharedCaption,
+)
+from loradash.domain.dataset_files import (
+    CAPTION_SUFFIX,
+    IMAGE_KINDS,
+    caption_suffixes,
+    grouped,
+    merged,
+    paired,
 )
 from loradash.errors import InvalidDataset
-from loradash.paths import local_path
 
-MAX_CAPTION_BYTES = 64_000
+_LEADS_OUT = "a link that leads out of the folder, to where requests may not read"
 
 
 def scan(
     folder: Path,
-    caption_suffix: str = ".txt",
+    caption_suffix: str = CAPTION_SUFFIX,
     *,
     skip: Collection[str] = (),
     on_image: Callable[[int, int], None] | None = None,
+    link_roots: LinkRoots = None,
 ) -> DatasetReport:
     """Read every image of ``folder`` and below, completely, in a fixed order.
 
-    Hidden files and folders are left out, as are the relative paths in ``skip``. Links that lead
-    out of the folder are problems, not images. ``on_image(done, total)`` follows the progress.
-    The report's hash covers paths, image bytes and captions: equal hash, equal dataset.
+    What is taken and paired is said in `loradash.domain.dataset_files`; the relative paths in
+    ``skip`` are left out too. Links that lead out of the folder and of ``link_roots`` are problems,
+    not images. ``on_image(done, total)`` follows the progress. The report's hash covers paths,
+    image bytes and captions: equal hash, equal dataset.
     Raises `InvalidDataset` if the folder is missing or isn't a folder.
     """
-    folder = local_path(folder, InvalidDataset, "dataset folder")
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "doesn't exist"
-        raise InvalidDataset(
-            f"dataset folder {folder} {what}",
-            remedy="Give a folder with images and, beside each, a .txt caption of the same name.",
-        )
-    try:
-        files = sorted(_files(folder), key=lambda path: path.relative_to(folder).as_posix())
-    except OSError as error:
-        raise InvalidDataset(
-            f"dataset folder {folder}: {error.strerror or error}", remedy="Check its permissions."
-        ) from error
-    root = folder.resolve()
-    candidates = [path for path in files if _is_candidate(path)]
+    there = take_inventory(folder, caption_suffix, link_roots=link_roots)
+    pairs = paired(
+        [file.name for file in there.images],
+        [file.name for file in there.captions],
+        caption_suffixes(caption_suffix),
+    )
+    captions = {file.name: file for file in there.captions}
+    reader = _Reader(there.folder.resolve(), link_roots)
     images: list[ImageFile] = []
-    problems: list[ImageProblem] = []
-    for done, path in enumerate(candidates, start=1):
-        name = path.relative_to(folder).as_posix()
-        if name not in skip:
-            result = _read_image(path, name, root, caption_suffix)
+    problems = [_escapes(_unicode(name)) for name in there.escaping]
+    for done, file in enumerate(there.images, start=1):
+        if file.name not in skip:
+            caption = pairs.caption_of[file.name]
+            result = reader.image(file, None if caption is None else captions[caption])
             if isinstance(result, ImageFile):
                 images.append(result)
             else:
                 problems.append(result)
         if on_image:
-            on_image(done, len(candidates))
-    stems = {path.with_suffix("") for path in candidates}
-    orphans = [
-        path.relative_to(folder).as_posix()
-        for path in files
-        if path.suffix == caption_suffix and path.with_suffix("") not in stems
-    ]
+            on_image(done, len(there.images))
     return DatasetReport(
-        folder=str(folder),
+        folder=str(there.folder),
         images=tuple(images),
         problems=tuple(problems),
-        captions_without_image=tuple(orphans),
+        captions_without_image=tuple(_unicode(name) for name in pairs.lost),
+        shared_captions=tuple(
+            SharedCaption(caption=_unicode(caption), images=tuple(_unicode(name) for name in names))
+            for caption, names in pairs.shared.items()
+        ),
+        left_out=merged(there.left_out, grouped(("unused_caption", name) for name in pairs.unused)),
         sha256=_hash(images),
     )
 
@@ -88,7 +90,7 @@ def require_usable(report: DatasetReport, *, on_bad_image: str = "stop") -> None
         raise InvalidDataset(
             f"dataset folder {report.folder} holds no usable image",
             problems=[f"{problem.relative_path}: {problem.message}" for problem in report.problems],
-            remedy="Put jpg, png, webp or bmp images there, each with a .txt caption.",
+            remedy=f"Put {IMAGE_KINDS} images there, each with a .txt caption.",
         )
 
 
@@ -99,78 +101,72 @@ def combined_hash(reports: Collection[DatasetReport]) -> str:
     return hashlib.sha256("".join(report.sha256 for report in reports).encode()).hexdigest()
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for directory, subfolders, names in os.walk(folder, onerror=_raise):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        links = [name for name in subfolders if Path(directory, name).is_symlink()]
-        for name in (*names, *links):
-            if not name.startswith("."):
-                yield Path(directory, name)
+class _Reader:
+    """Reads images and captions below ``root``, and what their links lead to."""
 
+    def __init__(self, root: Path, link_roots: LinkRoots) -> None:
+        self._root = root
+        self._link_roots = link_roots
 
-def _is_candidate(path: Path) -> bool:
-    """Whether the file should be an image; a linked folder is one too, so that it's told about."""
-    return path.suffix.lower() in IMAGE_SUFFIXES or path.is_dir()
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _read_image(path: Path, name: str, root: Path, caption_suffix: str) -> ImageFile | ImageProblem:
-    try:
-        name.encode()
-        if not path.resolve(strict=True).is_relative_to(root):
+    def image(self, file: FolderFile, caption: FolderFile | None) -> ImageFile | ImageProblem:
+        """Read an image with its caption, or tell why it can't be used."""
+        name = file.name
+        try:
+            name.encode()
+            if not is_reachable(file.path, self._root, self._link_roots):
+                return _escapes(name)
+            if not file.path.is_file():
+                return ImageProblem(relative_path=name, kind="unreadable", message="not a file")
+            data = file.path.read_bytes()
+            facts = inspect_image(data, name)
+        except InvalidDataset as error:
+            kind: ProblemKind = "too_large" if isinstance(error, ImageTooLarge) else "corrupt"
+            message = error.message.removeprefix(f"{name}: ")
+            return ImageProblem(relative_path=name, kind=kind, message=message)
+        except UnicodeEncodeError:
             return ImageProblem(
-                relative_path=name,
-                kind="escapes_folder",
-                message="a link that leads out of the folder",
+                relative_path=_unicode(name), kind="unreadable", message="its name isn't UTF-8"
             )
-        if not path.is_file():
+        except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+            return ImageProblem(relative_path=name, kind="unreadable", message=_reason(error))
+        try:
+            text = None if caption is None else self._caption(caption.path)
+        except (OSError, RuntimeError, ValueError) as error:
             return ImageProblem(
-                relative_path=name, kind="unreadable", message="not a file, or a linked folder"
+                relative_path=name, kind="unreadable", message=f"its caption: {_reason(error)}"
             )
-        data = path.read_bytes()
-        facts = inspect_image(data, name)
-    except InvalidDataset as error:
-        kind: ProblemKind = "too_large" if isinstance(error, ImageTooLarge) else "corrupt"
-        message = error.message.removeprefix(f"{name}: ")
-        return ImageProblem(relative_path=name, kind=kind, message=message)
-    except UnicodeEncodeError:
-        shown = name.encode("utf-8", "backslashreplace").decode()
-        return ImageProblem(relative_path=shown, kind="unreadable", message="its name isn't UTF-8")
-    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
-        message = getattr(error, "strerror", None) or str(error)
-        return ImageProblem(relative_path=name, kind="unreadable", message=message)
-    try:
-        caption = _read_caption(path.with_suffix(caption_suffix), root)
-    except (OSError, RuntimeError, InvalidDataset) as error:
-        return ImageProblem(
-            relative_path=name, kind="unreadable", message=f"its caption: {error}".splitlines()[0]
+        return ImageFile(
+            relative_path=name,
+            width=facts.width,
+            height=facts.height,
+            size_bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            caption=text,
+            has_alpha=facts.has_alpha,
+            has_more_frames=facts.has_more_frames,
         )
-    return ImageFile(
-        relative_path=name,
-        width=facts.width,
-        height=facts.height,
-        size_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        caption=caption,
-        has_alpha=facts.has_alpha,
-    )
+
+    def _caption(self, path: Path) -> str:
+        if not is_reachable(path, self._root, self._link_roots):
+            raise ValueError(_LEADS_OUT)
+        if not path.is_file():
+            raise ValueError("not a file")
+        with path.open("rb") as file:
+            text = decode_caption(file.read(MAX_CAPTION_BYTES + 1))
+        return " ".join(text.split())
 
 
-def _read_caption(path: Path, root: Path) -> str | None:
-    if not path.is_file():
-        return None
-    if not path.resolve().is_relative_to(root):
-        raise InvalidDataset("a link that leads out of the folder")
-    if path.stat().st_size > MAX_CAPTION_BYTES:
-        raise InvalidDataset(f"longer than {MAX_CAPTION_BYTES:,} bytes")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidDataset(f"not UTF-8 text (byte {error.start})") from error
-    return " ".join(text.split())
+def _escapes(name: str) -> ImageProblem:
+    return ImageProblem(relative_path=name, kind="escapes_folder", message=_LEADS_OUT)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
+
+
+def _unicode(name: str) -> str:
+    """Return a file's name as text that can be written down; it may not be Unicode."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _hash(images: list[ImageFile]) -> str:

@@ -7,28 +7,34 @@ what must be converted is converted in strips.
 """
 
 import contextlib
+import functools
 import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from loradash.datasets.decoding import DecodingBudget, process_budget
+from loradash.domain.dataset_files import IMAGE_KINDS
 from loradash.errors import InvalidDataset
 
 MAX_PIXELS = 178_000_000
 """No image may have more: Pillow itself reads hardly more (twice its `MAX_IMAGE_PIXELS`). Where
 memory is small, or a format takes much, it is less."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-_FORMAT_NAMES = {"MPO": "jpeg", "DIB": "bmp", **{name: name.lower() for name in _FORMATS}}
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
+_FORMAT_NAMES = {name: name.lower() for name in (*_FORMATS, "HEIF")}
+_FORMAT_NAMES |= {"MPO": "jpeg", "DIB": "bmp"}
+_ANIMATED = frozenset({"PNG", "WEBP", "GIF", "TIFF", "AVIF", "HEIF"})  # a phone's MPO is a jpeg
 _STRIP_BYTES = 2**20
 _RGB_BYTES = 4  # Pillow keeps three bytes in four
 _COEFFICIENT_BYTES = 8  # of a pixel of a progressive JPEG: all are kept until its last scan
-_WEBP_BYTES = 12  # the decoder's two canvases and what it hands over, beside the image
+_DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 8, "AVIF": 14, "HEIF": 12}
+"""What decoders take of a pixel beside the image: canvases, planes of up to 16 bits, and what they
+hand over."""
 _SMALL_BYTES = {"1": 1, "L": 1, "P": 1}
 _DRAFT = 8  # what libjpeg can leave out at most, in each direction
 
@@ -44,7 +50,10 @@ class ImageFacts(NamedTuple):
     height: int
     has_alpha: bool
     format: str
-    """What the file really is, whatever its name says: ``jpeg``, ``png``, ``webp`` or ``bmp``."""
+    """What the file really is, whatever its name says: ``jpeg``, ``png``, ``webp``, ``bmp``,
+    ``gif``, ``tiff``, ``avif`` or ``heif``."""
+    has_more_frames: bool = False
+    """Whether there is more in the file than the first frame or page, which is what is used."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +76,15 @@ def inspect_image(
         width, height = image.size
         _reduce(image, 1)  # libjpeg reads the whole file in any case
         with _room(image, (width, height), name, 0, budget):
+            has_more_frames = _has_more_frames(image)
             image.load()
             has_alpha = image.has_transparency_data
             _strip_rgb(image.crop((0, 0, 1, 1)))  # else it couldn't be trained
             turned = _upright(image)
             if turned is not image and (turned.width < turned.height) != (width < height):
                 width, height = height, width
-            return ImageFacts(width, height, has_alpha, _FORMAT_NAMES.get(image.format or "", ""))
+            kind = _FORMAT_NAMES.get(image.format or "", "")
+            return ImageFacts(width, height, has_alpha, kind, has_more_frames)
 
 
 def open_image(data: bytes, name: str, budget: DecodingBudget | None = None) -> OpenedImage:
@@ -81,8 +92,9 @@ def open_image(data: bytes, name: str, budget: DecodingBudget | None = None) -> 
 
     Transparent areas become white: most pictures with alpha are cut-outs meant for a light page,
     and dropping alpha would show whatever colour is stored beneath. Raises `InvalidDataset` that
-    names the file for anything but a whole jpg, png, webp or bmp, and `ImageTooLarge` for one of
-    more than `MAX_PIXELS`, or that takes more memory than ``budget`` has; the process's by default.
+    names the file for anything but a whole image of a kind that is read, and `ImageTooLarge` for
+    one of more than `MAX_PIXELS`, or that takes more memory than ``budget`` has; the process's by
+    default.
     """
     with _opened(data, name) as image, _room(image, image.size, name, _RGB_BYTES, budget):
         image.load()
@@ -128,8 +140,12 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image.Image]:
         # opened here, so that a file that can't be read isn't taken for a bad image
         file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
         stack.enter_context(file)
+        formats: tuple[str, ...] = _FORMATS
+        if _may_be_heif(file):
+            _register_heif()
+            formats = (*_FORMATS, "HEIF")
         try:
-            image = stack.enter_context(Image.open(file, formats=_FORMATS))
+            image = stack.enter_context(Image.open(file, formats=formats))
             yield image
         except InvalidDataset:
             raise
@@ -143,14 +159,32 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image.Image]:
             EOFError,
             struct.error,
         ) as error:
-            reason = (
-                "not a jpg, png, webp or bmp image"
-                if isinstance(error, UnidentifiedImageError)
-                else str(error)
-            )
+            reason = str(error)
+            if isinstance(error, UnidentifiedImageError):
+                is_heif = len(formats) > len(_FORMATS)
+                reason = "a damaged heic image" if is_heif else f"not a {IMAGE_KINDS} image"
             raise InvalidDataset(
                 f"{name}: {reason}", remedy="Replace or remove the file, or set on_bad_image: skip."
             ) from error
+
+
+def _may_be_heif(file: IO[bytes]) -> bool:
+    head = file.read(12)
+    file.seek(0)
+    return head[4:8] == b"ftyp" and head[8:12] not in (b"avif", b"avis")
+
+
+@functools.cache
+def _register_heif() -> None:
+    """Let Pillow read HEIC files, which it doesn't by itself; only what is trained of them."""
+    from pi_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    """Whether a file holds more than its first frame; frames aren't decoded or counted."""
+    return image.format in _ANIMATED and bool(getattr(image, "is_animated", False))
 
 
 def _room(
@@ -168,8 +202,8 @@ def _room(
     pixels, decoded = size[0] * size[1], image.width * image.height
     stored = _SMALL_BYTES.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
     wanted = decoded * (stored + max(stored, more_bytes))  # it may have to be turned
-    if image.format == "WEBP":
-        wanted += _WEBP_BYTES * decoded
+    if image.format in _DECODER_BYTES:
+        wanted += _DECODER_BYTES[image.format] * decoded
     elif "progressive" in image.info:
         wanted += _COEFFICIENT_BYTES * pixels
     if pixels > MAX_PIXELS or wanted > budget.size_bytes:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+from loradash.domain.dataset_files import LeftOut
 
 ProblemKind = Literal["corrupt", "too_large", "unreadable", "escapes_folder"]
 
@@ -21,6 +21,8 @@ class ImageFile(BaseModel):
     sha256: str
     caption: str | None
     has_alpha: bool = False
+    has_more_frames: bool = False
+    """Whether its file is an animation or has several pages, of which only the first is used."""
 
 
 class ImageProblem(BaseModel):
@@ -33,6 +35,15 @@ class ImageProblem(BaseModel):
     message: str
 
 
+class SharedCaption(BaseModel):
+    """A caption that several images have, as their names differ in the ending alone."""
+
+    model_config = ConfigDict(frozen=True)
+
+    caption: str
+    images: tuple[str, ...]
+
+
 class DatasetReport(BaseModel):
     """All images of a folder, in the order of their paths, with what is wrong among them."""
 
@@ -42,12 +53,24 @@ class DatasetReport(BaseModel):
     images: tuple[ImageFile, ...]
     problems: tuple[ImageProblem, ...]
     captions_without_image: tuple[str, ...] = ()
+    shared_captions: tuple[SharedCaption, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     sha256: str
 
     @property
     def missing_captions(self) -> list[str]:
         """Images that have no caption file."""
         return [image.relative_path for image in self.images if image.caption is None]
+
+    @property
+    def empty_captions(self) -> list[str]:
+        """Images whose caption file holds no text."""
+        return [image.relative_path for image in self.images if image.caption == ""]
+
+    @property
+    def only_first_frames(self) -> list[str]:
+        """Images of which there is more in their files than is used."""
+        return [image.relative_path for image in self.images if image.has_more_frames]
 
     @property
     def duplicates(self) -> list[list[str]]:

@@ -5,26 +5,13 @@ A dataset is what its manifest names and nothing else, so a half-written upload 
 
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import PurePosixPath
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from loradash.domain.dataset import IMAGE_SUFFIXES
+from loradash.domain.dataset_files import FileType
 
-CAPTION_SUFFIX = ".txt"
-OTHER_SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 UPLOAD_SESSION = "_upload.json"  # an object beside an upload's files, so none may be called that
-
-FileType = Literal["image", "caption", "other"]
-
-
-def file_type(name: str) -> FileType:
-    """Tell by its ending what a file of a dataset is."""
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        return "image"
-    return "caption" if suffix == CAPTION_SUFFIX else "other"
 
 
 class DatasetFile(BaseModel):

@@ -14,13 +14,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from loradash.domain import yaml_text
-from loradash.domain.dataset import IMAGE_SUFFIXES
-from loradash.domain.dataset_manifest import (
-    CAPTION_SUFFIX,
+from loradash.domain.dataset_files import (
+    CAPTION_SUFFIXES,
+    IMAGE_KINDS,
+    IMAGE_SUFFIXES,
     OTHER_SUFFIXES,
-    UPLOAD_SESSION,
     file_type,
 )
+from loradash.domain.dataset_manifest import UPLOAD_SESSION
 from loradash.domain.ids import UPLOAD_ID
 from loradash.domain.process import MAX_PRIORITY, MIN_PRIORITY
 
@@ -35,8 +36,8 @@ MAX_NUMBER = 2**63 - 1  # what a database's column holds
 _MAX_DIGITS = 100
 _MAX_REPEATED = 100  # a longer list is refused without a look at its items
 _CONTROLS = frozenset({"Cc", "Zl", "Zp"})  # Unicode categories
-_FILE_SUFFIXES = IMAGE_SUFFIXES | OTHER_SUFFIXES | {CAPTION_SUFFIX}
-_FILE_ENDINGS = "jpg, jpeg, png, webp, bmp, txt, json, yaml or yml"
+_FILE_SUFFIXES = IMAGE_SUFFIXES | OTHER_SUFFIXES | set(CAPTION_SUFFIXES)
+_FILE_ENDINGS = f"that of an image ({IMAGE_KINDS}), txt, caption, json, yaml or yml"
 
 
 def shown(value: object) -> str:
@@ -254,8 +255,6 @@ def file_name(value: Any) -> str:
 def _with_known_suffix(name: str) -> str:
     """Return the name with its ending in lower case, as the trainer looks for captions."""
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix == ".gif":
-        raise ValueError("the trainer can't read gif; convert it to png")
     if suffix not in _FILE_SUFFIXES:
         raise ValueError(f"must end in {_FILE_ENDINGS}")
     name = name[: -len(suffix)] + suffix
@@ -280,7 +279,7 @@ def check_file_names(names: Sequence[str], *, is_replacement: bool) -> None:
             )
     if is_replacement and not any(file_type(name) == "image" for name in names):
         raise ValueError(
-            "files: no image (jpg, jpeg, png, webp or bmp) among them; add one, or send "
+            f"files: no image ({IMAGE_KINDS}) among them; add one, or send "
             "cleanup_existing: false if these belong to images that are already there"
         )
 

@@ -17,6 +17,11 @@ class Places:
     def __init__(self, roots: Sequence[Path] | None) -> None:
         self._roots = None if roots is None else [root.expanduser().resolve() for root in roots]
 
+    @property
+    def roots(self) -> list[Path] | None:
+        """The folders, resolved; None for all."""
+        return self._roots
+
     def check(self, text: str, error: type[LoradashError], what: str) -> None:
         """Raise ``error`` if the text names something on this machine that isn't allowed.
 

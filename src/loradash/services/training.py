@@ -105,6 +105,8 @@ class TrainingService:
         self._datasets = datasets
         self._limits = limits
         self._children = children
+        self.places: Places = ANYWHERE
+        """Where links in the datasets of trainings that run here may lead."""
 
     def check(
         self,
@@ -125,7 +127,7 @@ class TrainingService:
             for section in checked.config.process.datasets
             if Path(section.folder_path).is_absolute()
         ]
-        return checked._replace(reports=check_sections(folders, on_image))
+        return checked._replace(reports=check_sections(folders, on_image, places))
 
     def quick_check(self, config: TrainingConfig, places: Places) -> CheckedTraining:
         """Check all that takes no time: config, names, places. See `check`."""
@@ -329,7 +331,7 @@ class TrainingService:
 
             reports = tuple(
                 self._movable(attempt, folder, report)
-                for report in check_for_training(config, looked_at)
+                for report in check_for_training(config, looked_at, self.places)
             )
             self._engine.write_training_job(
                 attempt.id, config, reports, folder, attempt.record.created_at

@@ -262,6 +262,7 @@ def make_services(
     """
     watch = watch or lease_watch(core.settings, _NO_LOOKS_S)
     processes = ProcessService(core.registry, core.store, executor, watch)
+    core.training.places = places
     return Services(
         training=core.training,
         generation=core.generation,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
-from loradash.datasets.folder import MAX_CAPTION_BYTES
+from loradash.datasets.captions import MAX_CAPTION_BYTES
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, Upload
 from loradash.domain.dataset_names import composed, folder_from
 from loradash.domain.ids import new_upload_id, upload_time_s

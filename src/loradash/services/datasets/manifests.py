@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, file_type, with_totals
+from loradash.domain.dataset_files import file_type
+from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, with_totals
 from loradash.domain.ids import upload_time_s
 from loradash.domain.schema import nearest
 from loradash.errors import (

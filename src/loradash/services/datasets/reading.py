@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from loradash.datasets.folder import MAX_CAPTION_BYTES
-from loradash.domain.dataset_manifest import CAPTION_SUFFIX, DatasetFile, DatasetManifest
+from loradash.datasets.captions import MAX_CAPTION_BYTES, decode_caption
+from loradash.domain.dataset_files import CAPTION_SUFFIX
+from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest
 from loradash.domain.schema import nearest
 from loradash.errors import NotFound
 from loradash.services.datasets.manifests import Manifests
@@ -85,12 +86,10 @@ class DatasetReader:
             data = b"".join(self._store.read(file.key, 0, MAX_CAPTION_BYTES + 1))
         except NotFound:
             return CaptionText(None, "its file is gone")
-        if len(data) > MAX_CAPTION_BYTES:
-            return CaptionText(None, f"longer than {MAX_CAPTION_BYTES:,} bytes")
         try:
-            return CaptionText(data.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            return CaptionText(None, f"not UTF-8 text (byte {error.start})")
+            return CaptionText(decode_caption(data))
+        except ValueError as error:
+            return CaptionText(None, str(error))
 
 
 def named(manifest: DatasetManifest, folder: str, name: str) -> DatasetFile:

@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict
 
+from loradash.domain.dataset_files import IMAGE_KINDS
 from loradash.domain.dataset_manifest import (
     Content,
     DatasetFile,
@@ -383,7 +384,7 @@ class DatasetStore:
         if not manifest.total_images:
             raise InvalidDataset(
                 f"dataset {folder!r} holds no image",
-                remedy="Upload jpg, png, webp or bmp images, each with a .txt caption.",
+                remedy=f"Upload {IMAGE_KINDS} images, each with a .txt caption.",
             )
         return manifest
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from loradash.datasets.folder import MAX_CAPTION_BYTES
+from loradash.datasets.captions import MAX_CAPTION_BYTES, decode_caption
 from loradash.datasets.images import inspect_image
-from loradash.domain.dataset_manifest import Content, DatasetFile, file_type
+from loradash.domain.dataset_files import file_type
+from loradash.domain.dataset_manifest import Content, DatasetFile
 from loradash.domain.media_types import media_type
 from loradash.domain.request_fields import check_file_names, file_name, shown
 from loradash.domain.requests import UploadedFile
@@ -181,7 +182,7 @@ def check_file(name: str, source: bytes | Path) -> CheckedFile:
         warning = "" if image.format == expected else f"{name} is really a {image.format} image"
         return CheckedFile(name, content, image.width, image.height, warning)
     if content.file_type == "caption":
-        _check_caption(source)
+        _caption(source)
     return CheckedFile(name, content)
 
 
@@ -285,16 +286,13 @@ def _content(name: str, source: bytes | Path) -> Content:
         return Content(digest.hexdigest(), file.tell(), file_type(name))
 
 
-def _check_caption(source: bytes | Path) -> None:
-    size_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
-    if size_bytes > MAX_CAPTION_BYTES:
-        raise InvalidDataset(f"a caption may have {MAX_CAPTION_BYTES:,} bytes, not {size_bytes:,}")
-    data = source if isinstance(source, bytes) else source.read_bytes()
+def _caption(source: bytes | Path) -> str:
+    """Return a caption's text. Raises `InvalidDataset` if it can't be read."""
+    data = source
+    if isinstance(data, Path):
+        with data.open("rb") as file:
+            data = file.read(MAX_CAPTION_BYTES + 1)
     try:
-        data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidDataset(
-            f"not UTF-8 text (byte {error.start}); save it with that encoding"
-        ) from error
-    if b"\0" in data:
-        raise InvalidDataset("a NUL byte: not UTF-8 text; save it with that encoding")
+        return decode_caption(data)
+    except ValueError as error:
+        raise InvalidDataset(str(error)) from error

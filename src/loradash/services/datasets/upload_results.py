@@ -6,13 +6,13 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
 
-from loradash.domain.dataset_manifest import DatasetFile, FileType, Upload
+from loradash.domain.dataset_files import FileType
+from loradash.domain.dataset_findings import NAMES_SHOWN, name_list
+from loradash.domain.dataset_manifest import DatasetFile, Upload
 from loradash.domain.media_types import media_type
 from loradash.domain.sizes import counted, size_text
 from loradash.services.datasets.manifests import Swap
 from loradash.storage import keys
-
-_NAMES_SHOWN = 10
 
 
 class StoredFile(BaseModel):
@@ -144,16 +144,10 @@ def completeness_warnings(files: Sequence[DatasetFile]) -> list[str]:
         if file.sha256:
             groups.setdefault(file.sha256, []).append(file.name)
     doubles = [names for names in groups.values() if len(names) > 1]
-    warnings += [f"identical images: {name_list(names)}" for names in doubles[:_NAMES_SHOWN]]
-    if len(doubles) > _NAMES_SHOWN:
-        warnings.append(f"{len(doubles) - _NAMES_SHOWN} more groups of identical images")
+    warnings += [f"identical images: {name_list(names)}" for names in doubles[:NAMES_SHOWN]]
+    if len(doubles) > NAMES_SHOWN:
+        warnings.append(f"{len(doubles) - NAMES_SHOWN} more groups of identical images")
     return warnings
-
-
-def name_list(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _stored(

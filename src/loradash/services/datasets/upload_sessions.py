@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from loradash.domain.dataset_manifest import Content, DatasetFile, DatasetManifest, file_type
+from loradash.domain.dataset_files import file_type
+from loradash.domain.dataset_manifest import Content, DatasetFile, DatasetManifest
 from loradash.domain.ids import new_upload_id
 from loradash.domain.media_types import media_type
 from loradash.domain.requests import AnnouncedFile, CreateUploadRequest

@@ -20,8 +20,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from zipfile import ZipFile, ZipInfo
 
-from loradash.domain.dataset import IMAGE_SUFFIXES
-from loradash.domain.dataset_manifest import CAPTION_SUFFIX, OTHER_SUFFIXES
+from loradash.domain.dataset_files import (
+    CAPTION_SUFFIXES,
+    IMAGE_KINDS,
+    IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+)
+from loradash.domain.dataset_findings import name_list
 from loradash.domain.request_fields import check_file_names, file_name, shown
 from loradash.domain.sizes import size_text
 from loradash.errors import InvalidRequest
@@ -34,7 +39,6 @@ from loradash.services.datasets.upload_checks import (
     check_number,
     too_large,
 )
-from loradash.services.datasets.upload_results import name_list
 
 MAX_RATIO = 200
 """How many times its own size a zip file may unpack to; images and captions stay far below."""
@@ -51,7 +55,7 @@ _PROBLEMS_SHOWN = 20
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # flags: encrypted, strongly encrypted, with hidden headers
 _UTF8_NAME = 0x800
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
-_KNOWN_SUFFIXES = IMAGE_SUFFIXES | OTHER_SUFFIXES | {CAPTION_SUFFIX}
+_KNOWN_SUFFIXES = IMAGE_SUFFIXES | OTHER_SUFFIXES | set(CAPTION_SUFFIXES)
 _ARCHIVE_SUFFIXES = frozenset({".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip"})
 _SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 _UNREADABLE = (
@@ -273,7 +277,7 @@ def _checked_names(kept: Sequence[_Entry], limits: UploadLimits) -> list[str]:
     if not kept:
         raise InvalidRequest(
             "zip file: no images or captions in it",
-            remedy="Put jpg, png, webp or bmp images into it, each with a .txt caption.",
+            remedy=f"Put {IMAGE_KINDS} images into it, each with a .txt caption.",
         )
     check_number(len(kept), limits)
     names, problems = [], []

@@ -19,6 +19,8 @@ from loradash.datasets.changes import changes, summary
 from loradash.datasets.folder import combined_hash, require_usable, scan
 from loradash.datasets.images import fit, open_image
 from loradash.domain.dataset import DatasetReport
+from loradash.domain.dataset_findings import findings, name_list
+from loradash.domain.sizes import counted
 from loradash.domain.training_config import DatasetSection, TrainingConfig
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.emitter import Emitter
@@ -134,8 +136,12 @@ def items_of(
         if plan.skip:
             emitter.warn(
                 "images_skipped",
-                f"{len(plan.skip)} images are left out: {', '.join(plan.skip[:5])}",
+                f"{counted(len(plan.skip), 'image')} that can't be used "
+                f"{'is' if len(plan.skip) == 1 else 'are'} left out: {name_list(plan.skip)}",
             )
+    for report in reports:
+        for finding in findings(report):
+            emitter.warn(finding.code, f"{report.folder}: {finding.text}")
     trigger_word = job.config.trigger_word
     items: list[Item] = []
     for report, section in zip(reports, sections, strict=True):
