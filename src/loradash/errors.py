@@ -162,6 +162,12 @@ class LossNotFinite(LoradashError):
     code = "loss_not_finite"
 
 
+class ImageNotFinite(LoradashError):
+    """An image became NaN or infinite while it was drawn."""
+
+    code = "image_not_finite"
+
+
 class DiskFull(LoradashError):
     """The disk ran full; nothing that was complete before is harmed."""
 

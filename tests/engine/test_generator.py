@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from loradash.domain.events import Event
-from loradash.domain.generation import SCHEDULERS, AdapterUse, GenerationRequest
+from loradash.domain.generation import AdapterUse, GenerationRequest
+from loradash.domain.schedulers import SCHEDULERS
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.runtime.supervisor import StopRequest
 from loradash.runtime.warm_pipeline import WarmPipeline
@@ -185,12 +186,6 @@ def test_adapter_for_another_model_is_refused_and_the_next_request_works(
     assert ending.type == "failed"
     assert ending.code == "adapter_invalid"
     assert np.array_equal(generator.image(), plain)
-
-
-def test_size_that_the_model_cannot_draw_is_refused(generator: Generator) -> None:
-    ending = generator.ask(width=33)
-    assert (ending.type, ending.code) == ("failed", "config_invalid")
-    assert "32" in ending.remedy
 
 
 def test_cancel_stops_between_two_denoising_steps_and_keeps_the_pipeline(

@@ -8,11 +8,9 @@ from hypothesis import strategies as st
 
 from loradash.domain.generation import (
     MAX_IMAGES,
-    SCHEDULERS,
     GenerationRequest,
     image_name,
     parse_generation_text,
-    scheduler_name,
 )
 from loradash.errors import InvalidAdapter, InvalidConfig, LoradashError
 from loradash.services.generation import parse_adapter_use
@@ -152,14 +150,28 @@ def test_a_training_config_is_sent_to_the_right_command():
     assert "loradash train" in refusal("job: extension\nconfig: {}")
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_our_own_scheduler_names_are_kept(name):
-    assert scheduler_name(name) == name
+def test_a_scheduler_is_known_by_the_names_of_other_programs():
+    assert parse(scheduler="DPM++ 2M Karras").scheduler == "dpm++_2m_karras"
+    assert parse_generation_text(ai_toolkit({"sampler": "k_dpmsolver++"})).scheduler == (
+        "dpm++_2m_karras"
+    )
 
 
-@pytest.mark.parametrize("name", ["flowmatch", "", "unheard of"])
-def test_an_unknown_sampler_means_the_base_models_own(name):
-    assert scheduler_name(name) == "default"
+def test_an_unheard_of_scheduler_is_refused_with_the_nearest():
+    text = refusal(yaml.safe_dump({**OWN, "scheduler": "dpm++_2m_karas"}))
+    assert "did you mean 'dpm++_2m_karras'" in text
+    assert "did you mean 'heun'" in refusal(ai_toolkit({"sampler": "heum"}))
+
+
+def test_a_side_that_is_no_multiple_of_8_is_refused_with_the_two_nearest():
+    text = refusal(yaml.safe_dump({**OWN, "width": 65, "height": 33}))
+    assert "width: isn't a multiple of 8: give 64 or 72" in text
+    assert "height: isn't a multiple of 8: give 32 or 40" in text
+
+
+@pytest.mark.parametrize(("given", "drawn"), [(512, 512), (100, 96), (60, 64), (20, 64), (8, 8)])
+def test_a_side_in_ai_toolkits_job_is_rounded_as_there(given, drawn):
+    assert parse_generation_text(ai_toolkit({"width": given})).width == drawn
 
 
 def test_image_names_stay_in_their_folder_and_sort_by_number():

@@ -80,6 +80,9 @@ class ScriptedEngine:
     def check_base_model(self, name):
         find_base_model(name)
 
+    def check_generation(self, request):
+        pass
+
     def artifacts(self, folder):
         return [Artifact("lora", path) for path in sorted(folder.glob("lora/*"))]
 

@@ -1,12 +1,14 @@
 """What to generate: prompts, adapters and sampling settings; and ai-toolkit's ``job: generate``."""
 
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, Self, cast, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from loradash.domain import ai_toolkit_keys
+from loradash.domain.image_size import ImageSide, rounded_side
 from loradash.domain.names import Name
+from loradash.domain.schedulers import MAX_STEPS, AnySchedulerName
 from loradash.domain.schema import Section, validate
 from loradash.domain.training_config import (
     RANDOM_SEED,
@@ -20,23 +22,6 @@ from loradash.domain.training_config import (
 from loradash.domain.training_text import refuse_template_text, with_name_filled
 from loradash.domain.yaml_text import load_mapping
 from loradash.errors import InvalidConfig
-
-SchedulerName = Literal[
-    "default",
-    "ddim",
-    "ddpm",
-    "euler",
-    "euler_a",
-    "heun",
-    "pndm",
-    "dpm++_2m",
-    "dpm++_2m_karras",
-    "dpm++_sde",
-    "unipc",
-    "lcm",
-]
-
-SCHEDULERS: tuple[str, ...] = get_args(SchedulerName)
 
 MAX_IMAGES = 1000
 MAX_WEIGHT = 10.0
@@ -69,11 +54,11 @@ class GenerationRequest(BaseModel):
     seed: Annotated[Seed | None, BeforeValidator(_none_if_random)] = Field(
         None, description="None or -1 draws one at random and reports it"
     )
-    steps: int = Field(20, ge=1, le=500)
+    steps: int = Field(20, ge=1, le=MAX_STEPS)
     guidance_scale: float = Field(7.0, ge=0, le=100)
-    width: Pixels | None = Field(None, description="default: the base model's own size")
-    height: Pixels | None = None
-    scheduler: SchedulerName = "default"
+    width: ImageSide | None = Field(None, description="default: the base model's own size")
+    height: ImageSide | None = None
+    scheduler: AnySchedulerName = "default"
     precision: AnyPrecision = "auto"
     name: Name = "image"
 
@@ -107,7 +92,7 @@ class _GenerateSection(Section):
     neg: Annotated[Text, BeforeValidator(lambda value: value or "")] = ""
     seed: int = Field(-1, ge=-1)
     guidance_scale: float = Field(7.0, ge=0, le=100)
-    sample_steps: int = Field(20, ge=1, le=500)
+    sample_steps: int = Field(20, ge=1, le=MAX_STEPS)
     sampler: str = "default"
     ext: Annotated[Literal["png"], BeforeValidator(_png_ending)] = "png"
     num_repeats: int = Field(1, ge=1, le=MAX_IMAGES)
@@ -169,11 +154,6 @@ def parse_generation_text(text: str) -> GenerationRequest:
     return _from_process(process.name, process.process[0])
 
 
-def scheduler_name(text: str) -> SchedulerName:
-    """Return the scheduler of this name; ai-toolkit's other samplers mean the base model's own."""
-    return cast(SchedulerName, text) if text in SCHEDULERS else "default"
-
-
 def _from_process(name: str, process: _GenerationProcess) -> GenerationRequest:
     generate, model = process.generate, process.model
     adapters = [{"path": model.lora_path, "weight": model.lora_scale}] if model.lora_path else []
@@ -189,9 +169,9 @@ def _from_process(name: str, process: _GenerationProcess) -> GenerationRequest:
             "seed": None if generate.seed < 0 else generate.seed,
             "steps": generate.sample_steps,
             "guidance_scale": generate.guidance_scale,
-            "width": generate.width,
-            "height": generate.height,
-            "scheduler": scheduler_name(generate.sampler),
+            "width": rounded_side(generate.width),
+            "height": rounded_side(generate.height),
+            "scheduler": generate.sampler,
             "precision": process.dtype,
         },
         "generation config",

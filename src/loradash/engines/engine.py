@@ -58,6 +58,13 @@ class Engine(Protocol):
         """Check that a base model is there, or may be downloaded. Raises `InvalidBaseModel`."""
         ...
 
+    def check_generation(self, request: GenerationRequest) -> None:
+        """Check that the base model can draw what is asked for, as far as that is known now.
+
+        Starts nothing and loads nothing. Raises `InvalidConfig` and `InvalidBaseModel`.
+        """
+        ...
+
     def write_training_job(
         self,
         process_id: str,

@@ -80,6 +80,7 @@ class GenerationService:
         base_model = request.base_model
         places.check(base_model, InvalidBaseModel, "base_model")
         self._engine.check_base_model(base_model)
+        self._engine.check_generation(request)
         if base_model not in EMBEDDED_BASE_MODELS:
             base_model = full_path(base_model)
         uses = tuple(

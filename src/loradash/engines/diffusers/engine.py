@@ -16,6 +16,7 @@ from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers import support
 from loradash.engines.diffusers.adapter_layers import read_adapter_layout
+from loradash.engines.diffusers.drawing_limits import drawing_limits
 from loradash.engines.diffusers.families import find_base_model, fingerprint
 from loradash.engines.diffusers.inspection import inspect
 from loradash.engines.diffusers.job import (
@@ -29,7 +30,7 @@ from loradash.engines.diffusers.job import (
     TrainingJob,
 )
 from loradash.engines.engine import Artifact, Checkpoint, Command
-from loradash.errors import EngineUnavailable, InvalidAdapter, InvalidCheckpoint
+from loradash.errors import EngineUnavailable, InvalidAdapter, InvalidCheckpoint, InvalidConfig
 from loradash.paths import local_path
 
 
@@ -47,18 +48,27 @@ class DiffusersEngine:
     def check_training(self, config: TrainingConfig) -> tuple[str, ...]:
         """Check what can be checked without torch; see `Engine.check_training`."""
         model = config.process.model
-        inspect(
-            find_base_model(
-                model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
-            )
+        source = find_base_model(
+            model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
         )
+        inspect(source)
         if lora := config.process.network.pretrained_lora_path:
             self.adapter_metadata(local_path(lora, InvalidAdapter, "network.pretrained_lora_path"))
-        return support.check(config) + support.warnings_about_machine(config, self._device)
+        warnings = support.check(config, drawing_limits(source))
+        return warnings + support.warnings_about_machine(config, self._device)
 
     def check_base_model(self, name: str) -> None:
         """See `Engine.check_base_model`."""
         inspect(find_base_model(name))
+
+    def check_generation(self, request: GenerationRequest) -> None:
+        """See `Engine.check_generation`."""
+        limits = drawing_limits(find_base_model(request.base_model))
+        if problem := limits.problem(request.steps, "steps"):
+            raise InvalidConfig(
+                f"the base model can't draw this: {problem}",
+                remedy="Correct the request.",
+            )
 
     def write_training_job(
         self,

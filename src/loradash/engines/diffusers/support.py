@@ -6,7 +6,9 @@ from importlib.util import find_spec
 from loradash.domain.optimizers import LEAST_OWN_RATE, kind_of
 from loradash.domain.schema import Section
 from loradash.domain.training_config import TrainingConfig
+from loradash.engines.diffusers.drawing_limits import UNKNOWN_LIMITS, DrawingLimits
 from loradash.engines.diffusers.families import FAMILIES
+from loradash.engines.diffusers.preview_checks import check_previews
 from loradash.errors import InvalidConfig
 
 # What these ask for is a different training; ignoring them would waste the user's GPU hours.
@@ -40,7 +42,7 @@ _QUIET = {
 _PROMPT_FLAG = re.compile(r"(?:^|\s)--[a-z_]+(?=\s|$)")
 
 
-def check(config: TrainingConfig) -> tuple[str, ...]:
+def check(config: TrainingConfig, limits: DrawingLimits = UNKNOWN_LIMITS) -> tuple[str, ...]:
     """Return a sentence for each setting without effect; raise `InvalidConfig` for others."""
     process = config.process
     sections: list[tuple[str, str, Section]] = [
@@ -63,6 +65,9 @@ def check(config: TrainingConfig) -> tuple[str, ...]:
             elif not key.startswith("is_"):
                 warnings.append(f"{path}.{key} has no effect in the diffusers engine")
     refused += _other_families(config)
+    previews = check_previews(config, limits)
+    refused += previews.problems
+    warnings += previews.warnings
     if refused:
         raise InvalidConfig(
             "training config: settings that this engine can't follow",

@@ -11,16 +11,17 @@ import torch
 
 from loradash.datasets.captions import with_trigger
 from loradash.domain.events import SampleWritten
-from loradash.domain.generation import scheduler_name
+from loradash.domain.image_size import rounded_side
+from loradash.domain.schedulers import scheduler_name
 from loradash.domain.training_config import SampleItem, SampleSection
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
-from loradash.engines.diffusers.child.sampling import Drawing, draw, save_image, set_scheduler
+from loradash.engines.diffusers.child.sampling import Drawing, draw, one_color, save_image
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.child.trainer import Trainer
 from loradash.engines.diffusers.job import SAMPLES_FOLDER, TrainingJob
-from loradash.errors import DiskFull, Interrupted, LoradashError
+from loradash.errors import DiskFull, ImageNotFinite, Interrupted, LoradashError
 
 
 class Previews:
@@ -76,7 +77,6 @@ class Previews:
         return step >= start and (step % every == 0 or step == train.updates)
 
     def _draw(self, step: int) -> None:
-        set_scheduler(self._architecture, scheduler_name(self._sample.sampler), self._own_scheduler)
         for index, (item, multiplier) in enumerate(self._items):
             self._stop.check()
             name = f"step-{step:09d}-{index}.{self._sample.format}"
@@ -84,8 +84,16 @@ class Previews:
             if path.is_file():
                 continue
             drawing = self._drawing(item, multiplier, index)
-            with self._trainer.saved_weights(), self._trainer.scaled(multiplier):
-                image = draw(self._architecture, drawing, self._dtype, self._stop)
+            try:
+                with self._trainer.saved_weights(), self._trainer.scaled(multiplier):
+                    image = draw(
+                        self._architecture, drawing, self._own_scheduler, self._dtype, self._stop
+                    )
+            except ImageNotFinite as error:  # the others may well be fine
+                self._emitter.warn("sampling_failed", f"{name}: {error.message}")
+                continue
+            if color := one_color(image):
+                self._emitter.warn("image_one_color", f"{name}: every pixel is {color}")
             save_image(image, path, drawing)
             self._emitter.emit(
                 SampleWritten(
@@ -105,8 +113,8 @@ class Previews:
             guidance_scale=sample.guidance_scale
             if item.guidance_scale is None
             else item.guidance_scale,
-            width=item.width or sample.width,
-            height=item.height or sample.height,
+            width=rounded_side(item.width or sample.width),
+            height=rounded_side(item.height or sample.height),
             scheduler=scheduler_name(sample.sampler),
             base_model=self._job.base_model.name,
             adapters=((self._job.config.name, multiplier),),

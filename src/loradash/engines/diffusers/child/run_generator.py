@@ -21,7 +21,7 @@ from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
 from loradash.engines.diffusers.child.library_warnings import library_warnings
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
-from loradash.engines.diffusers.child.sampling import Drawing, draw, save_image, set_scheduler
+from loradash.engines.diffusers.child.sampling import Drawing, draw, one_color, save_image
 from loradash.engines.diffusers.child.stop import StopSignal, stdin_lines
 from loradash.engines.diffusers.families import BaseModelSource
 from loradash.engines.diffusers.job import (
@@ -133,7 +133,6 @@ class LoadedPipeline:
         stop.check()
         width, height = _size(request, architecture)
         self._use_adapters(architecture, line.adapters)
-        set_scheduler(architecture, request.scheduler, self._own_scheduler)
         first_seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         total = len(request.prompts) * request.num_images
         done = frozenset(line.done)
@@ -159,8 +158,10 @@ class LoadedPipeline:
                     base_model=line.base_model.name,
                     adapters=tuple((use.path.stem, use.weight) for use in line.adapters),
                 )
-                image = draw(architecture, drawing, DTYPES[precision], stop)
+                image = draw(architecture, drawing, self._own_scheduler, DTYPES[precision], stop)
                 path = line.folder / image_name(request.name, index)
+                if color := one_color(image):
+                    self._emitter.warn("image_one_color", f"{path.name}: every pixel is {color}")
                 save_image(image, path, drawing)
                 self._emitter.emit(
                     ImageWritten(
@@ -242,11 +243,4 @@ class LoadedPipeline:
 
 def _size(request: GenerationRequest, architecture: Architecture) -> tuple[int, int]:
     default = architecture.default_size()
-    width, height = request.width or default, request.height or default
-    for key, value in (("width", width), ("height", height)):
-        if value % 8:
-            raise InvalidConfig(
-                f"{key}: {value} isn't a multiple of 8",
-                remedy=f"Use {value // 8 * 8} or {value // 8 * 8 + 8}.",
-            )
-    return width, height
+    return request.width or default, request.height or default

@@ -1,35 +1,22 @@
 """Drawing images with a loaded pipeline, the same way in training previews and in generation."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
+import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import loradash
-from loradash.domain.generation import SchedulerName
+from loradash.domain.schedulers import SchedulerName
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.precision import autocast
+from loradash.engines.diffusers.child.schedulers import make_scheduler
 from loradash.engines.diffusers.child.stop import StopSignal
-
-_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "pndm": ("PNDMScheduler", {}),
-    "dpm++_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpm++_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-    "dpm++_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "lcm": ("LCMScheduler", {}),
-}
+from loradash.errors import ImageNotFinite
 
 
 @dataclass(frozen=True)
@@ -63,31 +50,28 @@ class Drawing:
         return {**vars(self), "version": loradash.__version__}
 
 
-def set_scheduler(architecture: Architecture, name: SchedulerName, own: Any) -> None:
-    """Put a scheduler into the pipeline, with the noise schedule of the base model's own."""
-    kind, options = _SCHEDULERS.get(name, ("", {}))
-    scheduler = type(own) if not kind else getattr(diffusers, kind)
-    architecture.pipeline.scheduler = scheduler.from_config(own.config, **options)
-
-
 def draw(
     architecture: Architecture,
     drawing: Drawing,
+    own_scheduler: Any,
     dtype: torch.dtype,
     stop: StopSignal,
-    on_step: Callable[[int], None] | None = None,
 ) -> Image.Image:
     """Draw one image. The start noise depends on the seed and the size alone.
 
-    Raises `Interrupted` between two denoising steps once the end is asked for.
+    ``own_scheduler`` is the base model's; the pipeline keeps the one that is drawn with. Raises
+    `Interrupted` between two denoising steps once the end is asked for, `InvalidConfig` for steps
+    that the scheduler can't take, and `ImageNotFinite`.
     """
 
-    def after_step(_pipeline: Any, step: int, _timestep: Any, kwargs: dict[str, Any]) -> Any:
+    def after_step(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> Any:
         stop.check()
-        if on_step:
-            on_step(step + 1)
-        return kwargs
+        if not torch.isfinite(tensors["latents"]).all():
+            raise _not_finite(drawing, f"at step {step + 1} of {drawing.steps}")
+        return tensors
 
+    pipeline: Any = architecture.pipeline
+    pipeline.scheduler = make_scheduler(drawing.scheduler, own_scheduler, drawing.steps)
     arguments = architecture.call_arguments(
         prompt=drawing.prompt,
         negative_prompt=drawing.negative_prompt or None,
@@ -96,12 +80,31 @@ def draw(
         width=drawing.width,
         height=drawing.height,
         generator=torch.Generator("cpu").manual_seed(drawing.seed),
+        output_type="np",
     )
-    device = architecture.pipeline.device
-    with torch.no_grad(), autocast(device, dtype):
-        output = architecture.pipeline(**arguments, callback_on_step_end=after_step)
-    image: Image.Image = output.images[0]
+    with torch.no_grad(), autocast(pipeline.device, dtype):
+        output = pipeline(**arguments, callback_on_step_end=after_step)
+    pixels = output.images  # (1, height, width, 3) in 0..1
+    if not np.isfinite(pixels).all():
+        raise _not_finite(drawing, "in the autoencoder")
+    image: Image.Image = pipeline.image_processor.numpy_to_pil(pixels)[0]
     return image
+
+
+def _not_finite(drawing: Drawing, where: str) -> ImageNotFinite:
+    return ImageNotFinite(
+        f"the image of {drawing.prompt[:60]!r} became NaN or infinite {where}",
+        remedy="Check base model and adapters, lower the adapters' weights or the guidance scale, "
+        "use another scheduler, or precision fp32.",
+    )
+
+
+def one_color(image: Image.Image) -> str:
+    """Return the color as ``#rrggbb`` if all pixels have it, or ''."""
+    extrema = image.convert("RGB").getextrema()
+    if any(low != high for low, high in extrema):  # type: ignore[misc]
+        return ""
+    return "#" + "".join(f"{low:02x}" for low, _ in extrema)  # type: ignore[misc]
 
 
 def save_image(image: Image.Image, path: Path, drawing: Drawing) -> None:

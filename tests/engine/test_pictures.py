@@ -1,0 +1,117 @@
+"""Pictures that went wrong: told by name, in generations and in previews."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from loradash.domain.generation import GenerationRequest
+from loradash.engines.diffusers.child import previews
+from loradash.engines.diffusers.child.run_generator import LoadedPipeline
+from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.diffusers.families import find_base_model
+from loradash.engines.diffusers.job import Generate
+from loradash.errors import ImageNotFinite
+from tests.engine.conftest import LocalTraining, Recorder
+
+Start = Callable[..., LocalTraining]
+Draw = Callable[..., Recorder]
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_base: Path) -> tuple[LoadedPipeline, Recorder]:
+    recorder = Recorder()
+    return LoadedPipeline("cpu", True, recorder), recorder  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def draw(loaded: tuple[LoadedPipeline, Recorder], tiny_base: Path, tmp_path: Path) -> Draw:
+    pipeline, recorder = loaded
+
+    def ask(**fields: Any) -> Recorder:
+        recorder.events.clear()
+        request = GenerationRequest(
+            **{
+                "base_model": str(tiny_base), "prompts": ("a blob",), "steps": 2, "width": 32,
+                "height": 32, "seed": 1, "guidance_scale": 3, **fields,
+            }
+        )  # fmt: skip
+        line = Generate(
+            request_id="one", request=request, base_model=find_base_model(str(tiny_base)),
+            adapters=(), folder=tmp_path,
+        )  # fmt: skip
+        pipeline.generate(line, StopSignal())
+        return recorder
+
+    return ask
+
+
+@pytest.fixture
+def damaged(loaded: tuple[LoadedPipeline, Recorder], draw: Draw) -> Iterator[Callable[..., None]]:
+    """Set a weight of the loaded base model; put back afterwards."""
+    draw()
+    kept: list[tuple[Any, Any]] = []
+
+    def damage(part: str, name: str, value: float) -> None:
+        architecture = loaded[0]._architecture
+        assert architecture is not None
+        weight = dict(getattr(architecture.pipeline, part).named_parameters())[name]
+        kept.append((weight, weight.detach().clone()))
+        with torch.no_grad():
+            weight.fill_(value)
+
+    yield damage
+    for weight, before in kept:
+        with torch.no_grad():
+            weight.copy_(before)
+
+
+def test_latents_that_become_nan_fail_by_name_at_their_first_step(
+    draw: Draw, damaged: Callable[..., None], tmp_path: Path
+) -> None:
+    before = list(tmp_path.iterdir())
+    damaged("unet", "conv_in.bias", float("nan"))
+    with pytest.raises(ImageNotFinite, match="'a blob' became NaN or infinite at step 1 of 2"):
+        draw()
+    assert list(tmp_path.iterdir()) == before
+
+
+def test_pixels_that_become_nan_fail_by_name(draw: Draw, damaged: Callable[..., None]) -> None:
+    damaged("vae", "decoder.conv_out.bias", float("nan"))
+    with pytest.raises(ImageNotFinite, match="in the autoencoder"):
+        draw()
+
+
+def test_an_image_of_one_color_is_a_warning_with_its_name(
+    draw: Draw, damaged: Callable[..., None]
+) -> None:
+    assert draw().of("warning") == []
+    damaged("vae", "decoder.conv_out.bias", 50.0)
+    (warning,) = draw().of("warning")
+    assert warning.code == "image_one_color"
+    assert warning.message == "image_0000.png: every pixel is #ffffff"
+
+
+def test_a_preview_that_becomes_nan_costs_itself_alone(
+    start: Start, tiny_base: Path, square_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = previews.draw
+
+    def broken(architecture: Any, drawing: Any, *rest: Any) -> Any:
+        if drawing.prompt == "bad":
+            raise ImageNotFinite("the image became NaN")
+        return drawn(architecture, drawing, *rest)
+
+    monkeypatch.setattr(previews, "draw", broken)
+    recorder = start(
+        dataset=str(square_dataset), base_model=str(tiny_base), steps=1, sample_steps=1,
+        sample_prompts=["bad", "good"], sample_size=32,
+    ).run()  # fmt: skip
+    assert [event.prompt for event in recorder.of("sample")] == ["good", "good"]
+    failed = [event for event in recorder.of("warning") if event.code == "sampling_failed"]
+    assert [event.message for event in failed] == [
+        "step-000000000-0.png: the image became NaN", "step-000000001-0.png: the image became NaN"
+    ]  # fmt: skip
+    assert recorder.of("done")

@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loradash.domain.generation import GenerationRequest
+from loradash.domain.training_config import TrainingConfig
+from loradash.domain.training_text import parse_training
+from loradash.engines.diffusers.drawing_limits import DrawingLimits, drawing_limits
+from loradash.engines.diffusers.engine import DiffusersEngine
+from loradash.engines.diffusers.families import find_base_model
+from loradash.engines.diffusers.preview_checks import check_previews
+from loradash.engines.diffusers.support import check
+from loradash.errors import InvalidConfig
+
+
+def training(base_model: str = "emoji-base", **sample: Any) -> TrainingConfig:
+    document: dict[str, Any] = {"dataset": "images", "base_model": base_model}
+    overrides = {f"sample.{key}": value for key, value in sample.items()}
+    return parse_training({**document, "sample_prompts": ["a cat"]}, overrides)
+
+
+@pytest.fixture
+def short_schedule(tmp_path: Path) -> str:
+    """A base model whose noise schedule has 20 steps."""
+    folder = tmp_path / "short"
+    (folder / "scheduler").mkdir(parents=True)
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    config = json.dumps({"num_train_timesteps": 20})
+    (folder / "scheduler/scheduler_config.json").write_text(config)
+    return str(folder)
+
+
+def test_a_preview_side_that_is_rounded_is_mentioned_with_its_key() -> None:
+    findings = check_previews(
+        training(width=100, height=64, samples=[{"prompt": "x", "height": 60}]), DrawingLimits()
+    )
+    assert findings.warnings == [
+        "sample.width: 100 isn't a multiple of 8; 96 is used",
+        "sample.samples[0].height: 60 isn't a multiple of 8; 64 is used",
+    ]
+    assert findings.problems == []
+
+
+def test_a_sampler_that_nobody_knows_is_a_problem_and_a_foreign_one_a_warning() -> None:
+    (problem,) = check_previews(training(sampler="euler_x"), DrawingLimits()).problems
+    assert problem.startswith("sample.sampler: 'euler_x' isn't a scheduler; did you mean 'euler")
+    (warning,) = check_previews(training(sampler="lms"), DrawingLimits()).warnings
+    assert "euler, which comes nearest, is used" in warning
+
+
+def test_previews_that_are_not_drawn_are_not_looked_at() -> None:
+    off = training(sampler="nonsense", width=100, prompts=[])
+    assert check_previews(off, DrawingLimits()) == ([], [])
+
+
+def test_steps_that_the_base_model_does_not_have_are_refused_before_it_is_loaded(
+    short_schedule: str,
+) -> None:
+    engine = DiffusersEngine(device="cpu", threads=1, offline=True)
+    limits = drawing_limits(find_base_model(short_schedule))
+    with pytest.raises(InvalidConfig) as caught:
+        check(training(short_schedule, sample_steps=20), limits)
+    (problem,) = caught.value.problems
+    assert problem.startswith("sample.sample_steps: 20 steps, but the base model's noise schedule")
+    request = GenerationRequest(base_model=short_schedule, prompts=("x",), steps=20)
+    with pytest.raises(InvalidConfig, match=r"steps: 20 steps.*at most 19"):
+        engine.check_generation(request)
+    engine.check_generation(request.model_copy(update={"steps": 19}))
+
+
+def test_the_embedded_base_model_takes_all_steps_that_may_be_asked_for() -> None:
+    assert drawing_limits(find_base_model("emoji-base")).max_steps == 999
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"num_train_timesteps": "many"}'])
+def test_a_damaged_scheduler_config_sets_no_limit(short_schedule: str, text: str) -> None:
+    Path(short_schedule, "scheduler/scheduler_config.json").write_text(text)
+    assert drawing_limits(find_base_model(short_schedule)).max_steps is None
