@@ -67,6 +67,12 @@ class Target:
             [("train_a", "cats")],
         ),
         (
+            completion.adapter_names,
+            {"models": [{"process_id": "train_a", "name": "tray"},
+                        {"process_id": "train_b", "name": "cats"}]},
+            [("train_a", "tray"), ("tray", "train_a"), ("train_b", "cats")],
+        ),
+        (
             completion.dataset_names,
             {"datasets": [{"name": "tra", "total_images": 3}, {"name": "b", "total_images": 1}]},
             [("tra", "3 images")],

@@ -29,6 +29,7 @@ from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.results import NewArtifact, ResultKeeper
 from loradash.runtime.supervisor import Limits
 from loradash.runtime.workspace import Workspace
+from loradash.services.adapters import AdapterService
 from loradash.services.datasets.editing import DatasetEditor
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.datasets.upload_sessions import UploadSessions
@@ -38,6 +39,7 @@ from loradash.services.health import HealthService
 from loradash.services.places import Places
 from loradash.services.processes import ProcessService
 from loradash.services.results import ResultService
+from loradash.services.stored_adapters import StoredAdapters
 from loradash.services.training import TrainingService
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
@@ -74,6 +76,9 @@ class World:
         self.clock = Clock()
         self.watch = LeaseWatch(600, look_every_s=5, clock=self.clock)
         processes = ProcessService(self.registry, self.store, executor, self.watch)
+        results = ResultService(
+            self.registry, self.store, self.workspace, max_inline_bytes, engine=self.engine
+        )
         self.services = Services(
             training=TrainingService(
                 self.engine, self.workspace, self.store, self.registry, self.datasets, limits
@@ -82,8 +87,9 @@ class World:
                 self.engine, no_pipeline, self.workspace, self.store, self.registry, limits
             ),
             processes=processes,
-            results=ResultService(
-                self.registry, self.store, self.workspace, max_inline_bytes, engine=self.engine
+            results=results,
+            adapters=AdapterService(
+                self.registry, self.store, results, StoredAdapters(self.registry, self.store)
             ),
             datasets=self.datasets,
             uploads=UploadSessions(self.store, self.datasets),

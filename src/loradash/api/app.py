@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
@@ -28,6 +28,7 @@ from loradash.api.jobs import JobService
 from loradash.api.uploads import make_router as make_uploads_router
 from loradash.domain import requests
 from loradash.domain.process import MAX_PRIORITY, MIN_PRIORITY
+from loradash.domain.request_fields import MAX_REFERENCE_CHARACTERS
 from loradash.errors import (
     ConflictingState,
     DiskFull,
@@ -82,6 +83,9 @@ class Server:
     cors_origins: tuple[str, ...] = ()
     names: frozenset[str] = LOCAL_NAMES
     max_request_bytes: int = 96 * 2**20
+
+
+_Adapter = Annotated[str, Path(max_length=MAX_REFERENCE_CHARACTERS)]
 
 
 class _Name(BaseModel):
@@ -178,14 +182,18 @@ def _add_routes(app: FastAPI, server: Server) -> None:
         services.processes.pause(False)
         return json_response({"paused": False})
 
-    @app.patch("/models/{process_id}", tags=["models"], summary="Change a model's shown name")
-    def rename(process_id: str, wanted: _Name) -> Response:
-        record = services.processes.rename(process_id, wanted.name)
+    @app.get("/models/{adapter:path}", tags=["models"], summary="A trained LoRA, by id or name")
+    def show_model(adapter: _Adapter) -> Response:
+        return json_response(services.adapters.show(adapter))
+
+    @app.patch("/models/{adapter:path}", tags=["models"], summary="Change a model's shown name")
+    def rename(adapter: _Adapter, wanted: _Name) -> Response:
+        record = services.adapters.rename(adapter, wanted.name)
         return json_response({"process_id": record.id, "name": record.name})
 
-    @app.delete("/models/{process_id}", tags=["models"], summary="Delete a trained LoRA")
-    def delete_model(process_id: str) -> Response:
-        return json_response(services.results.delete_model(process_id))
+    @app.delete("/models/{adapter:path}", tags=["models"], summary="Delete a trained LoRA")
+    def delete_model(adapter: _Adapter) -> Response:
+        return json_response(services.adapters.delete(adapter))
 
     @app.post("/queue/{process_id}/priority", tags=["queue"], summary="Change a process's priority")
     def priority(process_id: str, wanted: _Priority) -> Response:

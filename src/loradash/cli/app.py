@@ -8,6 +8,7 @@ import typer
 
 from loradash import __version__
 from loradash.cli import (
+    adapters_command,
     dataset_edit_commands,
     datasets_command,
     demo_command,
@@ -85,10 +86,20 @@ app.command("logs")(process_commands.logs)
 app.command("cancel")(_works(process_commands.cancel))
 app.command("resume")(_works(process_commands.resume))
 app.command("queue")(_works(process_commands.queue))
+adapters = typer.Typer(
+    help="List, show, rename, delete and download trained LoRAs.", no_args_is_help=True,
+    rich_markup_mode=None, context_settings=_HELP,
+)  # fmt: skip
+adapters.command("list")(adapters_command.list_)
+adapters.command("show")(adapters_command.show)
+adapters.command("rename")(_works(adapters_command.rename))
+adapters.command("delete")(_works(adapters_command.delete))
+adapters.command("download")(_works(adapters_command.download))
+app.add_typer(adapters, name="adapters")
 models = typer.Typer(invoke_without_command=True, rich_markup_mode=None, context_settings=_HELP)
-models.callback()(process_commands.models)
-models.command("rename")(_works(process_commands.rename_model))
-models.command("rm")(_works(process_commands.delete_model))
+models.callback()(adapters_command.models)  # the former name
+models.command("rename")(_works(adapters_command.rename))
+models.command("rm")(_works(adapters_command.delete))
 app.add_typer(models, name="models")
 datasets = typer.Typer(
     help="Check, upload and edit datasets.", no_args_is_help=True, rich_markup_mode=None,

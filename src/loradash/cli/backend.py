@@ -15,6 +15,7 @@ from loradash.settings import Settings
 if TYPE_CHECKING:
     import httpx2
 
+    from loradash.services.adapters import AdapterService
     from loradash.services.dispatch import Dispatcher
     from loradash.wiring.core import Core
 
@@ -47,11 +48,15 @@ class Backend(Protocol):
         """Show, pause or resume the queue."""
         ...
 
-    def rename_model(self, process_id: str, name: str) -> None:
+    def adapter(self, reference: str) -> dict[str, Any]:
+        """Return what is known of a trained LoRA, by its id or name."""
+        ...
+
+    def rename_adapter(self, reference: str, name: str) -> dict[str, Any]:
         """Change the name that a trained LoRA is shown with."""
         ...
 
-    def delete_model(self, process_id: str) -> None:
+    def delete_adapter(self, reference: str) -> dict[str, Any]:
         """Delete a trained LoRA."""
         ...
 
@@ -123,14 +128,23 @@ class LocalBackend:
         state: dict[str, Any] = self._processes.queue()
         return state
 
-    def rename_model(self, process_id: str, name: str) -> None:
-        """See `Backend.rename_model`."""
-        self._processes.rename(process_id, name)
+    def adapter(self, reference: str) -> dict[str, Any]:
+        """See `Backend.adapter`."""
+        return self._adapters.show(reference)
 
-    def delete_model(self, process_id: str) -> None:
-        """See `Backend.delete_model`."""
+    def rename_adapter(self, reference: str, name: str) -> dict[str, Any]:
+        """See `Backend.rename_adapter`."""
+        record = self._adapters.rename(reference, name)
+        return {"process_id": record.id, "name": record.name}
+
+    def delete_adapter(self, reference: str) -> dict[str, Any]:
+        """See `Backend.delete_adapter`."""
+        return self._adapters.delete(reference)
+
+    @property
+    def _adapters(self) -> "AdapterService":
         assert self._dispatcher
-        self._dispatcher.services.results.delete_model(process_id)
+        return self._dispatcher.services.adapters
 
     @property
     def _processes(self) -> Any:
@@ -217,13 +231,17 @@ class HttpBackend:
             self._send("POST", f"/queue/{action}")
         return self._send("GET", "/queue")
 
-    def rename_model(self, process_id: str, name: str) -> None:
-        """See `Backend.rename_model`."""
-        self._send("PATCH", f"/models/{quote(process_id, safe='')}", {"name": name})
+    def adapter(self, reference: str) -> dict[str, Any]:
+        """See `Backend.adapter`."""
+        return self._send("GET", f"/models/{quote(reference, safe='')}")
 
-    def delete_model(self, process_id: str) -> None:
-        """See `Backend.delete_model`."""
-        self._send("DELETE", f"/models/{quote(process_id, safe='')}")
+    def rename_adapter(self, reference: str, name: str) -> dict[str, Any]:
+        """See `Backend.rename_adapter`."""
+        return self._send("PATCH", f"/models/{quote(reference, safe='')}", {"name": name})
+
+    def delete_adapter(self, reference: str) -> dict[str, Any]:
+        """See `Backend.delete_adapter`."""
+        return self._send("DELETE", f"/models/{quote(reference, safe='')}")
 
     def _send(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         import httpx2

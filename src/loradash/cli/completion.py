@@ -33,6 +33,19 @@ def adapter_ids(incomplete: str) -> list[Completion]:
     )
 
 
+def adapter_names(incomplete: str) -> list[Completion]:
+    """Return the trainings that have an adapter, and the adapters' names."""
+    return _answered(
+        incomplete,
+        {"type": "list_models"},
+        lambda reply: (
+            pair
+            for one in reply["models"]
+            for pair in ((one["process_id"], one["name"]), (one["name"], one["process_id"]))
+        ),
+    )
+
+
 def dataset_names(incomplete: str) -> list[Completion]:
     """Return the stored datasets."""
     return _answered(

@@ -58,6 +58,8 @@ def check(
         print_labelled("bad", "red", f"{problem.relative_path}: {problem.message}")
     for name in report.missing_captions[:10]:
         print_labelled("caption", "yellow", f"{name} has no .{caption_ext} file")
+    for note in report.colour_notes[:10]:
+        print_labelled("colours", "yellow", note)
     for group in report.duplicates[:10]:
         print_labelled("same", "yellow", ", ".join(group))
     for finding in findings(report):

@@ -16,6 +16,7 @@ from loradash.cli.backend import Backend
 from loradash.cli.lines import say
 from loradash.cli.output_folder import OutputFolder, written
 from loradash.data import EMBEDDED_BASE_MODELS
+from loradash.domain.ids import is_process_id
 from loradash.errors import (
     InvalidAdapter,
     InvalidDataset,
@@ -120,6 +121,8 @@ def check_adapters(references: Sequence[str], settings: Settings) -> None:
 def base_model_of(target: Backend, reference: str) -> str:
     """Return the base model of a training that runs or has run there. Raises `NotFound`."""
     with contextlib.suppress(LookupError, TypeError):
+        if not is_process_id(reference):
+            return str(target.adapter(reference)["metadata"]["base_model"])
         shown = target.ask(type="process_status", process_id=reference)["config"]
         if name := shown["config"]["process"][0]["model"]["name_or_path"]:
             return str(name)
@@ -180,7 +183,7 @@ def follow(target: Backend, settings: Settings, wanted: Wanted, process_id: str)
     files, missing = _fetched(target, view, wanted.output)
     exit_code = _tell_end(view, files, wanted.as_json, missing)
     if missing:
-        to_stderr(str(missing))
+        to_stderr(*missing.lines)
     return exit_code or (1 if missing else 0)
 
 

@@ -1,19 +1,15 @@
-"""``loradash processes``, ``logs``, ``cancel``, ``resume``, ``queue`` and ``models``."""
+"""``loradash processes``, ``logs``, ``cancel``, ``resume`` and ``queue``."""
 
 import time
 from typing import Annotated, Any, Literal
 
 import typer
 
-from loradash.cli.completion import adapter_ids, process_ids
+from loradash.cli.completion import process_ids
 from loradash.cli.lines import say, say_json
-from loradash.visible_text import visible
 
 Json = Annotated[bool, typer.Option("--json", help="The reply as JSON.")]
 ProcessId = Annotated[str, typer.Argument(help="Id of the process.", autocompletion=process_ids)]
-ModelId = Annotated[
-    str, typer.Argument(help="Id of the training process.", autocompletion=adapter_ids)
-]
 
 
 def processes(
@@ -141,54 +137,6 @@ def _endpoint_lines(state: dict[str, Any]) -> list[str]:
         lines.append(f"RunPod endpoint {endpoint['id']}: workers: {counts}")
         lines += [endpoint["waits_for"]] if endpoint.get("waits_for") else []
     return lines + ([state["trouble"]] if state.get("trouble") else [])
-
-
-def models(context: typer.Context, as_json: Json = False) -> None:
-    """List the trained LoRAs, the newest first; rename or delete one."""
-    if context.invoked_subcommand:
-        return
-    from loradash.cli.output import to_stderr
-    from loradash.cli.terminal import print_table
-    from loradash.domain.sizes import size_text
-
-    with _backend() as backend:
-        reply = backend.ask(type="list_models")
-    if as_json:
-        say_json(reply)
-        return
-    rows = [
-        (
-            one["process_id"], one["name"], one["filename"], size_text(one["size"]),
-            one["metadata"]["trigger_word"] or "", one["metadata"]["base_model"] or "",
-            one["created_at"][:16].replace("T", " "),
-        )
-        for one in reply["models"]
-    ]  # fmt: skip
-    heads = ("process id", "name", "file", "size", "trigger word", "base model", "made")
-    print_table(heads, rows, "no trained LoRAs yet")
-    if note := reply.get("note"):
-        to_stderr(note)
-
-
-def rename_model(
-    process_id: ModelId, name: Annotated[str, typer.Argument(help="The new name.")]
-) -> None:
-    """Change the name that a trained LoRA is shown with. Its files keep theirs."""
-    with _backend() as backend:
-        backend.rename_model(process_id, name)
-    say(f"{process_id}: {name}")
-
-
-def delete_model(
-    process_id: ModelId,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
-) -> None:
-    """Delete a trained LoRA. The training's record, previews and checkpoints stay."""
-    if not yes:
-        typer.confirm(visible(f"Delete the LoRA of {process_id}?"), abort=True)
-    with _backend() as backend:
-        backend.delete_model(process_id)
-    say(f"deleted the LoRA of {process_id}")
 
 
 def _backend() -> Any:

@@ -144,6 +144,7 @@ class _Reader:
             caption=text,
             has_alpha=facts.has_alpha,
             has_more_frames=facts.has_more_frames,
+            colour_note=facts.colour_note,
         )
 
     def _caption(self, path: Path) -> str:

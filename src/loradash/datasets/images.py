@@ -17,6 +17,7 @@ from typing import IO, NamedTuple
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from loradash.datasets.colours import Colours, correct_transparent_colour
 from loradash.datasets.decoding import DecodingBudget, process_budget
 from loradash.domain.dataset_files import IMAGE_KINDS
 from loradash.errors import InvalidDataset
@@ -35,6 +36,7 @@ _COEFFICIENT_BYTES = 8  # of a pixel of a progressive JPEG: all are kept until i
 _DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 8, "AVIF": 14, "HEIF": 12}
 """What decoders take of a pixel beside the image: canvases, planes of up to 16 bits, and what they
 hand over."""
+_PROFILE_COPIES = 3  # the file's, the colour engine's, and the tables that it makes of it
 _SMALL_BYTES = {"1": 1, "L": 1, "P": 1}
 _DRAFT = 8  # what libjpeg can leave out at most, in each direction
 
@@ -54,11 +56,13 @@ class ImageFacts(NamedTuple):
     ``gif``, ``tiff``, ``avif`` or ``heif``."""
     has_more_frames: bool = False
     """Whether there is more in the file than the first frame or page, which is what is used."""
+    colour_note: str = ""
+    """What isn't followed of what the file says of its colours."""
 
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """An RGB image, rotated as its EXIF tag says."""
+    """An image in sRGB, rotated as its EXIF tag says."""
 
     pixels: Image.Image
     has_alpha: bool
@@ -79,19 +83,19 @@ def inspect_image(
             has_more_frames = _has_more_frames(image)
             image.load()
             has_alpha = image.has_transparency_data
-            _strip_rgb(image.crop((0, 0, 1, 1)))  # else it couldn't be trained
+            colours = Colours(image)
+            colours.rgb(image.crop((0, 0, 1, 1)))  # else it couldn't be trained
             turned = _upright(image)
             if turned is not image and (turned.width < turned.height) != (width < height):
                 width, height = height, width
             kind = _FORMAT_NAMES.get(image.format or "", "")
-            return ImageFacts(width, height, has_alpha, kind, has_more_frames)
+            return ImageFacts(width, height, has_alpha, kind, has_more_frames, colours.note)
 
 
 def open_image(data: bytes, name: str, budget: DecodingBudget | None = None) -> OpenedImage:
     """Decode an image completely.
 
-    Transparent areas become white: most pictures with alpha are cut-outs meant for a light page,
-    and dropping alpha would show whatever colour is stored beneath. Raises `InvalidDataset` that
+    Its colours become sRGB on white (`loradash.datasets.colours`). Raises `InvalidDataset` that
     names the file for anything but a whole image of a kind that is read, and `ImageTooLarge` for
     one of more than `MAX_PIXELS`, or that takes more memory than ``budget`` has; the process's by
     default.
@@ -99,10 +103,11 @@ def open_image(data: bytes, name: str, budget: DecodingBudget | None = None) -> 
     with _opened(data, name) as image, _room(image, image.size, name, _RGB_BYTES, budget):
         image.load()
         has_alpha, kind = image.has_transparency_data, _FORMAT_NAMES.get(image.format or "", "")
+        colours = Colours(image)
         upright = _upright(image)
         if upright is not image:
             image.close()  # frees its pixels
-        return OpenedImage(_rgb(upright, 1), has_alpha, kind)
+        return OpenedImage(_rgb(upright, colours, 1), has_alpha, kind)
 
 
 def open_small(
@@ -118,7 +123,7 @@ def open_small(
         factor = max(1, max(image.size) // (2 * side))
         with _room(image, size, name, 0 if factor > 1 else _RGB_BYTES, budget):
             image.load()
-            small = _rgb(image, factor)
+            small = _rgb(image, Colours(image), factor)
             small.info, orientation = {}, _orientation(image)
             if orientation != 1:
                 small.getexif()[ExifTags.Base.Orientation] = orientation
@@ -146,6 +151,7 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image.Image]:
             formats = (*_FORMATS, "HEIF")
         try:
             image = stack.enter_context(Image.open(file, formats=formats))
+            correct_transparent_colour(image)
             yield image
         except InvalidDataset:
             raise
@@ -202,6 +208,7 @@ def _room(
     pixels, decoded = size[0] * size[1], image.width * image.height
     stored = _SMALL_BYTES.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
     wanted = decoded * (stored + max(stored, more_bytes))  # it may have to be turned
+    wanted += _PROFILE_COPIES * len(image.info.get("icc_profile") or b"")
     if image.format in _DECODER_BYTES:
         wanted += _DECODER_BYTES[image.format] * decoded
     elif "progressive" in image.info:
@@ -244,9 +251,9 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image, factor: int) -> Image.Image:
+def _rgb(image: Image.Image, colours: Colours, factor: int) -> Image.Image:
     """Convert a decoded image, strip by strip, and make it ``factor`` times smaller by the way."""
-    if image.mode == "RGB" and not image.has_transparency_data:
+    if colours.changes_nothing:
         if factor > 1:
             return image.reduce(factor)
         return image if type(image) is Image.Image else image.copy()  # no file hangs on it
@@ -254,22 +261,6 @@ def _rgb(image: Image.Image, factor: int) -> Image.Image:
     width, height = image.size
     whole = Image.new("RGB", (-(-width // factor), -(-height // factor)))
     for top in range(0, height, rows):
-        strip = _strip_rgb(image.crop((0, top, width, min(height, top + rows))))
+        strip = colours.rgb(image.crop((0, top, width, min(height, top + rows))))
         whole.paste(strip.reduce(factor) if factor > 1 else strip, (0, top // factor))
     return whole
-
-
-def _strip_rgb(strip: Image.Image) -> Image.Image:
-    if strip.has_transparency_data:
-        rgba = strip.convert("RGBA")
-        white = Image.new("RGB", rgba.size, (255, 255, 255))
-        white.paste(rgba, mask=rgba)
-        return white
-    if strip.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white
-        strip = _grey(strip)
-    return strip.convert("RGB")
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits."""
-    return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")

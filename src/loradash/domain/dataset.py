@@ -23,6 +23,8 @@ class ImageFile(BaseModel):
     has_alpha: bool = False
     has_more_frames: bool = False
     """Whether its file is an animation or has several pages, of which only the first is used."""
+    colour_note: str = ""
+    """What isn't followed of what its file says of its colours."""
 
 
 class ImageProblem(BaseModel):
@@ -71,6 +73,11 @@ class DatasetReport(BaseModel):
     def only_first_frames(self) -> list[str]:
         """Images of which there is more in their files than is used."""
         return [image.relative_path for image in self.images if image.has_more_frames]
+
+    @property
+    def colour_notes(self) -> list[str]:
+        """What isn't followed of what files say of their colours, with their names."""
+        return [f"{one.relative_path}: {one.colour_note}" for one in self.images if one.colour_note]
 
     @property
     def duplicates(self) -> list[list[str]]:

@@ -24,6 +24,7 @@ from loradash.errors import InvalidRequest, LoradashError
 from loradash.executors.executor import Executor
 from loradash.runtime.owner import this_owner
 from loradash.runtime.patience import AWAY
+from loradash.services.adapters import AdapterService
 from loradash.services.datasets.editing import DatasetEditor
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.datasets.upload_sessions import UploadSessions
@@ -64,6 +65,7 @@ class Services:
     generation: GenerationService
     processes: ProcessService
     results: ResultService
+    adapters: AdapterService
     datasets: DatasetStore
     uploads: UploadSessions
     dataset_editor: DatasetEditor

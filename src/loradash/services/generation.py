@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from loradash.domain.generation import (
     AdapterUse,
     GenerationRequest,
 )
-from loradash.domain.ids import is_process_id, new_process_id, process_id_of
+from loradash.domain.ids import new_process_id, process_id_of
 from loradash.domain.process import ProcessRecord, Progress
 from loradash.domain.schema import validate
 from loradash.domain.yaml_text import dump_mapping, load_mapping
@@ -29,15 +29,14 @@ from loradash.errors import (
     ResultsNotStored,
 )
 from loradash.paths import full_path, local_path
-from loradash.registry.registry import ArtifactKind, Change, ProcessRegistry, StoredArtifact
+from loradash.registry.registry import Change, ProcessRegistry, StoredArtifact
 from loradash.runtime.attempt import Attempt, failure
-from loradash.runtime.manifests import read_manifest
 from loradash.runtime.supervisor import Limits
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.runtime.workspace import Workspace
 from loradash.services.adapter_files import AdapterFiles
 from loradash.services.places import ANYWHERE, Places
-from loradash.services.results import is_address
+from loradash.services.stored_adapters import StoredAdapters
 from loradash.services.submission import stored_config, submit
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
@@ -68,8 +67,8 @@ class GenerationService:
         self._store = store
         self._registry = registry
         self._limits = limits
-        self._address = address
         self._adapter_files = AdapterFiles(store, workspace, self._adapters_in)
+        self._stored = StoredAdapters(registry, store, address)
 
     def check(self, request: GenerationRequest, places: Places = ANYWHERE) -> GenerationRequest:
         """Check base model and adapters; return the request as it will be run.
@@ -144,11 +143,11 @@ class GenerationService:
     def find_adapter(self, reference: str) -> Path:
         """Return the verified file of an adapter, brought to this machine if it isn't here.
 
-        A reference is the id of the training that made it, the key of a result, alone or with our
-        bucket before it, or a path. Raises `InvalidAdapter`, `NotFound`, and `ResultsNotStored`
-        for an object that isn't what was stored.
+        A reference is the id of the training that made it, its name, the key of a result, alone or
+        with our bucket before it, or a path. Raises `InvalidAdapter`, `NotFound`, and
+        `ResultsNotStored` for an object that isn't what was stored.
         """
-        return self._file_of(reference, self._stored_adapter(reference))
+        return self._file_of(reference, self._stored.find(reference))
 
     def base_model_of(self, reference: str) -> str:
         """The base model that an adapter names as its own. Raises `InvalidAdapter` if none."""
@@ -199,11 +198,11 @@ class GenerationService:
 
     def check_adapter(self, reference: str, places: Places) -> str:
         """Return the reference, a path in full; raise if it isn't allowed or isn't an adapter."""
-        stored = self._stored_adapter(reference)
+        stored = self._stored.find(reference)
         if stored is None:
             places.check(reference, InvalidAdapter, "adapters")
         path = self._file_of(reference, stored)
-        return str(path) if stored is None else reference
+        return str(path) if stored is None else self._stored.lasting(reference, stored)
 
     def _adapters_in(self, folder: Path) -> list[Path]:
         return [one.path for one in self._engine.artifacts(folder) if one.kind == "lora"]
@@ -212,43 +211,6 @@ class GenerationService:
         path = _local_file(reference) if stored is None else self._adapter_files.path_of(stored)
         self._engine.verify_adapter(path)
         return path
-
-    def _stored_adapter(self, reference: str) -> StoredArtifact | None:
-        """The adapter among the results that is meant; None if it is a path. `NotFound`."""
-        if is_process_id(reference):
-            found = self._artifacts_of(reference, ["lora"])
-            if not found:
-                raise NotFound(
-                    f"training {reference} has no finished adapter",
-                    remedy=f"See its state with `loradash processes {reference}`.",
-                )
-            return found[0]
-        key = self._address.key_of(reference)
-        if process_id := keys.process_of(key):
-            for entry in self._artifacts_of(process_id, ["lora", "checkpoint"]):
-                if key in (entry.key, keys.published(entry.key)) and entry.name.endswith(
-                    ".safetensors"
-                ):
-                    return entry
-            raise NotFound(
-                f"there is no adapter {reference}",
-                remedy="`loradash models` lists those that exist.",
-            )
-        if is_address(reference):
-            raise NotFound(
-                f"adapter {reference[:200]} isn't a result in this server's store",
-                remedy="Use a key that list_models or list_files shows.",
-            )
-        return None
-
-    def _artifacts_of(
-        self, process_id: str, kinds: Sequence[ArtifactKind]
-    ) -> Sequence[StoredArtifact]:
-        """What the registry lists, or the store's own list of a process that it doesn't know."""
-        try:
-            return self._registry.artifacts(process_id, kinds)
-        except NotFound:
-            return [one for one in read_manifest(self._store, process_id) if one.kind in kinds]
 
 
 def _local_file(reference: str) -> Path:

@@ -20,6 +20,7 @@ from loradash.registry.cursors import ArtifactPlace
 from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
 from loradash.runtime.manifests import edit_manifest
 from loradash.runtime.workspace import Workspace
+from loradash.services.adapter_uses import require_unused
 from loradash.services.links import Links, Url
 from loradash.services.pieces import ZipPieces
 from loradash.services.presence import Presence, note_of
@@ -90,6 +91,10 @@ class ResultService:
             "next_cursor": next_cursor or None,
             **note_of(missing),
         }
+
+    def model(self, entry: StoredArtifact) -> dict[str, Any]:
+        """Return one finished adapter as `models` lists it, with the name it is saved under."""
+        return self._model(entry, self.saved_as(entry))
 
     def files(
         self, path: str, limit: int, cursor: str, *, overview: bool = False
@@ -232,10 +237,12 @@ class ResultService:
 
         Lists and manifest forget a file before its object goes. If the store fails meanwhile, the
         same request again deletes the rest: what goes is every object of this type that no list
-        names. Raises `NotFound` and `ConflictingState` before anything is deleted.
+        names. Raises `NotFound` and `ConflictingState` before anything is deleted, also for what a
+        process that waits or runs needs.
         """
         for process_id in process_ids:
             _require_ended(self._registry.get(process_id))
+            require_unused(self._registry, process_id, result_type)
         gone: list[ObjectInfo] = []
         for process_id in process_ids:
             gone += self._delete_of(process_id, result_type)
@@ -254,7 +261,7 @@ class ResultService:
             self._registry.get(process_id)
             raise NotFound(
                 f"process {process_id} has no trained LoRA",
-                remedy="`loradash models` lists those that exist.",
+                remedy="`loradash adapters list` shows those that exist.",
             )
         return self.delete([process_id], "lora")
 

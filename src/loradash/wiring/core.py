@@ -22,6 +22,7 @@ from loradash.runtime.orphans import ChildRecords
 from loradash.runtime.supervisor import Limits
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.runtime.workspace import Workspace
+from loradash.services.adapters import AdapterService
 from loradash.services.datasets.editing import DatasetEditor
 from loradash.services.datasets.scratch import Scratch
 from loradash.services.datasets.store import DatasetStore
@@ -34,6 +35,7 @@ from loradash.services.places import ANYWHERE, Places
 from loradash.services.processes import ProcessService
 from loradash.services.results import ResultService
 from loradash.services.running import Runner
+from loradash.services.stored_adapters import StoredAdapters
 from loradash.services.training import TrainingService
 from loradash.settings import Settings
 from loradash.storage.disk import DiskGuard
@@ -263,13 +265,18 @@ def make_services(
     watch = watch or lease_watch(core.settings, _NO_LOOKS_S)
     processes = ProcessService(core.registry, core.store, executor, watch)
     core.training.places = places
+    address = _address(core.settings)
+    results = ResultService(
+        core.registry, core.store, core.workspace, max_inline_bytes, address,
+        core.settings.s3_url_expiry_s, core.engine,
+    )  # fmt: skip
     return Services(
         training=core.training,
         generation=core.generation,
         processes=processes,
-        results=ResultService(
-            core.registry, core.store, core.workspace, max_inline_bytes, _address(core.settings),
-            core.settings.s3_url_expiry_s, core.engine,
+        results=results,
+        adapters=AdapterService(
+            core.registry, core.store, results, StoredAdapters(core.registry, core.store, address)
         ),
         datasets=core.datasets,
         uploads=UploadSessions(

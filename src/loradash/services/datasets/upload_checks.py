@@ -179,8 +179,9 @@ def check_file(name: str, source: bytes | Path) -> CheckedFile:
     if content.file_type == "image":
         image = inspect_image(source, name)
         expected = media_type(name).removeprefix("image/")
-        warning = "" if image.format == expected else f"{name} is really a {image.format} image"
-        return CheckedFile(name, content, image.width, image.height, warning)
+        warnings = [] if image.format == expected else [f"{name} is really a {image.format} image"]
+        warnings += [f"{name}: {image.colour_note}"] if image.colour_note else []
+        return CheckedFile(name, content, image.width, image.height, "; ".join(warnings))
     if content.file_type == "caption":
         _caption(source)
     return CheckedFile(name, content)

@@ -152,6 +152,12 @@ def items_of(
                 f"{len(missing)} of {len(report.images)} images in {report.folder} have no "
                 f"{section.caption_suffix} file; {replacement} is used: {', '.join(missing[:5])}",
             )
+        if notes := report.colour_notes:
+            emitter.warn(
+                "colours_not_followed",
+                f"colours of {counted(len(notes), 'image')} in {report.folder}: "
+                f"{'; '.join(notes[:5])}",
+            )
         items += _items_of(report, section, trigger_word, job.config, bucket_step)
     return items
 

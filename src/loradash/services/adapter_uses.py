@@ -1,0 +1,68 @@
+"""Which processes need a training's results: what they need isn't deleted under their hands."""
+
+from collections.abc import Iterator, Sequence
+
+from loradash.domain.process import ProcessRecord, Status
+from loradash.domain.requests import ResultType
+from loradash.errors import ConflictingState
+from loradash.registry.registry import ProcessRegistry
+from loradash.storage import keys
+
+_PAGE = 200
+_SHOWN = 5
+_PARTS: dict[ResultType, tuple[str, ...]] = {
+    "lora": ("lora",),
+    "checkpoints": ("checkpoints",),
+    "all": ("lora", "checkpoints"),
+}
+
+
+def users_of(
+    registry: ProcessRegistry, process_id: str, result_type: ResultType = "all"
+) -> list[ProcessRecord]:
+    """Return the processes that wait or run and need these results of a training."""
+    parts = _PARTS.get(result_type, ())
+    return [
+        record
+        for record in _active(registry)
+        if parts and any(_names(text, process_id, parts) for text in _references(record))
+    ]
+
+
+def require_unused(registry: ProcessRegistry, process_id: str, result_type: ResultType) -> None:
+    """Raise `ConflictingState` if a process that waits or runs needs these results."""
+    if users := users_of(registry, process_id, result_type):
+        names = [f"{one.id} ({one.kind}, {one.status})" for one in users[:_SHOWN]]
+        more = len(users) - len(names)
+        raise ConflictingState(
+            f"the results of {process_id} are used by {', '.join(names)}"
+            + (f" and {more} more" if more else ""),
+            remedy="Wait for them, or cancel them first.",
+        )
+
+
+def _active(registry: ProcessRegistry) -> Iterator[ProcessRecord]:
+    yield from registry.running()
+    cursor = ""
+    while True:
+        page = registry.page(statuses=[Status.PENDING], limit=_PAGE, cursor=cursor)
+        yield from page.records
+        cursor = page.next_cursor
+        if not cursor:
+            return
+
+
+def _references(record: ProcessRecord) -> Sequence[str]:
+    """What a process needs of others, as its record names it."""
+    adapters = record.summary.get("adapters") or ()
+    return [str(one["path"]) for one in adapters if isinstance(one, dict) and "path" in one]
+
+
+def _names(reference: str, process_id: str, parts: Sequence[str]) -> bool:
+    """Whether a reference means such a result; an address ends with the key."""
+    if reference == process_id:
+        return "lora" in parts
+    _, results, rest = reference.partition("results/")
+    if not results or keys.process_of(results + rest) != process_id:
+        return False
+    return rest.split("/")[1] in parts
