@@ -13,6 +13,7 @@ from loradash.errors import InvalidAdapter, InvalidSettings, LoradashError, NotF
 from loradash.services.adapter_uses import users_of
 from loradash.services.stored_adapters import StoredAdapters
 
+from .tensor_bytes import tensors
 from .world import URL, World
 
 run = CliRunner().invoke
@@ -24,12 +25,8 @@ METADATA = {
 
 
 def lora(metadata=METADATA, prefix="lora_unet_x", padding=0):
-    header = {
-        f"{prefix}.lora_down.weight": {"dtype": "F16", "shape": [8], "data_offsets": [0, 16]},
-        "__metadata__": {**metadata, "padding": "x" * padding},
-    }
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(16)
+    shapes = {f"{prefix}.lora_down.weight": (1, 8), f"{prefix}.lora_up.weight": (8, 1)}
+    return tensors(shapes, {**metadata, "padding": "x" * padding}, dtype="F16")
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ from the queue. What an engine would have done is done here by hand, through the
 import contextlib
 import hashlib
 import io
-import json
-import struct
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -47,6 +45,7 @@ from loradash.telemetry import logging
 from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.metrics import Metrics
 from tests.clock import Clock
+from tests.unit.tensor_bytes import tensors
 
 URL = "http://127.0.0.1:8000"
 TOKEN = "the owner's token"
@@ -294,11 +293,9 @@ def picture(number=0, size=(16, 16)):
 
 def adapter(base_model="emoji-base", data=b"\0" * 8):
     """A whole LoRA file, as far as its header goes."""
-    header = {"unet.x.lora_A.weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
-    if base_model:
-        header["__metadata__"] = {"loradash.base_model": base_model}
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
+    metadata = {"loradash.base_model": base_model} if base_model else None
+    shapes = {"unet.x.lora_A.weight": (1, 2), "unet.x.lora_B.weight": (2, 1)}
+    return tensors(shapes, metadata, values={"unet.x.lora_A.weight": data})
 
 
 def _content(path):
