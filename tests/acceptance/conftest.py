@@ -268,7 +268,7 @@ def engine_processes(folder: Path) -> list[int]:
         if not entry.name.isdigit():
             continue
         try:
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             in_folder = str(folder) in str((entry / "cwd").readlink())
         except OSError:
             continue

@@ -2,10 +2,12 @@
 
 import os
 import sys
+import threading
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
+from cachetools import TTLCache
 from pydantic import ValidationError
 
 from loradash.datasets.changes import marks
@@ -17,8 +19,8 @@ from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers import support
 from loradash.engines.diffusers.adapter_layers import read_adapter_layout
 from loradash.engines.diffusers.drawing_limits import drawing_limits
-from loradash.engines.diffusers.families import find_base_model, fingerprint
-from loradash.engines.diffusers.inspection import inspect
+from loradash.engines.diffusers.families import BaseModelSource, find_base_model, fingerprint
+from loradash.engines.diffusers.inspection import Inspection, inspect
 from loradash.engines.diffusers.job import (
     ADAPTER_FOLDER,
     CHECKPOINTS_FOLDER,
@@ -33,6 +35,9 @@ from loradash.engines.engine import Artifact, Checkpoint, Command
 from loradash.errors import EngineUnavailable, InvalidAdapter, InvalidCheckpoint, InvalidConfig
 from loradash.paths import local_path
 
+_PASSED_S = 300.0
+"""So long a model on the hub counts as looked through."""
+
 
 class DiffusersEngine:
     """Trains LoRAs and generates images with diffusers, peft and transformers."""
@@ -44,6 +49,10 @@ class DiffusersEngine:
         self._threads = threads or os.cpu_count() or 1
         self._offline = offline
         self._python = python or sys.executable
+        self._lock = threading.Lock()
+        self._passed: TTLCache[tuple[str, str | None], Inspection] = TTLCache(
+            maxsize=100, ttl=_PASSED_S
+        )
 
     def check_training(self, config: TrainingConfig) -> tuple[str, ...]:
         """Check what can be checked without torch; see `Engine.check_training`."""
@@ -51,15 +60,15 @@ class DiffusersEngine:
         source = find_base_model(
             model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
         )
-        inspect(source)
+        found = self._inspected(source)
         if lora := config.process.network.pretrained_lora_path:
             self.adapter_metadata(local_path(lora, InvalidAdapter, "network.pretrained_lora_path"))
-        warnings = support.check(config, drawing_limits(source))
+        warnings = support.check(config, drawing_limits(source)) + found.warnings
         return warnings + support.warnings_about_machine(config, self._device)
 
     def check_base_model(self, name: str) -> None:
         """See `Engine.check_base_model`."""
-        inspect(find_base_model(name))
+        self._inspected(find_base_model(name))
 
     def check_generation(self, request: GenerationRequest) -> None:
         """See `Engine.check_generation`."""
@@ -83,11 +92,17 @@ class DiffusersEngine:
         base_model = find_base_model(
             model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
         )
+        found = self._inspected(base_model)
         job = TrainingJob(
             process_id=process_id,
             created_at=created_at,
             config=config,
-            base_model=base_model.model_copy(update={"fingerprint": fingerprint(base_model)}),
+            base_model=base_model.model_copy(
+                update={
+                    "fingerprint": fingerprint(base_model),
+                    "revision": found.revision if base_model.kind == "hub" else None,
+                }
+            ),
             datasets=tuple(
                 DatasetPlan(
                     folder=report.folder,
@@ -198,6 +213,20 @@ class DiffusersEngine:
     def has_checkpoint(self, folder: Path) -> bool:
         """See `Engine.has_checkpoint`."""
         return bool(self.checkpoints(folder))
+
+    def _inspected(self, source: BaseModelSource) -> Inspection:
+        """Look through a base model; one on the hub that has just passed isn't asked for again."""
+        if source.kind == "folder":
+            return inspect(source)
+        key = (source.location, source.extras)
+        with self._lock:
+            found = self._passed.get(key)
+        if found is None:
+            found = inspect(source, offline=self._offline)
+            if source.kind == "hub" and not found.warnings:
+                with self._lock:
+                    self._passed[key] = found
+        return found
 
     def _command(self, arguments: list[str], threads: int, working_directory: Path) -> Command:
         environment = {

@@ -52,6 +52,8 @@ class BaseModelSource(BaseModel):
     extras: str | None = None
     is_v_pred: bool | None = None
     fingerprint: str | None = None
+    revision: str | None = None
+    """Commit of a hub's repository, so that a training goes on with the same files."""
 
 
 def find_base_model(

@@ -27,11 +27,11 @@ def invalid_base_model(name: str, findings: Sequence[Finding]) -> InvalidBaseMod
     """Return the error that tells of all findings; several are listed, each with its remedy."""
     if len(findings) == 1:
         (only,) = findings
-        return InvalidBaseModel(f"base model {name}: {only.text}", remedy=_sentence(only.remedy))
+        return InvalidBaseModel(f"base model {name}: {only.text}", remedy=sentence(only.remedy))
     remedies = list(dict.fromkeys(finding.remedy for finding in findings))
     if len(remedies) == 1:
         problems = [finding.text for finding in findings]
-        remedy = _sentence(remedies[0])
+        remedy = sentence(remedies[0])
     else:
         problems = [f"{finding.text}; {finding.remedy}" for finding in findings]
         remedy = "Correct each of them, or use another copy of the model."
@@ -42,5 +42,6 @@ def invalid_base_model(name: str, findings: Sequence[Finding]) -> InvalidBaseMod
     )
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """Return a remedy as a sentence of its own."""
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"

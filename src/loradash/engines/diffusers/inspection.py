@@ -3,12 +3,14 @@
 Small files are looked at first, and of weights only the headers; nothing here knows torch.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from loradash.engines.diffusers.checkpoint_kinds import Checkpoint, checkpoint_kind
 from loradash.engines.diffusers.families import FAMILIES, BaseModelSource
-from loradash.engines.diffusers.findings import COMPLETE, Finding, invalid_base_model
+from loradash.engines.diffusers.findings import COMPLETE, Finding, invalid_base_model, sentence
+from loradash.engines.diffusers.hub import HubFiles, HubModel, can_ask, no_room, open_model
 from loradash.engines.diffusers.model_files import FolderFiles, ModelFiles, read_json
 from loradash.engines.diffusers.pipeline_layout import INDEX, Layout, read_layout
 from loradash.engines.diffusers.weights import NotWeights, read_header
@@ -16,7 +18,14 @@ from loradash.errors import InvalidBaseModel
 from loradash.paths import local_path
 
 _V1_SIZE = 512
-_V2_SIZE = 768  # of the configs that diffusers takes for a file of 2.x
+_V2_SIZE = 768
+# Whose configs fit a single file, as diffusers chooses them (``DIFFUSERS_DEFAULT_PIPELINE_PATHS``).
+_CONFIGS = {
+    "v1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "v2": "stabilityai/stable-diffusion-2-1",
+}
+
+_Looked = TypeVar("_Looked")
 
 
 class Inspection(NamedTuple):
@@ -26,16 +35,32 @@ class Inspection(NamedTuple):
     """Side in pixels of the images that it was trained on; None if that isn't known."""
     layout: Layout | None = None
     """Of a diffusers pipeline."""
-    warnings: tuple[str, ...] = ()
+    hub: HubModel | None = None
+    """The repository with the model, or with a single file's configs."""
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a model on the hub; None for others."""
+        return self.hub.revision if self.hub else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know."""
+        return (self.hub.warning,) if self.hub and self.hub.warning else ()
 
 
-def inspect(source: BaseModelSource) -> Inspection:
-    """Look through a base model of this machine. Raises `InvalidBaseModel` with all findings."""
+def inspect(source: BaseModelSource, *, offline: bool = False) -> Inspection:
+    """Look through a base model, wherever it is. Raises `InvalidBaseModel` with all findings.
+
+    Of the hub's files the small ones are fetched, and the beginnings of the weights are read. With
+    ``offline``, the hub's cache is looked through instead. Nothing is known of a model on the hub
+    where the hub's library isn't installed.
+    """
     try:
         if source.kind == "single_file":
-            return _single_file(source)
+            return _single_file(source, offline)
         if source.kind == "hub":
-            return Inspection(None)
+            return _on_the_hub(source, offline) if can_ask() else Inspection(None)
         return pipeline(source.name, FolderFiles(Path(source.location)))
     except OSError as error:
         text = f"{error.filename or source.location}: {error.strerror or error}"
@@ -103,7 +128,32 @@ def _no_pipeline(names: frozenset[str]) -> Finding:
     )
 
 
-def _single_file(source: BaseModelSource) -> Inspection:
+def _on_the_hub(source: BaseModelSource, offline: bool) -> Inspection:
+    hub = open_model(source.location, revision=source.revision, offline=offline)
+    inspection = _told_by_cause(hub, lambda: pipeline(source.name, hub.files))
+    if isinstance(hub.files, HubFiles) and inspection.layout:
+        needed = inspection.layout.needed
+        if full := no_room(hub.files, needed):
+            raise invalid_base_model(source.name, [full])
+    return inspection._replace(hub=hub)
+
+
+def _told_by_cause(hub: HubModel, look: Callable[[], _Looked]) -> _Looked:
+    """Look at a copy in the cache; if it lacks something, say why it isn't fetched."""
+    try:
+        return look()
+    except InvalidBaseModel as error:
+        if hub.not_asked is None:
+            raise
+        raise InvalidBaseModel(
+            f"base model {hub.name}: {hub.not_asked.text}, and the copy in the hub's cache can't "
+            "be used",
+            problems=error.problems or [error.message],
+            remedy=sentence(hub.not_asked.remedy),
+        ) from error
+
+
+def _single_file(source: BaseModelSource, offline: bool) -> Inspection:
     path = Path(source.location)
     files = FolderFiles(path.parent)
     try:
@@ -114,34 +164,47 @@ def _single_file(source: BaseModelSource) -> Inspection:
     if isinstance(kind, Finding):
         raise invalid_base_model(source.name, [kind])
     size = _V2_SIZE if kind.is_v2 else _V1_SIZE
-    extras = local_path(source.extras, InvalidBaseModel, "extras") if source.extras else None
-    if extras and extras.is_dir():
-        size = _extras(source, extras, kind).native_size or size
-    return Inspection(size)
+    folder = local_path(source.extras, InvalidBaseModel, "extras") if source.extras else None
+    if folder and folder.is_dir():
+        layout = _extras(source.name, str(folder), FolderFiles(folder), kind)
+        return Inspection(layout.native_size or size, layout)
+    if not can_ask():
+        return Inspection(size)
+    repository = source.extras or _CONFIGS["v2" if kind.is_v2 else "v1"]
+    try:
+        hub = open_model(repository, revision=None, offline=offline)
+        layout = _told_by_cause(hub, lambda: _extras(source.name, repository, hub.files, kind))
+    except InvalidBaseModel as error:
+        raise InvalidBaseModel(
+            f"base model {source.name}: a single file holds no configuration, and that of "
+            f"{repository} isn't there: {error.message.removeprefix(f'base model {repository}: ')}",
+            problems=error.problems,
+            remedy=f"{error.remedy} Or give the folder of a model of the same kind as "
+            "model.extras_name_or_path.",
+        ) from error
+    return Inspection(layout.native_size or size, layout, hub)
 
 
-def _extras(source: BaseModelSource, folder: Path, kind: Checkpoint) -> Layout:
-    """Look through the folder that holds the configs of a single file."""
-    files = FolderFiles(folder)
-    names = files.names()
-    if INDEX not in names:
-        raise invalid_base_model(
-            source.name, [Finding(f"extras_name_or_path {folder}: there is no {INDEX}",
+def _extras(name: str, where: str, files: ModelFiles, kind: Checkpoint) -> Layout:
+    """Look through the pipeline that gives a single file its configs."""
+    if INDEX not in files.names():
+        raise _of_extras(
+            name, where, [Finding(f"there is no {INDEX}",
                                   "give the top folder of a diffusers pipeline of the same kind")]
         )  # fmt: skip
     try:
         index = read_json(files, INDEX)
     except ValueError as error:
-        finding = Finding(f"extras_name_or_path {folder}: {INDEX} {error}", "download it again")
-        raise invalid_base_model(source.name, [finding]) from error
+        raise _of_extras(name, where, [Finding(f"{INDEX} {error}", COMPLETE)]) from error
     if other := other_family(index.get("_class_name")):
-        finding = Finding(f"extras_name_or_path {folder}: {other.text}", other.remedy)
-        raise invalid_base_model(source.name, [finding])
+        raise _of_extras(name, where, [other])
     wanted = frozenset() if kind.has_text_encoder else frozenset({"text_encoder"})
     layout = read_layout(files, index, with_weights=wanted)
     if layout.findings:
-        findings = [
-            Finding(f"extras_name_or_path: {one.text}", one.remedy) for one in layout.findings
-        ]
-        raise invalid_base_model(source.name, findings)
+        raise _of_extras(name, where, layout.findings)
     return layout
+
+
+def _of_extras(name: str, where: str, findings: Sequence[Finding]) -> InvalidBaseModel:
+    prefix = f"extras_name_or_path {where}: "
+    return invalid_base_model(name, [Finding(prefix + one.text, one.remedy) for one in findings])

@@ -6,13 +6,18 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
-from safetensors import safe_open
 
 from loradash.engines.diffusers.child.architecture import Architecture
+from loradash.engines.diffusers.child.emitter import Emitter
+from loradash.engines.diffusers.child.hub_download import on_this_disk
+from loradash.engines.diffusers.child.networks import load_networks, not_finite
 from loradash.engines.diffusers.child.pickles import no_pickles, wanted_pickle
 from loradash.engines.diffusers.child.stable_diffusion import StableDiffusion
+from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.families import BaseModelSource
-from loradash.errors import InvalidBaseModel, OutOfMemory
+from loradash.engines.diffusers.findings import Finding, invalid_base_model
+from loradash.engines.diffusers.inspection import inspect
+from loradash.errors import InvalidBaseModel, LoradashError, OutOfMemory
 
 ARCHITECTURES: dict[str, Callable[[Any], Architecture]] = {
     StableDiffusionPipeline.__name__: StableDiffusion,
@@ -20,15 +25,26 @@ ARCHITECTURES: dict[str, Callable[[Any], Architecture]] = {
 
 
 def load_base_model(
-    source: BaseModelSource, dtype: torch.dtype, device: torch.device, *, offline: bool
+    source: BaseModelSource,
+    dtype: torch.dtype,
+    device: torch.device,
+    emitter: Emitter,
+    stop: StopSignal,
+    *,
+    offline: bool,
 ) -> Architecture:
     """Load a pipeline onto ``device``: networks in ``dtype``, the autoencoder in float32.
 
-    Only safetensors weights are read. Raises `InvalidBaseModel` and `OutOfMemory`.
+    Only safetensors weights are read; those on the hub are downloaded first, which ``emitter``
+    tells and ``stop`` ends. Raises `InvalidBaseModel`, `OutOfMemory`, `DiskFull`, `Interrupted`.
     """
+    source = on_this_disk(source, emitter, stop, offline=offline)
+    stop.check()
     try:
         with no_pickles():
-            pipeline = _load(source, dtype, offline)
+            pipeline = _load(source, dtype)
+    except LoradashError:
+        raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(
             f"base model {source.name}: not enough memory to load it",
@@ -42,8 +58,8 @@ def load_base_model(
                 remedy="Use a version of the model whose weights are all .safetensors files.",
             ) from error
         raise InvalidBaseModel(
-            f"base model {source.name} can't be loaded: {_first_line(error)}",
-            remedy=_remedy(source, offline),
+            f"base model {source.name} can't be loaded: {_with_cause(error)}",
+            remedy="Use another copy of the model, saved by a recent version of diffusers.",
         ) from error
     name = type(pipeline).__name__
     if name not in ARCHITECTURES:
@@ -56,7 +72,9 @@ def load_base_model(
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False)
             component.eval()
-    _check_text_encoder(pipeline, source)
+    networks = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder")}
+    if findings := list(not_finite(networks, dtype)):
+        raise invalid_base_model(source.name, findings)
     try:
         pipeline.to(device)
         pipeline.vae.to(dtype=torch.float32)
@@ -68,79 +86,32 @@ def load_base_model(
     return ARCHITECTURES[name](pipeline)
 
 
-def _load(source: BaseModelSource, dtype: torch.dtype, offline: bool) -> DiffusionPipeline:
+def _load(source: BaseModelSource, dtype: torch.dtype) -> DiffusionPipeline:
     # A safety checker is a second network of 1.2 GB that no training or preview needs.
-    common: dict[str, Any] = {"dtype": dtype, "local_files_only": offline}
+    common: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "safety_checker": None}
     if source.kind == "single_file":
         extras = {"config": source.extras} if source.extras else {}
-        return StableDiffusionPipeline.from_single_file(
-            source.location, **common, **extras, safety_checker=None
-        )
-    if source.kind == "folder":
-        common |= {"local_files_only": True, "variant": _variant(Path(source.location))}
-    return DiffusionPipeline.from_pretrained(
+        return StableDiffusionPipeline.from_single_file(source.location, **common, **extras)
+    layout = inspect(source).layout
+    assert layout is not None
+    findings: list[Finding] = []
+    networks = load_networks(Path(source.location), layout, dtype, findings)
+    if findings:
+        raise invalid_base_model(source.name, findings)
+    return StableDiffusionPipeline.from_pretrained(
         source.location,
         **common,
-        use_safetensors=True,
-        safety_checker=None,
+        **networks,
+        feature_extractor=None,
+        image_encoder=None,
         requires_safety_checker=False,
     )
 
 
-def _variant(folder: Path) -> str | None:
-    """Return ``fp16`` for a folder that only holds the half-precision files."""
-    weights = list(folder.glob("unet/*.safetensors"))
-    halves = [path for path in weights if ".fp16." in path.name]
-    return "fp16" if halves and len(halves) == len(weights) else None
-
-
-def _check_text_encoder(pipeline: DiffusionPipeline, source: BaseModelSource) -> None:
-    """Refuse a text encoder that kept its random start because no weight had a matching name.
-
-    Library versions disagree on CLIP's key names (with or without ``text_model.``), and where they
-    don't match they only log a line and go on with random weights.
-    """
-    encoder = getattr(pipeline, "text_encoder", None)
-    if encoder is None or source.kind != "folder":
-        return
-    suffix = "token_embedding.weight"
-    loaded = next(
-        (value for key, value in encoder.named_parameters() if key.endswith(suffix)), None
-    )
-    for path in sorted(Path(source.location, "text_encoder").glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - not a mapping
-                if not key.endswith(suffix) or loaded is None:
-                    continue
-                stored = file.get_tensor(key).to(loaded.dtype)
-                if not torch.equal(stored, loaded.detach().cpu()):
-                    raise InvalidBaseModel(
-                        f"base model {source.name}: the text encoder's weights don't match the "
-                        "names that the installed transformers expects",
-                        remedy="Save the base model again with the installed versions.",
-                    )
-                return
-
-
-def _remedy(source: BaseModelSource, offline: bool) -> str:
-    if source.kind == "hub" and offline:
-        return (
-            "Downloads are off (HF_HUB_OFFLINE): give a local folder, or allow downloads once so "
-            "that the model is in the cache."
-        )
-    if source.kind == "hub":
-        return (
-            "Check the id and the network, and set HF_TOKEN if the model asks for it; or give a "
-            "local folder."
-        )
-    if source.kind == "single_file":
-        return (
-            "A single file holds no configuration. Without a network, give the folder of a model "
-            "of the same kind as model.extras_name_or_path."
-        )
-    return "Check that the folder is complete: every part needs its .safetensors file and config."
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+def _with_cause(error: BaseException) -> str:
+    """The error's text and, where it was raised from another one, that one's too."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None and cause not in chain:
+        chain.append(cause)
+    texts = [" ".join(str(one).split()) or type(one).__name__ for one in (error, chain[-1])]
+    return texts[0] if len(chain) == 1 else f"{texts[0]} (cause: {texts[1]})"

@@ -129,7 +129,7 @@ class LoadedPipeline:
         request = line.request
         device = pick_device(self._device_name)
         precision = pick_precision(request.precision, device)
-        architecture = self._load(line.base_model, precision, device)
+        architecture = self._load(line.base_model, precision, device, stop)
         stop.check()
         width, height = _size(request, architecture)
         self._use_adapters(architecture, line.adapters)
@@ -183,12 +183,16 @@ class LoadedPipeline:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _load(self, source: BaseModelSource, precision: str, device: torch.device) -> Architecture:
+    def _load(
+        self, source: BaseModelSource, precision: str, device: torch.device, stop: StopSignal
+    ) -> Architecture:
         if self._architecture is not None and self._key == (source, precision):
             return self._architecture
         self.unload()
         self._emitter.phase("loading", source.name)
-        architecture = load_base_model(source, DTYPES[precision], device, offline=self._offline)
+        architecture = load_base_model(
+            source, DTYPES[precision], device, self._emitter, stop, offline=self._offline
+        )
         self._architecture = architecture
         self._own_scheduler = architecture.pipeline.scheduler
         self._key = (source, precision)

@@ -116,7 +116,9 @@ class TrainingRun:
                 f"base model {job.base_model.name} has changed since the training was submitted",
                 remedy="Restore the files, or start a new training.",
             )
-        self.architecture = load_base_model(source, self._dtype, device, offline=job.offline)
+        self.architecture = load_base_model(
+            source, self._dtype, device, self._emitter, self._stop, offline=job.offline
+        )
         self._stop.check()
         items = items_of(job, reports, self.architecture.bucket_step(), self._emitter)
         parameters = encode_items(
