@@ -163,6 +163,14 @@ def test_a_damaged_header_is_refused(written, content):
         read_tensor_file(written(content))
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_read(written):
+    """640 is 80 02 in the file's first bytes, as a pickle of protocol 2 begins."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    path = written(file_of(header.ljust(640), bytes(8)))
+    assert path.read_bytes().startswith(b"\x80\x02")
+    assert list(read_tensor_file(path).tensors) == ["a"]
+
+
 @pytest.mark.parametrize("name", ["missing.safetensors", "."])
 def test_an_adapter_that_is_no_file_is_refused(tmp_path, name):
     with pytest.raises(InvalidAdapter) as caught:

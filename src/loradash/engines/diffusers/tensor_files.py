@@ -129,6 +129,8 @@ def not_finite(file: TensorFile) -> list[str]:
 def _other_kind(start: bytes, size: int) -> tuple[str, str] | None:
     if not size:
         return "the file is empty", _COPY
+    if start[5:9] == b"\0\0\0{":
+        return None  # a length and a header, whatever the length's low bytes look like
     for beginning, what, remedy in _BEGINNINGS:
         if start.startswith(beginning):
             return what, remedy
