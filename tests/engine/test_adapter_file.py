@@ -1,6 +1,10 @@
 """The adapter file works elsewhere: in a bare diffusers script and in readers of kohya's format."""
 
+import base64
+import hashlib
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +15,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save, save_file
 
 from loradash.domain.generation import AdapterUse, GenerationRequest
+from loradash.engines.diffusers.child.adapter_header import HASHES, finish_header
 from loradash.engines.diffusers.child.run_generator import LoadedPipeline
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.engine import read_adapter_header
@@ -32,7 +37,7 @@ VARIANTS = [
     pytest.param({"alpha": 2}, {"network.conv": 2, "network.conv_alpha": 5}, id="convolutions"),
     pytest.param(
         {"alpha": 2, "text_encoder_learning_rate": 1e-2},
-        {"save.save_format": "diffusers", "network.conv": 2},
+        {"save.save_format": "diffusers", "network.conv": 2, "network.conv_alpha": 5},
         id="diffusers-format",
     ),
 ]
@@ -173,7 +178,7 @@ def test_metadata_says_what_it_is_and_what_it_was_trained_on(
     training = train(alpha=2, name="my adapter")
     metadata = read_adapter_header(training.adapter)
     expected = {
-        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.title": "my adapter",
         "modelspec.trigger_phrase": "sks",
@@ -189,6 +194,89 @@ def test_metadata_says_what_it_is_and_what_it_was_trained_on(
     assert metadata["loradash.base_model"].endswith("tiny-sd")
     job = json.loads((training.folder / "job.json").read_text())
     assert metadata["loradash.dataset_sha256"] == job["dataset_sha256"]
+    assert metadata["ss_num_train_images"] == "4"
+    tags = json.loads(metadata["ss_tag_frequency"])["square"]
+    assert tags == {"a sks blob": 4, "round": 4, "yellow": 4, **{f"tag{n}": 1 for n in range(4)}}
+    buckets = json.loads(metadata["ss_bucket_info"])["buckets"]
+    assert buckets == {"0": {"resolution": [32, 32], "count": 4}}
+    assert metadata["ss_optimizer"].startswith("torch.optim.adamw.AdamW(weight_decay=0.01,")
+    assert metadata["ss_num_batches_per_epoch"] == "2"
+    assert metadata["ss_max_token_length"] == "14"
+    assert "modelspec.thumbnail" not in metadata
+
+
+def test_diffusers_format_names_layers_as_diffusers_and_comfyui_look_them_up(
+    train: Callable[..., LocalTraining],
+) -> None:
+    """ComfyUI knows attention by its processor, and text encoders with the level text_model."""
+    full = {"save.save_format": "diffusers", "network.conv": 2}
+    training = train(full, text_encoder_learning_rate=1e-2, steps=1)
+    keys = set(load_file(training.adapter))
+    layers = {key.rsplit(".", 2)[0] for key in keys}
+    assert keys == {f"{layer}.{part}.weight" for layer in layers for part in ("down", "up")}
+    assert "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora" in layers
+    assert "unet.mid_block.attentions.0.transformer_blocks.0.ff.net.2.lora" in layers
+    assert "unet.mid_block.resnets.0.conv1.lora" in layers
+    text = "text_encoder.text_model.encoder.layers.1.self_attn.k_proj.lora_linear_layer"
+    assert text in layers
+    assert not [layer for layer in layers if ".to_" in layer and ".processor.to_" not in layer]
+
+
+def test_diffusers_format_says_the_alpha_that_its_weights_have(
+    train: Callable[..., LocalTraining],
+) -> None:
+    training = train({"save.save_format": "diffusers"}, steps=1, alpha=1)
+    metadata = read_adapter_header(training.adapter)
+    assert metadata["ss_network_alpha"] == metadata["ss_network_dim"] == "4"
+    assert metadata["loradash.alpha"] == "1"
+
+
+def test_preview_of_the_last_step_is_the_thumbnail_whichever_attempt_ends_the_training(
+    start: Start, tiny_base: Path, square_dataset: Path
+) -> None:
+    def submit() -> LocalTraining:
+        return start(
+            dataset=str(square_dataset), base_model=str(tiny_base), sample_prompts=["a sks blob"],
+            sample_every=5, sample_steps=2, sample_size=32,
+        )  # fmt: skip
+
+    straight, resumed = submit(), submit()
+    assert straight.run().of("done")
+    resumed.crash_at(7)
+    shutil.rmtree(resumed.folder / "samples")  # as on another machine
+    assert resumed.run().of("done")
+    ours, other = (read_adapter_header(one.adapter) for one in (straight, resumed))
+    kind, _, data = ours["modelspec.thumbnail"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.size == (32, 32)
+    assert other["modelspec.thumbnail"] == ours["modelspec.thumbnail"]
+    assert other["modelspec.hash_sha256"] == ours["modelspec.hash_sha256"]
+
+
+def test_hash_is_of_the_tensors_alone(train: Callable[..., LocalTraining]) -> None:
+    adapter = train(steps=1).adapter
+    data = adapter.read_bytes()
+    tensors = data[8 + int.from_bytes(data[:8], "little") :]
+    metadata = read_adapter_header(adapter)
+    assert metadata["sshs_model_hash"] == hashlib.sha256(tensors).hexdigest()
+    assert metadata["modelspec.hash_sha256"] == f"0x{metadata['sshs_model_hash']}"
+
+
+@pytest.mark.parametrize("tags", [10, 1_200_000], ids=["small header", "header over 1 MiB"])
+def test_legacy_hash_is_of_what_sd_scripts_would_have_written(tmp_path: Path, tags: int) -> None:
+    """64 KiB after the first MiB of the file that has the same tensors and only ``ss_`` fields."""
+    noise = torch.rand(600_000, generator=torch.Generator().manual_seed(1))
+    tensors = {"b": noise, "a": noise[:5].half()}
+    kept = {"ss_tag_frequency": "ä" * (tags // 2)}
+    path = tmp_path / "adapter.safetensors"
+    save_file(tensors, path, metadata={"modelspec.title": "\x1b t", **kept, **HASHES})
+    finish_header(path)
+    as_there = save(tensors, kept)
+    expected = hashlib.sha256(as_there[0x100000:0x110000]).hexdigest()[:8]
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["sshs_legacy_hash"] == expected
+    assert torch.equal(load_file(path)["b"], noise)
 
 
 def test_saved_precision_is_the_one_asked_for(train: Callable[..., LocalTraining]) -> None:

@@ -45,7 +45,7 @@ def test_documents_mention_commands() -> None:
 
 def test_every_key_of_the_short_form_stands_in_its_table_and_no_other() -> None:
     text = (ROOT / "docs/training-config.md").read_text(encoding="utf-8")
-    table = text.split("## Full form")[0]
+    table = text.split("## Short form")[1].split("\n## ")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == set(
         ShortTrainingConfig.known_keys()

@@ -1,71 +1,110 @@
-"""What an adapter file says about itself, in the metadata fields that other programs read.
-
-Fields: Stability AI's ModelSpec 1.0.0 (``modelspec.*``), kohya's ``ss_*`` that A1111 and ComfyUI
-show, and our own ``loradash.*``. All values are text, as safetensors wants them.
-"""
+"""What is known of a trained adapter; `adapter_metadata` puts it into the file."""
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-import loradash
+from loradash.domain.training_config import DatasetSection, TrainingConfig
 
 
-class AdapterDescription(BaseModel):
-    """Facts about one trained adapter."""
+class BaseModelNames(BaseModel):
+    """What others call the kind of a base model."""
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
+    modelspec: str
+    """ModelSpec's architecture, such as ``stable-diffusion-v2-768-v``."""
+    kohya: str
+    """sd-scripts' ``ss_base_model_version``, such as ``sd_v2_v``."""
+    is_v2: bool
+    """Stable Diffusion 2: A1111 shows an adapter only for base models of the same kind."""
+
+
+class DatasetSummary(BaseModel):
+    """One dataset of a training as the engine has read it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    section: DatasetSection
+    images: int
+    items_per_epoch: int
+    """Images by sizes, mirrored ones and repeats: how many are drawn in an epoch."""
+    buckets: tuple[tuple[tuple[int, int], int], ...]
+    """Width and height in pixels, and how many images (with repeats) are trained at that size."""
+    tags: tuple[tuple[str, int], ...]
+    """Tags of the captions with their number, the most frequent ones first."""
+
+    @property
+    def folder(self) -> str:
+        """The last part of the folder's path, or the stored dataset's name."""
+        return last_part(self.section.folder_path)
+
+    @property
+    def images_with_repeats(self) -> int:
+        """Images times repeats, which is what sd-scripts counts."""
+        return self.images * self.section.num_repeats
+
+
+class AdapterDescription(BaseModel):
+    """Facts about one adapter at one step of its training.
+
+    Nothing here may depend on the attempt that writes the file: the same training gives the same
+    bytes, whoever ends it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
     process_id: str
     created_at: datetime
+    """When the process was created, not when this attempt began."""
+    config: TrainingConfig
     base_model: str
-    architecture: str
-    rank: int
-    alpha: float
-    trigger_word: str
-    steps: int
-    batch_size: int
-    learning_rate: float
-    resolution: int
+    base_model_is_local: bool
+    names: BaseModelNames
     prediction_type: str
+    zero_terminal_snr: bool
+    precision: Literal["fp32", "bf16", "fp16"]
+    optimizer: str
+    """Its class and options, as sd-scripts writes them."""
+    caption_tokens: int | None
+    """How many tokens of a caption the text encoder takes."""
+    datasets: tuple[DatasetSummary, ...]
     dataset_sha256: str
-    dataset_images: int
-    seed: int
+    steps: int = 0
+    scale_in_weights: bool = False
+    """Whether alpha / rank has been multiplied into the weights, so that no alpha is left."""
+    thumbnail: str | None = None
+    """A small picture as a data URL."""
 
-    def metadata(self, tensors_sha256: str) -> dict[str, str]:
-        """Return the safetensors metadata; ``tensors_sha256`` is the hash of the tensor bytes."""
-        prediction = "v" if self.prediction_type == "v_prediction" else self.prediction_type
-        return {
-            "format": "pt",
-            "modelspec.sai_model_spec": "1.0.0",
-            "modelspec.architecture": f"{self.architecture}/lora",
-            "modelspec.implementation": "https://github.com/huggingface/diffusers",
-            "modelspec.title": self.name,
-            "modelspec.date": self.created_at.isoformat(timespec="seconds"),
-            "modelspec.resolution": f"{self.resolution}x{self.resolution}",
-            "modelspec.prediction_type": prediction,
-            "modelspec.trigger_phrase": self.trigger_word,
-            "modelspec.hash_sha256": f"0x{tensors_sha256}",
-            "ss_network_module": "networks.lora",
-            "ss_network_dim": str(self.rank),
-            "ss_network_alpha": f"{self.alpha:g}",
-            "ss_output_name": self.name,
-            "ss_base_model_version": self.architecture,
-            "ss_sd_model_name": self.base_model,
-            "ss_steps": str(self.steps),
-            "ss_max_train_steps": str(self.steps),
-            "ss_batch_size_per_device": str(self.batch_size),
-            "ss_learning_rate": f"{self.learning_rate:g}",
-            "ss_seed": str(self.seed),
-            "ss_num_train_images": str(self.dataset_images),
-            "ss_v2": "False",
-            "loradash.version": loradash.__version__,
-            "loradash.process_id": self.process_id,
-            "loradash.base_model": self.base_model,
-            "loradash.rank": str(self.rank),
-            "loradash.alpha": f"{self.alpha:g}",
-            "loradash.trigger_word": self.trigger_word,
-            "loradash.steps": str(self.steps),
-            "loradash.dataset_sha256": self.dataset_sha256,
-        }
+    @property
+    def alpha(self) -> float:
+        """Alpha by which the file's linear layers are meant."""
+        network = self.config.process.network
+        return float(network.rank) if self.scale_in_weights else network.alpha
+
+    @property
+    def conv_alpha(self) -> float | None:
+        """Alpha of the file's 3x3 convolutions, if it has any."""
+        network = self.config.process.network
+        if network.conv is None:
+            return None
+        return float(network.conv) if self.scale_in_weights else network.conv_alpha or network.conv
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches after which every image has been used as often as it is repeated."""
+        concept = sum(data.items_per_epoch for data in self.datasets if not data.section.is_reg)
+        prior = sum(data.items_per_epoch for data in self.datasets if data.section.is_reg)
+        # Prior images are cycled until there are as many of them as of the others.
+        items = 2 * concept if concept and prior else concept or prior
+        return max(1, -(-items // self.config.process.train.batch_size))
+
+    def epoch_of(self, steps: int) -> int:
+        """The epoch, from 1, in which a step falls."""
+        return max(1, -(-steps * self.config.process.train.accumulation // self.batches_per_epoch))
+
+
+def last_part(path: str) -> str:
+    """Return what stands after the last slash or backslash of a path."""
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2]

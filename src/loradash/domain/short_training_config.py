@@ -16,6 +16,7 @@ from loradash.domain.training_config import (
     SnrGamma,
     Text,
     as_list,
+    split_at_commas,
 )
 
 
@@ -61,6 +62,14 @@ class ShortTrainingConfig(Section):
     sample_steps: int = Field(20, ge=1)
     guidance_scale: float = Field(7.0, ge=0)
     sampler: str = "default"
+    metadata: Literal["full", "minimal"] = Field(
+        "full", description="minimal leaves out what tells of the data (folders, tags)"
+    )
+    description: Text | None = Field(None, description="of the adapter, for who gets the file")
+    author: Text | None = None
+    license: Text | None = None
+    usage_hint: Text | None = None
+    tags: Annotated[list[Text], BeforeValidator(split_at_commas)] = Field(default_factory=list)
 
     def expanded(self) -> dict[str, Any]:
         """Return the same training as a document of the full form."""
@@ -114,6 +123,7 @@ class ShortTrainingConfig(Section):
             "save": {
                 "save_every": self.save_every,
                 "max_step_saves_to_keep": self.keep_checkpoints,
+                "metadata": self.metadata,
             },
             "datasets": datasets,
             "train": {key: value for key, value in train.items() if value is not None},
@@ -130,4 +140,12 @@ class ShortTrainingConfig(Section):
                 "seed": self.seed,
             },
         }
-        return {"job": "extension", "config": {"name": self.name, "process": [process]}}
+        return {
+            "job": "extension",
+            "config": {"name": self.name, "process": [process]},
+            **({"meta": meta} if (meta := self._meta()) else {}),
+        }
+
+    def _meta(self) -> dict[str, Any]:
+        names = ("description", "author", "license", "usage_hint", "tags")
+        return {name: value for name in names if (value := getattr(self, name))}

@@ -6,6 +6,7 @@ the files people have keep working. Two defaults differ on purpose: ``train.lr``
 *loradash* don't exist in ai-toolkit.
 """
 
+import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -100,6 +101,13 @@ def is_zero(value: Any) -> bool:
 def _last_step(value: Any) -> Any:
     """1000, and so the number of steps, is ai-toolkit's other word for the last one."""
     return LAST_DENOISING_STEP if value in (1000, 1000.0, "1000") else value
+
+
+def split_at_commas(value: Any) -> Any:
+    """Return the parts of a text with commas, and anything else as it is."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
 
 
 DatasetPath = Annotated[FilePath, BeforeValidator(_whole_number)]
@@ -216,7 +224,10 @@ class SaveSection(Section):
     save_every: int = Field(1000, ge=0, description="0: only at the end, and when it is stopped")
     max_step_saves_to_keep: int = Field(5, ge=0, description="0 keeps all")
     save_format: Literal["safetensors", "diffusers"] = Field(
-        "safetensors", description="key names: kohya's (read everywhere) or diffusers/peft's"
+        "safetensors", description="key names: kohya's (read everywhere) or diffusers'"
+    )
+    metadata: Literal["full", "minimal"] = Field(
+        "full", description="loradash: minimal leaves out what tells of the data (folders, tags)"
     )
     push_to_hub: Annotated[bool, AfterValidator(_stay_here)] = Field(
         False, description="refused: results go to the object store, never elsewhere on their own"
@@ -573,9 +584,44 @@ class JobSection(Section):
 
 
 class MetaSection(Section):
-    """Copied by ai-toolkit into the file's metadata; kept, and not needed here."""
+    """What the adapter file says for its reader. Any key is allowed, as in ai-toolkit.
+
+    All of them are copied into the file's metadata; those below also get their places in ModelSpec.
+    """
 
     model_config = Section.model_config | {"extra": "allow"}
+    max_characters: ClassVar[int] = 100_000
+
+    title: Text | None = Field(None, description="default: the training's name")
+    description: Annotated[str, StringConstraints(max_length=50_000)] | None = None
+    author: Text | None = None
+    creator: Any = Field(None, description="ai-toolkit's author: a name, or a mapping with `name`")
+    license: Text | None = None
+    usage_hint: Text | None = None
+    tags: Annotated[list[Text], BeforeValidator(split_at_commas)] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _fits_into_a_file(self) -> Self:
+        values = self.model_dump(exclude_unset=True)
+        for key in values:
+            if key == "format" or key.startswith(("modelspec.", "ss_", "sshs_", "loradash.")):
+                raise ValueError(
+                    f"{key} is written by the trainer itself; of ModelSpec you can give "
+                    "title, description, author, license, usage_hint and tags"
+                )
+        try:
+            size = len(json.dumps(values, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the values must be such as JSON has ({error})") from error
+        if size > self.max_characters:
+            raise ValueError(f"at most {self.max_characters} characters; these are {size}")
+        return self
+
+    @property
+    def creator_name(self) -> str | None:
+        """The name in ``creator``."""
+        name = self.creator.get("name") if isinstance(self.creator, dict) else self.creator
+        return name if isinstance(name, str) else None
 
 
 class TrainingConfig(Section):
@@ -614,5 +660,5 @@ TrainingConfig.sections = {
     "train": TrainSection, "optimizer_params": OptimizerParams,
     "lr_scheduler_params": ScheduleParams, "ema_config": EmaSection, "model": ModelSection,
     "sample": SampleSection, "samples": SampleItem,
-    "logging": LoggingSection,
+    "logging": LoggingSection, "meta": MetaSection,
 }  # fmt: skip

@@ -11,6 +11,8 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor
 
+from loradash.domain.adapter import BaseModelNames
+
 Conditioning = dict[str, Tensor]
 """What a denoiser is told about one caption; all tensors have a batch dimension of 1."""
 
@@ -33,10 +35,11 @@ class AdaptedModule:
 class Architecture(Protocol):
     """One family of base models."""
 
-    modelspec_name: str
-    """Its name in ModelSpec's ``modelspec.architecture``."""
-
     pipeline: DiffusionPipeline
+
+    def published_names(self, prediction_type: str) -> BaseModelNames:
+        """What ModelSpec and sd-scripts call a base model that predicts this."""
+        ...
 
     def denoiser(self) -> AdaptedModule:
         """The network that removes noise."""

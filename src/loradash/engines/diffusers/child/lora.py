@@ -1,23 +1,14 @@
-"""Putting a LoRA on a module, and writing it so that other programs can read it.
+"""Putting a LoRA on a module."""
 
-The default file has kohya's key names with one alpha a layer, which diffusers, ComfyUI and A1111
-all read; diffusers' own format loses alpha where it differs from the rank (unless private metadata
-is added), so it is written only on request.
-"""
-
-import hashlib
-import json
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from loradash.domain.adapter import AdapterDescription
 from loradash.domain.training_config import NetworkSection
 from loradash.engines.diffusers.child.architecture import AdaptedModule
 from loradash.errors import InvalidAdapter, InvalidConfig
@@ -70,75 +61,6 @@ def scale_lora(adapted: AdaptedModule, multiplier: float) -> None:
             layer.set_scale(ADAPTER_NAME, multiplier)
 
 
-def kohya_state(modules: list[AdaptedModule]) -> dict[str, Tensor]:
-    """Collect the LoRAs under kohya's names: ``lora_down``, ``lora_up`` and ``alpha`` a layer."""
-    state: dict[str, Tensor] = {}
-    for adapted in modules:
-        for key, value in get_peft_model_state_dict(adapted.module).items():
-            layer, _, part = key.rpartition(".lora_")
-            name = f"{adapted.kohya_prefix}_{_kohya_layer(adapted, layer)}"
-            direction = "lora_down" if part.startswith("A") else "lora_up"
-            state[f"{name}.{direction}.weight"] = value
-            alpha = adapted.module.get_submodule(layer).lora_alpha[ADAPTER_NAME]
-            state[f"{name}.alpha"] = torch.tensor(float(alpha))
-    return state
-
-
-def peft_state(modules: list[AdaptedModule]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Collect the LoRAs under diffusers' names, with the metadata that keeps alpha."""
-    state: dict[str, Tensor] = {}
-    metadata: dict[str, object] = {}
-    for adapted in modules:
-        for key, value in get_peft_model_state_dict(adapted.module).items():
-            state[f"{adapted.name}.{key}"] = value
-        config = adapted.module.peft_config[ADAPTER_NAME].to_dict()
-        for key, value in config.items():
-            metadata[f"{adapted.name}.{key}"] = sorted(value) if isinstance(value, set) else value
-    return state, {"lora_adapter_metadata": json.dumps(metadata, indent=2, sort_keys=True)}
-
-
-def write_adapter(
-    path: Path,
-    modules: list[AdaptedModule],
-    description: AdapterDescription,
-    dtype: torch.dtype,
-    save_format: str,
-) -> None:
-    """Write the adapter as one safetensors file. The caller makes the write atomic."""
-    extra: dict[str, str] = {}
-    if save_format == "diffusers":
-        state, extra = peft_state(modules)
-    else:
-        state = kohya_state(modules)
-    tensors = {
-        key: value.detach().to(device="cpu", dtype=dtype).contiguous()
-        for key, value in sorted(state.items())
-    }
-    digest = hashlib.sha256()
-    for value in tensors.values():
-        digest.update(value.view(torch.uint8).numpy().tobytes() if value.dim() else
-                      value.reshape(1).view(torch.uint8).numpy().tobytes())  # fmt: skip
-    save_file(tensors, path, metadata={**description.metadata(digest.hexdigest()), **extra})
-    _sort_metadata(path)
-
-
-def _sort_metadata(path: Path) -> None:
-    """Give a file's metadata the order of their names, in place.
-
-    safetensors writes them in another order in each process, so that the same adapter would have
-    another hash after each attempt.
-    """
-    with path.open("r+b") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(text) > length:  # a text that JSON can write in more than one way: still the same
-            return
-        file.seek(8)
-        file.write(text.ljust(length))
-
-
 def load_weights(path: Path, modules: list[AdaptedModule]) -> None:
     """Start from an adapter's weights (``pretrained_lora_path``), in kohya's or diffusers' names.
 
@@ -162,11 +84,12 @@ def _find(
     saved: dict[str, Tensor], adapted: AdaptedModule, layer: str, part: str, key: str
 ) -> Tensor:
     direction = "lora_down" if part.startswith("A") else "lora_up"
-    kohya = f"{adapted.kohya_prefix}_{_kohya_layer(adapted, layer)}.{direction}.weight"
+    kohya = f"{adapted.kohya_prefix}_{kohya_layer(adapted, layer)}.{direction}.weight"
     return saved[kohya] if kohya in saved else saved[f"{adapted.name}.{key}"]
 
 
-def _kohya_layer(adapted: AdaptedModule, layer: str) -> str:
+def kohya_layer(adapted: AdaptedModule, layer: str) -> str:
+    """Return a layer's path as kohya's names have it, with ``_`` for each dot."""
     # transformers 5 dropped the level "text_model" that all readers expect.
     if adapted.kohya_prefix.startswith("lora_te"):
         layer = f"text_model.{layer.removeprefix('text_model.')}"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from loradash.domain.optimizers import kind_of
-from loradash.domain.training_config import TrainSection
+from loradash.domain.training_config import OptimizerParams, TrainSection
 from loradash.engines.diffusers.child.emitter import Emitter
 
 _FUSED = ("adamw", "adam")
@@ -41,6 +41,17 @@ def effective_rate(optimizer: torch.optim.Optimizer) -> float:
     """The learning rate of the first group; with prodigy, times the one that it has found (d)."""
     group = optimizer.param_groups[0]
     return float(group["lr"]) * float(group.get("d", 1.0))
+
+
+def optimizer_text(optimizer: torch.optim.Optimizer) -> str:
+    """Return an optimizer's class and options as sd-scripts writes them into its files."""
+    kind = type(optimizer)
+    options = ",".join(
+        f"{name}={optimizer.defaults[name]}"
+        for name in OptimizerParams.model_fields
+        if optimizer.defaults.get(name) is not None
+    )
+    return f"{kind.__module__}.{kind.__qualname__}" + (f"({options})" if options else "")
 
 
 def _class(name: str) -> Callable[..., Any]:

@@ -66,6 +66,11 @@ class Previews:
             self._architecture.pipeline.scheduler = self._own_scheduler
         self._emitter.phase("training")
 
+    def path(self, step: int, index: int) -> Path:
+        """Where the preview of a prompt at a step is, or would be."""
+        name = f"step-{step:09d}-{index}.{self._sample.format}"
+        return self._folder / SAMPLES_FOLDER / name
+
     def _due(self, step: int) -> bool:
         train = self._job.config.process.train
         if train.disable_sampling or (step == 0 and train.skip_first_sample):
@@ -79,8 +84,7 @@ class Previews:
     def _draw(self, step: int) -> None:
         for index, (item, multiplier) in enumerate(self._items):
             self._stop.check()
-            name = f"step-{step:09d}-{index}.{self._sample.format}"
-            path = self._folder / SAMPLES_FOLDER / name
+            path = self.path(step, index)
             if path.is_file():
                 continue
             drawing = self._drawing(item, multiplier, index)
@@ -90,10 +94,10 @@ class Previews:
                         self._architecture, drawing, self._own_scheduler, self._dtype, self._stop
                     )
             except ImageNotFinite as error:  # the others may well be fine
-                self._emitter.warn("sampling_failed", f"{name}: {error.message}")
+                self._emitter.warn("sampling_failed", f"{path.name}: {error.message}")
                 continue
             if color := one_color(image):
-                self._emitter.warn("image_one_color", f"{name}: every pixel is {color}")
+                self._emitter.warn("image_one_color", f"{path.name}: every pixel is {color}")
             save_image(image, path, drawing)
             self._emitter.emit(
                 SampleWritten(

@@ -9,20 +9,23 @@ from pathlib import Path
 
 import torch
 
-from loradash.domain.adapter import AdapterDescription
 from loradash.domain.events import Done, Resumed, Stopped
+from loradash.engines.diffusers.child.adapter_file import write_adapter
 from loradash.engines.diffusers.child.architecture import AdaptedModule, Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.diffusers.child.checkpoints import CheckpointStore
+from loradash.engines.diffusers.child.description import describe
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
 from loradash.engines.diffusers.child.library_warnings import library_warnings
-from loradash.engines.diffusers.child.lora import add_lora, load_weights, write_adapter
+from loradash.engines.diffusers.child.lora import add_lora, load_weights
 from loradash.engines.diffusers.child.objective import Objective
+from loradash.engines.diffusers.child.optimizers import optimizer_text
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
 from loradash.engines.diffusers.child.previews import Previews
 from loradash.engines.diffusers.child.randomness import seed_everything
 from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.diffusers.child.thumbnail import thumbnail
 from loradash.engines.diffusers.child.trainer import Trainer, write_checkpoint
 from loradash.engines.diffusers.child.training_data import (
     TrainingData,
@@ -154,7 +157,10 @@ class TrainingRun:
             self._emitter,
         )
         self.trainer.cache_captions(self._stop)
-        self._description = self._describe(objective.prediction_type, len(items))
+        self._description = describe(
+            job, self.architecture, items, schedule, precision,
+            optimizer_text(self.trainer.optimizer),
+        )  # fmt: skip
         self._previews = Previews(
             job,
             self._folder,
@@ -185,6 +191,9 @@ class TrainingRun:
         path = self._folder / ADAPTER_FOLDER / f"{self._job.config.name}.safetensors"
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
+        # Only of the last step, whose previews are there or drawn anew, whichever attempt ends it.
+        picture = thumbnail(self._previews.path(self.trainer.step, 0))
+        self._description = self._description.model_copy(update={"thumbnail": picture})
         try:
             self._write_adapter(partial)
             with partial.open("rb") as file:
@@ -253,28 +262,6 @@ class TrainingRun:
         description = self._description.model_copy(update={"steps": self.trainer.step})
         with self.trainer.saved_weights():
             write_adapter(path, self._modules, description, DTYPES[save.dtype], save.save_format)
-
-    def _describe(self, prediction_type: str, images: int) -> AdapterDescription:
-        config = self._job.config
-        process = config.process
-        return AdapterDescription(
-            name=config.name,
-            process_id=self._job.process_id,
-            created_at=self._job.created_at,
-            base_model=self._job.base_model.name,
-            architecture=self.architecture.modelspec_name,
-            rank=process.network.rank,
-            alpha=process.network.alpha,
-            trigger_word=config.trigger_word,
-            steps=0,
-            batch_size=process.train.batch_size,
-            learning_rate=process.train.unet_rate,
-            resolution=max(process.datasets[0].resolution),
-            prediction_type=prediction_type,
-            dataset_sha256=self._job.dataset_sha256,
-            dataset_images=images,
-            seed=config.seed,
-        )
 
 
 def _checkpoint_activations(architecture: Architecture) -> None:

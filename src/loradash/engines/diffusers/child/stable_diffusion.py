@@ -6,6 +6,7 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
+from loradash.domain.adapter import BaseModelNames
 from loradash.engines.diffusers.child.architecture import AdaptedModule, Conditioning
 
 # What kohya's and ai-toolkit's trainers adapt by default: every linear layer of the transformers.
@@ -20,8 +21,18 @@ class StableDiffusion:
 
     def __init__(self, pipeline: StableDiffusionPipeline) -> None:
         self.pipeline = pipeline
-        wide = pipeline.unet.config.cross_attention_dim == 1024
-        self.modelspec_name = "stable-diffusion-v2" if wide else "stable-diffusion-v1"
+        self._is_v2 = pipeline.unet.config.cross_attention_dim == 1024
+
+    def published_names(self, prediction_type: str) -> BaseModelNames:
+        """Version 2 takes captions of 1024 numbers a token; its 768 px models predict v."""
+        predicts_v = prediction_type == "v_prediction"
+        version = "v2" if self._is_v2 else "v1"
+        size = ("-768-v" if predicts_v else "-512") if self._is_v2 else ""
+        return BaseModelNames(
+            modelspec=f"stable-diffusion-{version}{size}",
+            kohya=f"sd_{version}{'_v' if predicts_v else ''}",
+            is_v2=self._is_v2,
+        )
 
     def denoiser(self) -> AdaptedModule:
         """The UNet."""

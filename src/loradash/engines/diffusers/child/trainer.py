@@ -107,6 +107,11 @@ class Trainer:
         return tuple(self._history)
 
     @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of all parameters."""
+        return self._optimizer
+
+    @property
     def trains_text(self) -> bool:
         """Whether a text encoder learns too, so that captions can't be encoded beforehand."""
         return any(module.kohya_prefix.startswith("lora_te") for module in self._modules)
