@@ -15,6 +15,8 @@ MAX_MESSAGE = 2000
 """Characters. Errors quote what they are about, and that may have been sent by anybody; they stand
 in records, logs and replies. So what they quote is cut, and control characters are escaped."""
 
+_BULLET = "  - "
+
 
 class LoradashError(Exception):
     """Base of all errors that loradash raises on purpose.
@@ -40,7 +42,7 @@ class LoradashError(Exception):
         """The message, each problem, and the remedy if there is one, as people read them."""
         return (
             self.message,
-            *(f"  - {problem}" for problem in self.problems),
+            *(f"{_BULLET}{problem}" for problem in self.problems),
             *((self.remedy,) if self.remedy else ()),
         )
 
@@ -246,6 +248,14 @@ def by_code(code: str) -> type[LoradashError]:
         if kind.code == code:
             return kind
     return LoradashError
+
+
+def error_told(text: str) -> LoradashError:
+    """Return the error that a reply's text tells of, which is ``str(error)`` of the other side."""
+    message, *lines = text.split("\n")
+    problems = [line[len(_BULLET) :] for line in lines if line.startswith(_BULLET)]
+    others = [line for line in lines if not line.startswith(_BULLET) and line.strip()]
+    return LoradashError(message, remedy=" ".join(others[:1]), problems=[*problems, *others[1:]])
 
 
 def _cut(text: str, limit: int) -> str:

@@ -5,16 +5,25 @@ Settings are read once, when a command starts. Everything else gets its values a
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
+from loradash.domain.characters import printable
 from loradash.domain.schema import nearest
 from loradash.errors import InvalidSettings
-from loradash.telemetry.masking import masked
+from loradash.telemetry.masking import is_secret_name, masked
 
 
 def _default_workspace() -> Path:
@@ -346,10 +355,24 @@ class Settings(BaseSettings):
         description="Show tracebacks of errors in the terminal and in replies.",
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _printable(cls, value: Any) -> Any:
+        if isinstance(value, str | Path):
+            printable(str(value))
+        return value
+
     @property
     def registry_url(self) -> str:
         """SQLAlchemy URL of the registry."""
         return self.database_url or f"sqlite:///{self.workspace_path.absolute()}/registry.sqlite3"
+
+
+def _given(problem: Mapping[str, Any]) -> str:
+    """Say what was given, unless it's a secret."""
+    if is_secret_name(_variable(problem["loc"])):
+        return ""
+    return f" (got {masked(str(problem['input']))[:80]!r})"
 
 
 def load_settings() -> Settings:
@@ -360,8 +383,8 @@ def load_settings() -> Settings:
         return _with_credentials(settings)
     except ValidationError as error:
         problems = [
-            f"{_variable(problem['loc'])}: {problem['msg']} "
-            f"(got {masked(str(problem['input']))[:80]!r})"
+            f"{_variable(problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
+            f"{_given(problem)}"
             for problem in error.errors()
         ]
         raise InvalidSettings(

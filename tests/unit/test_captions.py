@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradash.datasets.captions import shuffled, with_trigger
+from loradash.datasets.captions import decode_caption, shuffled, with_trigger
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,14 @@ def test_shuffling_depends_on_the_random_source_alone():
     results = {shuffled(caption, 1, random.Random(seed)) for seed in range(20)}
     assert shuffled(caption, 1, random.Random(3)) == shuffled(caption, 1, random.Random(3))
     assert len(results) > 10
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x9b", "\x7f", "\b", "\ufffe"])
+def test_a_caption_with_a_control_character_is_refused_with_its_line(character):
+    with pytest.raises(ValueError, match=rf"line 2: the character U\+{ord(character):04X} .*"):
+        decode_caption(f"a\nb{character}".encode())
+
+
+def test_white_space_and_line_ends_of_all_kinds_are_fine_in_captions():
+    text = "a\x0bb\x0cc\x85d\u2028e\r\nf\u200fg"
+    assert decode_caption(text.encode()) == text

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from loradash import errors
-from loradash.errors import InvalidConfig, LoradashError, OutOfMemory, by_code
+from loradash.errors import InvalidConfig, LoradashError, OutOfMemory, by_code, error_told
 
 KINDS = [
     kind
@@ -45,3 +45,23 @@ def test_what_an_error_quotes_is_cut_in_its_middle_and_its_problems_are_counted(
 
 def test_an_error_with_a_message_alone_is_one_line():
     assert str(OutOfMemory("the GPU's memory ran out")) == "the GPU's memory ran out"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LoradashError("one"),
+        LoradashError("one", remedy="do"),
+        LoradashError("one", problems=["a: b", "c"], remedy="do"),
+    ],
+)
+def test_an_error_is_the_same_after_its_text_was_sent(error):
+    told = error_told(str(error))
+    assert (told.message, told.problems, told.remedy) == (
+        error.message, error.problems, error.remedy,
+    )  # fmt: skip
+
+
+def test_a_traceback_behind_an_error_is_kept():
+    told = error_told("one\ndo\nTraceback:\n  File x\n")
+    assert (told.remedy, told.problems) == ("do", ("Traceback:", "  File x"))

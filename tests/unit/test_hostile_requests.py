@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from loradash.api.gateway import json_response
 from loradash.data import base_model_folder
+from loradash.domain.characters import find_unprintable
 from loradash.domain.requests import REQUEST_TYPES, parse_request
 from loradash.storage import keys
+from tests.nasty_names import NASTY
 
 from .world import MISSING, World, adapter, logged, picture
 
@@ -606,7 +608,7 @@ def test_only_the_servers_own_logs_are_cleared(world):
 
 VALUES_OF_SIZE = {1: deep(50), 2: deep(3000), 3: [[]] * 100}
 TEXTS = st.text(max_size=20) | st.sampled_from(
-    ["", "\0", "\ud800", "../x", "/etc/passwd", "s3://x/y", "nan", "*", "x" * 5000, MISSING]
+    ["", "\0", "\ud800", "../x", "/etc/passwd", "s3://x/y", "nan", "*", "x" * 5000, MISSING, *NASTY]
 )
 NUMBERS = st.integers() | st.floats() | st.sampled_from([HUGE, -HUGE, 2**63, -0.0])
 SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
@@ -615,6 +617,14 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
     max_leaves=12,
 ) | st.sampled_from([1, 2, 3]).map(VALUES_OF_SIZE.get)
+
+
+def texts_in(value):
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in (*value, *(value.values() if isinstance(value, dict) else ())):
+            yield from texts_in(part)
 
 
 def check_answer(world, request):
@@ -683,6 +693,19 @@ def test_an_upload_with_changed_files_gets_an_answer(world, data):
 def test_any_yaml_gets_an_answer(world, text):
     for kind in ("train", "generate"):
         check_answer(world, {"type": kind, "config": text})
+
+
+@pytest.mark.parametrize("character", ["\0", "\x1b[2J", "\x9b", "\ud800", "\uffff"])
+@pytest.mark.parametrize("kind", REQUEST_TYPES)
+def test_no_field_of_any_type_takes_what_is_no_text(world, kind, character):
+    """Where a field takes it, it is a name, of which one line is made, and not kept as it came."""
+    good = valid(world)[kind]
+    for field, value in good.items():
+        if isinstance(value, str):
+            check_answer(world, {"type": kind, **good, field: value + character})
+    for record in world.registry.page().records:
+        stored = json.loads(record.model_dump_json())
+        assert not [text for text in texts_in(stored) if find_unprintable(text)]
 
 
 @pytest.mark.parametrize("kind", REQUEST_TYPES)

@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -301,3 +302,21 @@ def test_known_settings_are_no_reason_for_a_warning(clean_environment, monkeypat
         for name in names:
             monkeypatch.setenv(name, "x")
     assert unknown_settings() == []
+
+
+@pytest.mark.parametrize("variable", ["WORKSPACE_PATH", "S3_BUCKET", "LORADASH_DEVICE"])
+@pytest.mark.parametrize("value", ["a\x1b[2J", os.fsdecode(b"a\x83")])
+def test_a_setting_that_is_no_text_is_refused_by_its_name(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings()
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{variable}: the character U+")
+
+
+def test_a_secret_that_is_no_text_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush\x1b")
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings()
+    assert "AWS_SECRET_ACCESS_KEY: the character U+001B" in str(caught.value)
+    assert "hush" not in str(caught.value)

@@ -4,12 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loradash.domain.characters import find_unprintable
 from loradash.domain.yaml_text import MAX_DEPTH, MAX_NODES, dump_mapping, load_mapping
 from loradash.errors import InvalidConfig
 
+TEXT = st.text().filter(lambda text: find_unprintable(text) is None)
 NESTED = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=15,
 )
 
@@ -22,7 +24,7 @@ def refusal(text: str) -> InvalidConfig:
     return caught.value
 
 
-@given(st.dictionaries(st.text(), NESTED, max_size=5))
+@given(st.dictionaries(TEXT, NESTED, max_size=5))
 def test_what_is_dumped_is_loaded_again_as_it_was(data):
     assert load_mapping(dump_mapping(data)) == data
 
@@ -144,7 +146,41 @@ def test_an_alias_inside_its_own_value_or_before_it_is_refused(text):
 
 
 def test_a_null_byte_is_refused_with_its_place():
-    assert "null byte at character 5" in refusal("key: \0value").message
+    found = refusal("first: 1\nkey: \0value").message
+    assert "line 2, column 6: the character U+0000 (a control character)" in found
+
+
+@pytest.mark.parametrize(
+    ("escape", "said"),
+    [
+        (r"\0", "U+0000 (a control character)"), (r"\x1b[2J", "U+001B"), (r"\e", "U+001B"),
+        (r"\a", "U+0007"), (r"\b", "U+0008"), (r"\x7f", "U+007F"), (r"\u009b", "U+009B"),
+        (r"\uD800", "U+D800 (half of a surrogate pair)"), (r"\uDC00\uD800", "U+DC00"),
+        (r"\U0000DFFF", "U+DFFF"), (r"\uFFFE", "U+FFFE (not a character)"),
+        (r"\U00110000", "beyond U+10FFFF"), (r"\UFFFFFFFF", "beyond U+10FFFF"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("text", ['a: 1\nb: "x%s"', 'a: 1\n"x%s": 1', 'a: 1\nb: ["%s"]'])
+def test_an_escape_gives_no_character_that_could_not_stand_there(text, escape, said):
+    found = refusal(text % escape).message
+    assert "line 2, column" in found
+    assert said in found
+
+
+def test_json_in_yaml_may_write_emoji_as_surrogate_pairs_and_lines_as_escapes():
+    assert load_mapping(r'{"a": "\uD83D\uDE00", "b": "x\ny\t\u00e9"}') == {
+        "a": "😀",
+        "b": "x\ny\té",
+    }
+
+
+@given(st.text(alphabet=r"\xuU0dD8efNLP_ \"\n", max_size=30))
+def test_any_escapes_are_text_or_an_error_of_ours(text):
+    try:
+        value = load_mapping(f'a: "{text}"').get("a")
+    except InvalidConfig:
+        return
+    assert not isinstance(value, str) or find_unprintable(value) is None
 
 
 @pytest.mark.parametrize("character", ["\x07", "\x1b", "\ud800", "\ufffe"])

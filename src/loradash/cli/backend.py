@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 from urllib.parse import quote
 
-from loradash.errors import LoradashError, ServerUnreachable, TransferFailed
+from loradash.errors import ServerUnreachable, TransferFailed, error_told
 from loradash.settings import Settings
 
 if TYPE_CHECKING:
@@ -278,5 +278,5 @@ def _reason(response: "httpx2.Response") -> str:
 
 def _unless_error(reply: dict[str, Any]) -> dict[str, Any]:
     if "error" in reply and ("process_id" not in reply or reply.get("status") == "FAILED"):
-        raise LoradashError(str(reply["error"]))
+        raise error_told(str(reply["error"]))
     return reply

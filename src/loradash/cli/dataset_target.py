@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
-from loradash.errors import LoradashError, ServerUnreachable
+from loradash.errors import ServerUnreachable, error_told
 from loradash.settings import Settings
 
 if TYPE_CHECKING:
@@ -204,5 +204,5 @@ def _reply(response: "httpx2.Response", url: str) -> Reply:
             f"{url} isn't a loradash server, or an older one", remedy="Correct LORADASH_URL."
         )
     if not response.is_success:
-        raise LoradashError(str(document.get("error", response.reason_phrase)))
+        raise error_told(str(document.get("error", response.reason_phrase)))
     return document

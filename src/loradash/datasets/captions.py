@@ -4,6 +4,8 @@ import codecs
 import random
 import re
 
+from loradash.domain.characters import find_unprintable, named_character
+
 MAX_CAPTION_BYTES = 64_000
 
 _MARKS = (
@@ -38,6 +40,9 @@ def decode_caption(data: bytes) -> str:
             f"a NUL byte: not {shown} text, perhaps UTF-16 without a byte order mark; save it with "
             "that encoding"
         )
+    if found := find_unprintable(" ".join(text.split())):
+        line = text.count("\n", 0, text.index(found.group())) + 1
+        raise ValueError(f"line {line}: {named_character(found.group())} can't be in a caption")
     return text
 
 

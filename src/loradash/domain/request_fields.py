@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from loradash.domain import yaml_text
+from loradash.domain.characters import printable
 from loradash.domain.dataset_files import (
     CAPTION_SUFFIXES,
     IMAGE_KINDS,
@@ -24,6 +25,7 @@ from loradash.domain.dataset_files import (
 from loradash.domain.dataset_manifest import UPLOAD_SESSION
 from loradash.domain.ids import UPLOAD_ID
 from loradash.domain.process import MAX_PRIORITY, MIN_PRIORITY
+from loradash.domain.schema import path_text
 
 MAX_YAML_CHARACTERS = 10 * 1024 * 1024
 MAX_CONTENT_CHARACTERS = 140 * 1024 * 1024
@@ -53,18 +55,16 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
+_Path = tuple[str | int, ...]
+
+
 def _clean(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("isn't Unicode text; send it as UTF-8") from error
-    if "\0" in text:
-        raise ValueError("holds a NUL character; remove it")
+    printable(text)
     return text
 
 
-Text = Annotated[str, AfterValidator(_clean)]
-"""Text without NUL and lone surrogates."""
+Text = Annotated[str, BeforeValidator(printable)]
+"""Text without control characters and lone surrogates."""
 
 Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 
@@ -149,9 +149,17 @@ Sha256 = Annotated[
 Priority = Annotated[int, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY)]
 
 
-def one_line(text: str) -> str:
-    """Return the text with every run of white space and control characters as one space."""
-    spaced = [" " if unicodedata.category(letter) in _CONTROLS else letter for letter in text]
+def one_line(text: Any) -> Any:
+    """Return a text with every run of white space and control characters as one space.
+
+    NUL stays, and so do lone surrogates: what holds them isn't text and has come by mistake.
+    """
+    if not isinstance(text, str):
+        return text
+    spaced = [
+        " " if unicodedata.category(letter) in _CONTROLS and letter != "\0" else letter
+        for letter in text
+    ]
     return " ".join("".join(spaced).split())
 
 
@@ -180,22 +188,30 @@ def json_value(value: Any) -> Any:
     It walks without recursion: nesting can't end the program.
     """
     nodes, characters = 1, 0
-    waiting: list[tuple[Any, int]] = [(value, 0)]
+    waiting: list[tuple[Any, _Path]] = [(value, ())]
     while waiting:
-        item, depth = waiting.pop()
+        item, path = waiting.pop()
+        depth = len(path)
         if isinstance(item, str):
-            characters += len(_yaml_text(item))
+            characters += len(_text_at(path, item))
         elif isinstance(item, dict | list):
             nodes += len(item) * (2 if isinstance(item, dict) else 1)
             _refuse_if_large(depth, nodes, characters)  # before its parts are looked at
             if isinstance(item, dict):
                 characters += sum(_key_length(key) for key in item)
-            parts = item.values() if isinstance(item, dict) else item
-            waiting.extend((part, depth + 1) for part in parts)
+            parts = item.items() if isinstance(item, dict) else enumerate(item)
+            waiting.extend((part, (*path, place)) for place, part in parts)
         elif item is not None:
             _check_number(item)
         _refuse_if_large(0, nodes, characters)
     return value
+
+
+def _text_at(path: _Path, text: str) -> str:
+    try:
+        return _yaml_text(text)
+    except ValueError as error:
+        raise ValueError(f"{path_text(path)}: {error}" if path else str(error)) from error
 
 
 def _refuse_if_large(depth: int, nodes: int, characters: int) -> None:

@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
-    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -337,7 +336,7 @@ class UploadedFile(BaseModel):
     size: Count | None = None
 
 
-Name = Annotated[Text, Field(max_length=100), AfterValidator(one_line)]
+Name = Annotated[Text, Field(max_length=100), BeforeValidator(one_line)]
 
 
 class _Upload(_Request):

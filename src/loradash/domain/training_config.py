@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from loradash.domain import ai_toolkit_keys
+from loradash.domain.characters import printable
 from loradash.domain.names import Name
 from loradash.domain.optimizers import (
     LEAST_OWN_RATE,
@@ -72,9 +73,11 @@ def _refusing(reasons: dict[str, str]) -> BeforeValidator:
 AnyPrecision = Annotated[Precision, BeforeValidator(_precision)]
 Pixels = Annotated[int, Field(ge=8, le=8192)]
 Rate = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, StringConstraints(max_length=10_000)]
+Text = Annotated[str, BeforeValidator(printable), StringConstraints(max_length=10_000)]
 FilePath = Annotated[
-    str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")
+    str,
+    BeforeValidator(printable),
+    StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$"),
 ]
 
 

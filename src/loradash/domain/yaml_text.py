@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from loradash.domain.characters import find_unprintable, named_character, with_pairs_joined
 from loradash.domain.json_text import parsed_json
 from loradash.errors import InvalidConfig
 
@@ -26,7 +27,27 @@ _NAMES = _DATASETS | {"regularization", "name", "trigger_word"}
 
 
 class _CoreSchemaLoader(yaml.SafeLoader):
-    """PyYAML's safe loader with the YAML 1.2 core schema for plain scalars."""
+    """PyYAML's safe loader with the YAML 1.2 core schema for plain scalars.
+
+    Escapes give no characters that couldn't stand there without one. Pairs of surrogates are
+    joined: JSON, which YAML contains, writes emoji so.
+    """
+
+    def scan_flow_scalar(self, style: str) -> yaml.ScalarToken:
+        """Read a text in quotes, the only place of escapes."""
+        start = self.get_mark()
+        try:
+            token = super().scan_flow_scalar(style)
+        except (ValueError, OverflowError) as error:  # by chr()
+            raise yaml.scanner.ScannerError(
+                None, None, r"an escape \U beyond U+10FFFF: there is no such character", start
+            ) from error
+        token.value = with_pairs_joined(token.value)
+        if found := find_unprintable(token.value):
+            raise yaml.scanner.ScannerError(
+                None, None, f"{named_character(found.group())} can't be in a text; remove it", start
+            )
+        return token
 
 
 _FLOAT = (
@@ -129,9 +150,13 @@ def load_mapping(text: str, what: str = "config") -> dict[str, Any]:
             f"{what}: {len(text):,} characters of YAML, at most {MAX_CHARACTERS:,} are read",
             remedy="Remove what isn't configuration; datasets are uploaded as files.",
         )
-    if (nul := text.find("\0")) >= 0:
+    if found := find_unprintable(text):
+        line = text.count("\n", 0, found.start()) + 1
+        column = found.start() - text.rfind("\n", 0, found.start())
         raise InvalidConfig(
-            f"{what}: a null byte at character {nul}", remedy="Save the file as UTF-8 text."
+            f"{what}: line {line}, column {column}: {named_character(found.group())} can't be in "
+            "a text",
+            remedy="Remove it, and save the file as UTF-8 text.",
         )
     try:
         data = parsed_json(text, what, MAX_DEPTH, MAX_NODES)

@@ -265,6 +265,7 @@ def parse_adapter_use(text: str) -> AdapterUse:
     except ValidationError as error:
         problem = error.errors()[0]
         raise InvalidAdapter(
-            f"adapter {text[:200]!r}: {problem['loc'][0]}: {problem['msg']}",
+            f"adapter {text[:200]!r}: {problem['loc'][0]}: "
+            f"{problem['msg'].removeprefix('Value error, ')}",
             remedy="Give a process id or a .safetensors file, and :WEIGHT from -10 to 10 after it.",
         ) from error
