@@ -68,6 +68,20 @@ def test_timesteps_stay_between_the_given_ones() -> None:
     assert (timesteps.min().item(), timesteps.max().item()) == (200, 300)
 
 
+@pytest.mark.parametrize(
+    ("preference", "share_of_noisy"), [("balanced", 0.5), ("content", 0.79), ("style", 0.21)]
+)
+def test_content_prefers_steps_with_much_noise_and_style_those_with_little(
+    preference: Any, share_of_noisy: float
+) -> None:
+    train = TrainSection(content_or_style=preference, min_denoising_steps=100)
+    ours = Objective(scheduler("epsilon"), train, torch.device("cpu"))
+    _, timesteps = ours.draw(torch.Size((20_000, 1, 1, 1)), generator(0, "test"))
+    noisy = (timesteps >= 550).float().mean().item()
+    assert noisy == pytest.approx(share_of_noisy, abs=0.02)  # 0.79 is half to the power of a third
+    assert (timesteps.min().item(), timesteps.max().item()) == (100, 999)
+
+
 def test_noise_offset_moves_whole_channels() -> None:
     train = TrainSection(noise_offset=0.5)
     ours = Objective(scheduler("epsilon"), train, torch.device("cpu"))
@@ -105,6 +119,36 @@ def test_learning_rate_follows_the_schedule_of_diffusers(
         optimizer.step()
         theirs.step()
     assert factor(0, train) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "theirs", "arguments"),
+    [
+        ("cosine", {"eta_min": 1e-5}, "CosineAnnealingLR", {"T_max": 50, "eta_min": 1e-5}),
+        (
+            "linear",
+            {"start_factor": 0.25, "end_factor": 0.75},
+            "LinearLR",
+            {"start_factor": 0.25, "end_factor": 0.75, "total_iters": 50},
+        ),
+        ("constant", {"factor": 0.5}, "ConstantLR", {"factor": 0.5, "total_iters": 50}),
+    ],
+)
+def test_learning_rate_follows_the_schedule_of_torch_that_ai_toolkit_takes(
+    name: Any, options: dict[str, Any], theirs: str, arguments: dict[str, Any]
+) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-4)
+    schedule = getattr(torch.optim.lr_scheduler, theirs)(optimizer, **arguments)
+    train = TrainSection(steps=50, lr_scheduler=name, lr_scheduler_params=options)  # type: ignore[arg-type]
+    for step in range(50):
+        assert 1e-4 * factor(step, train) == pytest.approx(schedule.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        schedule.step()
+
+
+def test_a_warm_up_without_a_length_has_that_of_ai_toolkit() -> None:
+    train = TrainSection(steps=2000, lr_scheduler="constant_with_warmup")
+    assert [factor(step, train) for step in (0, 499, 999, 1500)] == [0.001, 0.5, 1.0, 1.0]
 
 
 def test_schedule_ends_at_its_smallest_factor() -> None:

@@ -179,8 +179,11 @@ def test_a_config_without_special_settings_gives_no_warning():
     ("sections", "words"),
     [
         ({"train": {"noise_scheduler": "flowmatch"}}, "train.noise_scheduler"),
-        ({"train": {"weight_jitter": 0.1}}, "train.weight_jitter has no effect"),
-        ({"network": {"split_multistage_loras": True}}, "network.split_multistage_loras"),
+        ({"train": {"force_first_sample": True}}, "train.force_first_sample has no effect"),
+        ({"logging": {"use_wandb": True}}, "logging.use_wandb has no effect"),
+        ({"model": {"is_flux": True}}, "model.is_flux: ignored, the base model says itself"),
+        ({"train": {"lr_scheduler": "linear"}}, "linear falls to 0 here"),
+        ({"train": {"lr_scheduler": "constant_with_warmup"}}, "1000 are taken"),
         ({"model": {"quantize": True}}, "model.quantize has no effect"),
         ({"datasets": [{"folder_path": "a", "flip_y": True}]}, "datasets[0].flip_y"),
         ({"sample": {"prompts": ["a cat --seed 5"]}}, "--seed"),
@@ -233,13 +236,16 @@ def test_a_learning_rate_that_is_not_given_is_mentioned():
     [
         ({"train": {"do_cfg": True}}, "train.do_cfg"),
         ({"train": {"start_step": 100}}, "train.start_step"),
+        ({"train": {"weight_jitter": 0.1}}, "train.weight_jitter"),
+        ({"train": {"timestep_type": "one_step"}}, "train.timestep_type"),
+        ({"train": {"ema_config": {"use_ema": True, "use_feedback": True}}}, "use_feedback"),
         ({"network": {"lorm": {"x": 1}}}, "network.lorm"),
         ({"model": {"lora_path": "a.safetensors"}}, "model.lora_path"),
         ({"datasets": [{"folder_path": "a", "mask_path": "b"}]}, "datasets[0].mask_path"),
         ({"model": {"arch": "flux"}}, "model.arch"),
-        ({"model": {"is_flux": True}}, "model.is_flux"),
-        ({"model": {"is_xl": True}}, "model.is_xl"),
-        ({"model": {"is_v3": True}}, "model.is_v3"),
+        ({"model": {"name_or_path": "owner/model", "is_flux": True}}, "model.is_flux"),
+        ({"model": {"name_or_path": "owner/model", "is_xl": True}}, "model.is_xl"),
+        ({"model": {"name_or_path": "owner/model", "is_v3": True}}, "model.is_v3"),
     ],
 )
 def test_a_setting_that_asks_for_another_training_is_refused(sections, path):

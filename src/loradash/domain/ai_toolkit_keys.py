@@ -5,6 +5,8 @@ which of them it must refuse or mention. Source: ``toolkit/config_modules.py`` o
 at commit 27a03a91.
 """
 
+from typing import Any
+
 
 def _keys(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -41,7 +43,7 @@ TRAIN = _keys("""
     adapter_assist_name_or_path adapter_assist_type adapter_lr adaptive_scaling_factor
     attention_backend audio_loss_multiplier batch_noise_correction_scale
     blank_prompt_preservation blank_prompt_preservation_multiplier blended_blur_noise
-    bypass_guidance_embedding cache_text_embeddings cfg_rescale cfg_scale content_or_style
+    bypass_guidance_embedding cache_text_embeddings cfg_rescale cfg_scale
     content_or_style_reg correct_pred_norm correct_pred_norm_multiplier diff_output_preservation
     diff_output_preservation_class diff_output_preservation_multiplier
     differential_guidance_scale diffusion_feature_extractor_path
@@ -64,6 +66,9 @@ TRAIN = _keys("""
     target_noise_multiplier target_norm_std target_norm_std_value timestep_type train_refiner
     train_turbo unconditional_prompt unload_text_encoder validation_config weight_jitter
     xformers
+""")
+LR_SCHEDULER_PARAMS = _keys("""
+    T_0 T_max last_epoch total_iters verbose
 """)
 MODEL = _keys("""
     accuracy_recovery_adapter assistant_lora_path attn_masking auto_memory block_compile
@@ -104,3 +109,50 @@ GENERATION_PROCESS = _keys("""
     adapter decorator embedding guidance do_lorm lorm_extract_mode lorm_extract_mode_param slider
     device output_folder performance_log_every
 """)
+
+# What ai-toolkit takes if the key is missing, where that isn't false, 0, null or empty; and what
+# its UI writes into every job, where that means the same.
+_DEFAULTS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "network": {
+        "transformer_only": (True,), "lokr_full_rank": (True,), "lokr_factor": (-1,),
+        "split_multistage_loras": (True,),
+    },
+    "datasets": {
+        "type": ("image",), "scale": (1,), "buckets": (True,), "bucket_tolerance": (64,),
+        "network_weight": (1,), "num_frames": (1,), "guidance_type": ("targeted",),
+        "control_transparent_color": ([0, 0, 0],), "replay_transforms": (True,),
+        "batch_size": (1,),
+    },
+    "train": {
+        "content_or_style_reg": ("balanced",),
+        "img_multiplier": (1,), "latent_multiplier": (1,), "noise_multiplier": (1,),
+        "noisy_latent_multiplier": (1,), "target_noise_multiplier": (1,), "pred_scaler": (1,),
+        "loss_target": ("noise",), "num_train_timesteps": (1000,),
+        "optimal_noise_pairing_samples": (1,), "batch_noise_correction_scale": (0.1,),
+        "signal_correction_noise_scale": (1,), "attention_backend": ("native",),
+        "timestep_type": ("sigmoid",), "train_refiner": (True,),
+    },
+    "train.ema_config": {"param_multiplier": (1,)},
+    "model": {
+        "text_encoder_bits": (16,), "qtype": ("qfloat8",), "qtype_te": ("qfloat8",),
+        "use_text_encoder_1": (True,), "use_text_encoder_2": (True,),
+        "compile_dynamic": (True,), "compile_mode": ("default",),
+    },
+    "sample": {"num_frames": (1,)},
+    "samples": {"num_frames": (1,)},
+}  # fmt: skip
+_OFF_WORDS = frozenset({"", "0", "false", "no", "off", "null", "none"})
+
+
+def asks_for_something(section: str, key: str, value: Any) -> bool:
+    """Whether a key's value differs from ai-toolkit's default, and isn't switched off.
+
+    ``section`` is named as in the config; that of the moving average is ``train.ema_config``.
+    """
+    if (defaults := _DEFAULTS.get(section, {}).get(key)) is not None:
+        return value is not None and value not in defaults
+    if isinstance(value, str):
+        return value.strip().lower() not in _OFF_WORDS
+    if isinstance(value, list):
+        return any(asks_for_something(section, key, item) for item in value)
+    return bool(value)

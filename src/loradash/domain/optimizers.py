@@ -83,6 +83,8 @@ def optimizer_name(value: Any) -> Any:
     for start, reason in _REFUSED.items():
         if compact.startswith(start) or (start == "schedulefree" and start in compact):
             raise ValueError(f"{name}: {reason}")
+    if compact.startswith("prodigy"):  # its UI writes prodigyopt
+        return "prodigy8bit" if compact.startswith("prodigy8bit") else "prodigy"
     return _OTHER_NAMES.get(compact, compact)
 
 

@@ -100,7 +100,7 @@ class ShortTrainingConfig(Section):
             "lr": self.learning_rate,
             "optimizer": self.optimizer,
             "lr_scheduler": self.lr_scheduler,
-            "lr_scheduler_params": {"num_warmup_steps": self.warmup_steps},
+            "lr_scheduler_params": self._schedule(),
             "dtype": self.precision,
             "gradient_checkpointing": self.gradient_checkpointing,
             "reg_weight": self.regularization_weight,
@@ -149,3 +149,8 @@ class ShortTrainingConfig(Section):
     def _meta(self) -> dict[str, Any]:
         names = ("description", "author", "license", "usage_hint", "tags")
         return {name: value for name in names if (value := getattr(self, name))}
+
+    def _schedule(self) -> dict[str, Any]:
+        if self.lr_scheduler != "linear":
+            return {"num_warmup_steps": self.warmup_steps}
+        return {"num_warmup_steps": self.warmup_steps, "start_factor": 1.0, "end_factor": 0.0}

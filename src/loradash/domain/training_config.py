@@ -306,6 +306,7 @@ def _none_if_false(value: Any) -> Any:
     return {} if value is False else value
 
 
+AI_TOOLKIT_WARMUP = 1000
 LearningRateSchedule = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial",
 ]  # fmt: skip
@@ -353,6 +354,9 @@ class TrainSection(Section):
     noise_scheduler: Annotated[NoiseScheduler, _refusing(_OTHER_NOISE)] = "ddpm"
     min_denoising_steps: DenoisingStep = 0
     max_denoising_steps: DenoisingStep = LAST_DENOISING_STEP
+    content_or_style: Annotated[
+        Literal["balanced", "content", "style"], BeforeValidator(_lower)
+    ] = Field("balanced", description="content prefers steps with much noise, style with little")
     noise_offset: float = Field(0.0, ge=0, le=10)
     min_snr_gamma: SnrGamma = None
     snr_gamma: SnrGamma = None
@@ -399,6 +403,14 @@ class TrainSection(Section):
                 f"{self.optimizer} finds one rate for all that it trains, so unet_lr and "
                 "text_encoder_lr can't differ"
             )
+
+    @property
+    def warmup_updates(self) -> int:
+        """Updates of the rise; ``constant_with_warmup`` alone has one if none is given."""
+        given = self.lr_scheduler_params.num_warmup_steps
+        if given is None:
+            return AI_TOOLKIT_WARMUP if self.lr_scheduler == "constant_with_warmup" else 0
+        return given
 
     @property
     def unet_rate(self) -> float:
@@ -484,10 +496,16 @@ class OptimizerParams(Section):
 class ScheduleParams(Section):
     """Extra arguments of the learning-rate schedule, in optimizer updates."""
 
-    num_warmup_steps: int = Field(0, ge=0)
+    passthrough = ai_toolkit_keys.LR_SCHEDULER_PARAMS
+
+    num_warmup_steps: int | None = Field(None, ge=0)
     num_cycles: int = Field(1, ge=1, le=1000)
     power: float = Field(1.0, gt=0, le=10)
     min_factor: float = Field(0.0, ge=0, le=1, description="loradash: the schedule ends here")
+    eta_min: float = Field(0.0, ge=0, description="the same as a learning rate, for cosine")
+    factor: float = Field(1.0, gt=0, le=1, description="of a constant rate")
+    start_factor: float | None = Field(None, gt=0, le=1, description="of a linear schedule")
+    end_factor: float | None = Field(None, ge=0, le=1, description="of a linear schedule")
 
 
 class ModelSection(Section):

@@ -3,67 +3,23 @@
 import re
 from importlib.util import find_spec
 
+from loradash.domain.ai_toolkit_keys import asks_for_something
 from loradash.domain.optimizers import LEAST_OWN_RATE, kind_of
-from loradash.domain.schema import Section
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers.drawing_limits import UNKNOWN_LIMITS, DrawingLimits
-from loradash.engines.diffusers.families import FAMILIES
+from loradash.engines.diffusers.families import FAMILIES, find_base_model
+from loradash.engines.diffusers.foreign_keys import foreign_keys
 from loradash.engines.diffusers.preview_checks import check_previews
 from loradash.errors import InvalidConfig
 
-# What these ask for is a different training; ignoring them would waste the user's GPU hours.
-_REFUSED_IF_SET = {
-    "process": {"adapter", "decorator", "embedding", "do_lorm", "slider", "guidance"},
-    "network": {"lorm", "all_layers"},
-    "datasets": {
-        "control_path", "inpaint_path", "mask_path", "unconditional_path", "alpha_mask",
-        "clip_image_path", "controls", "replacements", "diff_output_preservation",
-    },
-    "train": {
-        "prompt_dropout_prob", "diff_output_preservation", "blank_prompt_preservation", "do_cfg",
-        "train_turbo",
-        "inverted_mask_prior", "do_guidance_loss", "do_differential_guidance", "start_step",
-        "adapter_assist_name_or_path", "latent_feature_extractor_path",
-        "diffusion_feature_extractor_path", "do_prior_divergence", "merge_network_on_save",
-    },
-    "model": {
-        "lora_path", "assistant_lora_path", "unconditional_lora_path", "refiner_name_or_path",
-        "vae_path", "te_name_or_path", "unet_path", "accuracy_recovery_adapter",
-    },
-}  # fmt: skip
-# Set in nearly every file, and either told otherwise here or done anyway: not worth a warning.
-_QUIET = {
-    "training_folder", "device", "num_workers", "prefetch_factor", "performance_log_every",
-    "sqlite_db_path", "log_dir", "dtype", "timestep_type", "content_or_style", "low_vram",
-    "cache_text_embeddings", "unload_text_encoder", "buckets", "bucket_tolerance", "fps",
-    "num_frames", "transformer_only", "qtype", "qtype_te", "log_every", "use_ui_logger", "verbose",
-    "sdp", "xformers", "linear_timesteps", "lokr_full_rank", "lokr_factor",
-}  # fmt: skip
 _PROMPT_FLAG = re.compile(r"(?:^|\s)--[a-z_]+(?=\s|$)")
 
 
 def check(config: TrainingConfig, limits: DrawingLimits = UNKNOWN_LIMITS) -> tuple[str, ...]:
     """Return a sentence for each setting without effect; raise `InvalidConfig` for others."""
     process = config.process
-    sections: list[tuple[str, str, Section]] = [
-        ("network", "network", process.network),
-        *(("datasets", f"datasets[{n}]", item) for n, item in enumerate(process.datasets)),
-        ("train", "train", process.train),
-        ("model", "model", process.model),
-        ("sample", "sample", process.sample),
-        ("process", "process[0]", process),
-        ("ema_config", "train.ema_config", process.train.ema_config),
-    ]
-    refused: list[str] = []
-    warnings: list[str] = []
-    for kind, path, section in sections:
-        for key, value in section.other_keys.items():
-            if not value or key in _QUIET:
-                continue
-            if key in _REFUSED_IF_SET.get(kind, ()):
-                refused.append(f"{path}.{key}: not supported by the diffusers engine")
-            elif not key.startswith("is_"):
-                warnings.append(f"{path}.{key} has no effect in the diffusers engine")
+    found = foreign_keys(config)
+    refused, warnings = [*found.refused], [*found.mentioned]
     refused += _other_families(config)
     previews = check_previews(config, limits)
     refused += previews.problems
@@ -123,6 +79,17 @@ def _warnings_about_training(config: TrainingConfig) -> list[str]:
             f"train.lr of {train.lr:g} is for other optimizers: {train.optimizer} finds the rate "
             "itself, so 1 is used; give 1, and change it with optimizer_params.d_coef"
         )
+    schedule = train.lr_scheduler_params
+    if train.lr_scheduler == "linear" and schedule.start_factor is schedule.end_factor is None:
+        warnings.append(
+            "train.lr_scheduler: linear falls to 0 here, and rises from a third to the whole rate "
+            "in ai-toolkit; lr_scheduler_params.start_factor and end_factor say which"
+        )
+    if train.warmup_updates and schedule.num_warmup_steps is None:
+        warnings.append(
+            f"train.lr_scheduler_params.num_warmup_steps isn't given: {train.warmup_updates} are "
+            "taken, as in ai-toolkit"
+        )
     if config.process.save.save_every == 0:
         warnings.append(
             "save.save_every is 0: checkpoints are written at a stop and at the end only, so a "
@@ -135,25 +102,36 @@ def _other_families(config: TrainingConfig) -> list[str]:
     """Settings that say that the base model is of a family that this engine can't train."""
     model = config.process.model
     archs = set().union(*(family.ai_toolkit_archs for family in FAMILIES))
-    known = set().union(*(family.ai_toolkit_flags for family in FAMILIES))
-    flags = {key for key, value in model.other_keys.items() if key.startswith("is_") and value}
-    problems = [
-        f"model.{flag}: the diffusers engine can't train models of this kind yet, only Stable "
-        "Diffusion 1.x and 2.x"
-        for flag in sorted(flags - known)
-    ]
+    problems = []
+    if find_base_model(model.name_or_path).kind == "hub":
+        problems += [
+            f"model.{flag}: the diffusers engine can't train models of this kind yet, only Stable "
+            "Diffusion 1.x and 2.x"
+            for flag in _foreign_flags(config)
+        ]
     if model.arch and model.arch.split(":")[0] not in archs:
         problems.append(
-            f"model.arch: {model.arch!r} can't be trained by the diffusers engine; it can train "
-            f"{', '.join(sorted(archs))}"
+            f"model.arch: {model.arch!r} can't be trained by the diffusers engine yet; it can "
+            f"train {', '.join(sorted(archs))}"
         )
     return problems
+
+
+def _foreign_flags(config: TrainingConfig) -> list[str]:
+    known = set().union(*(family.ai_toolkit_flags for family in FAMILIES))
+    keys = config.process.model.other_keys.items()
+    flags = {key for key, value in keys if key.startswith("is_")
+             and asks_for_something("model", key, value)}  # fmt: skip
+    return sorted(flags - known)
 
 
 def _warnings_about_model(config: TrainingConfig) -> list[str]:
     """Settings that contradict the family; the base model itself says what it is."""
     train = config.process.train
-    warnings = []
+    warnings = [
+        f"model.{flag}: ignored, the base model says itself what it is"
+        for flag in _foreign_flags(config)
+    ]
     if train.noise_scheduler == "flowmatch":
         warnings.append(
             "train.noise_scheduler: flowmatch is for flow models; the base model's own is used"

@@ -24,6 +24,7 @@ class Objective:
         self._noise_offset = train.noise_offset
         self._gamma = train.min_snr_gamma or train.snr_gamma
         self._loss_type = train.loss_type
+        self._preference = train.content_or_style
 
     def draw(self, shape: torch.Size, source: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw noise of ``shape`` (batch, channels, height, width) and timesteps (batch,)."""
@@ -31,8 +32,15 @@ class Objective:
         if self._noise_offset:
             offset = torch.randn((*shape[:2], 1, 1), generator=source)
             noise = noise + self._noise_offset * offset
-        timesteps = torch.randint(self._first, self._last + 1, shape[:1], generator=source)
-        return noise, timesteps
+        return noise, self._draw_timesteps(shape[0], source)
+
+    def _draw_timesteps(self, count: int, source: torch.Generator) -> Tensor:
+        """Uniform, or cubic towards one end (T2I-Adapter, arXiv:2302.08453, section 3.4)."""
+        if self._preference == "balanced":
+            return torch.randint(self._first, self._last + 1, (count,), generator=source)
+        from_end = torch.rand(count, generator=source).pow(3) * (self._last + 1 - self._first)
+        steps = from_end.long().clamp(max=self._last - self._first)
+        return self._last - steps if self._preference == "content" else self._first + steps
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return the latents at ``timesteps`` of the forward process."""

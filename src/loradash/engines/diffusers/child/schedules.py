@@ -2,7 +2,7 @@
 
 import math
 
-from loradash.domain.training_config import TrainSection
+from loradash.domain.training_config import ScheduleParams, TrainSection
 
 
 def factor(step: int, train: TrainSection) -> float:
@@ -12,23 +12,27 @@ def factor(step: int, train: TrainSection) -> float:
     ``num_warmup_steps`` updates, and the fall ends at ``min_factor`` with the last update.
     """
     options = train.lr_scheduler_params
-    if step < options.num_warmup_steps:
-        return (step + 1) / options.num_warmup_steps
-    span = max(1, train.updates - options.num_warmup_steps)
-    progress = min(1.0, (step - options.num_warmup_steps) / span)
-    shape = _shape(train.lr_scheduler, progress, options.num_cycles, options.power)
-    return options.min_factor + (1 - options.min_factor) * shape
+    if step < train.warmup_updates:
+        return (step + 1) / train.warmup_updates
+    span = max(1, train.updates - train.warmup_updates)
+    progress = min(1.0, (step - train.warmup_updates) / span)
+    lowest = max(options.min_factor, options.eta_min / train.unet_rate)
+    return lowest + (1 - lowest) * _shape(train.lr_scheduler, progress, options)
 
 
-def _shape(name: str, progress: float, cycles: int, power: float) -> float:
+def _shape(name: str, progress: float, options: ScheduleParams) -> float:
     match name:
         case "linear":
-            return 1 - progress
+            start = 1.0 if options.start_factor is None else options.start_factor
+            end = 0.0 if options.end_factor is None else options.end_factor
+            return start + (end - start) * progress
         case "cosine":
             return 0.5 * (1 + math.cos(math.pi * progress))
         case "cosine_with_restarts":
-            return 0.5 * (1 + math.cos(math.pi * ((progress * cycles) % 1.0)))
+            return 0.5 * (1 + math.cos(math.pi * ((progress * options.num_cycles) % 1.0)))
         case "polynomial":
-            return float((1 - progress) ** power)
+            return float((1 - progress) ** options.power)
+        case "constant":
+            return options.factor
         case _:
             return 1.0
