@@ -18,17 +18,24 @@ from loradash.engines.diffusers.child.adapter_reading import (
 )
 from loradash.engines.diffusers.child.architecture import AdaptedModule
 from loradash.engines.diffusers.child.base_model import load_base_model
-from loradash.engines.diffusers.families import find_base_model
+from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.diffusers.families import BaseModelSource, find_base_model
 from loradash.errors import InvalidAdapter
+from tests.engine.conftest import Recorder
 from tests.engine.foreign_adapters import KINDS, kohya_lora, make
 
 REFUSED = {"textual inversion": "textual inversion", "LoRA of SDXL": "Stable Diffusion XL"}
 
 
+def loaded(source: BaseModelSource, dtype: torch.dtype) -> Any:
+    emitter: Any = Recorder()
+    return load_base_model(source, dtype, torch.device("cpu"), emitter, StopSignal(), offline=True)
+
+
 @pytest.fixture(scope="module")
 def architecture(tiny_base: Path) -> Any:
     source = find_base_model(str(tiny_base))
-    return load_base_model(source, torch.float32, torch.device("cpu"), offline=True)
+    return loaded(source, torch.float32)
 
 
 @pytest.fixture
@@ -196,7 +203,7 @@ def test_values_too_large_for_half_precision_are_refused_before_anything_is_load
     tiny_base: Path, kohya: Path
 ) -> None:
     source = find_base_model(str(tiny_base))
-    half = load_base_model(source, torch.float16, torch.device("cpu"), offline=True)
+    half = loaded(source, torch.float16)
     parts = [half.denoiser(), *half.text_encoders()]
     key = f"{names_of(kohya)[0]}.lora_up.weight"
     changed(kohya, lambda tensors: tensors[key].view(-1)[:1].fill_(1e6))

@@ -17,6 +17,7 @@ from loradash.domain.adapter import AdapterDescription
 from loradash.domain.adapter_metadata import adapter_metadata
 from loradash.engines.diffusers.child.adapter_header import HASHES, finish_header
 from loradash.engines.diffusers.child.architecture import AdaptedModule
+from loradash.engines.diffusers.child.finite import require_finite_adapter
 from loradash.engines.diffusers.child.lora import ADAPTER_NAME, kohya_layer
 
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -72,7 +73,10 @@ def write_adapter(
     dtype: torch.dtype,
     save_format: str,
 ) -> None:
-    """Write the adapter as one safetensors file. The caller makes the write atomic."""
+    """Write the adapter as one safetensors file. The caller makes the write atomic.
+
+    Raises `LossNotFinite` for values that aren't finite, or aren't as they would be stored.
+    """
     if save_format == "diffusers":
         state = diffusers_state(modules)
         description = description.model_copy(update={"scale_in_weights": True})
@@ -82,6 +86,7 @@ def write_adapter(
         key: value.detach().to(device="cpu", dtype=dtype).contiguous()
         for key, value in sorted(state.items())
     }
+    require_finite_adapter(state, tensors)
     save_file(tensors, path, metadata={**adapter_metadata(description), **HASHES})
     finish_header(path)
 

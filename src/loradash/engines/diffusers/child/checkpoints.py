@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from loradash.engines.diffusers.child.finite import not_finite, require_finite_state
 from loradash.errors import InvalidCheckpoint
 
 MANIFEST = "checkpoint.json"
@@ -47,7 +48,11 @@ class CheckpointStore:
         self._job_sha256 = job_sha256
 
     def write(self, state: TrainingState, write_adapter: Callable[[Path], None]) -> Path:
-        """Write the checkpoint of ``state.step`` and return its folder; a rename shows it."""
+        """Write the checkpoint of ``state.step`` and return its folder; a rename shows it.
+
+        Raises `LossNotFinite` for a state that holds NaN or infinity; older ones stay.
+        """
+        require_finite_state(state.tensors, state.step)
         target = self._path(state.step)
         partial = self._folder / f".partial-{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
@@ -95,6 +100,9 @@ class CheckpointStore:
                     remedy="Start a new training instead of changing the job of this one.",
                 )
             state = TrainingState(manifest["step"], load_file(path / STATE), manifest["scalars"])
+            if names := not_finite(state.tensors):
+                on_damaged(path, f"{names[0]} holds NaN or infinity")
+                continue
             return path, state
         return None
 

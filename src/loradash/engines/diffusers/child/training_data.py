@@ -27,7 +27,7 @@ from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.randomness import python_random
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.job import TrainingJob
-from loradash.errors import InvalidDataset
+from loradash.errors import InvalidBaseModel, InvalidDataset
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,13 @@ def _encode(item: Item, architecture: Architecture, device: torch.device) -> Ten
     image = fit(open_image(item.path.read_bytes(), item.path.name).pixels, *item.size)
     if item.flipped:
         image = ImageOps.mirror(image)
-    return architecture.encode_images(to_tensor(image).to(device)).cpu()
+    latents = architecture.encode_images(to_tensor(image).to(device)).cpu()
+    if not latents.isfinite().all():
+        raise InvalidBaseModel(
+            f"the base model's autoencoder makes NaN or infinity of {item.path.name}",
+            remedy="Use another copy of the base model.",
+        )
+    return latents
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -244,6 +250,8 @@ def to_tensor(image: Image.Image) -> Tensor:
 def _cached(path: Path) -> Tensor | None:
     try:
         tensor: Tensor = load_file(path)["parameters"]
+        if not tensor.isfinite().all():
+            raise ValueError("it holds NaN or infinity")
     except Exception:  # noqa: BLE001 - a damaged cache file is as good as none
         path.unlink(missing_ok=True)
         return None
