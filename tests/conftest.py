@@ -1,11 +1,21 @@
 """What all tests share: real S3 servers, started by the first test that asks for one."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.servers.juicefs import JuiceServer
 from tests.servers.seaweedfs import SeaweedServer
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C even where a shell has started the tests in its background.
+
+    Such a shell has SIGINT ignored, and all that the tests start would inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
