@@ -37,6 +37,14 @@ def test_with_a_url_commands_train_and_generate_on_that_server(
     assert drawn.result["status"] == "completed"
     assert len(list((tmp_path / "images").iterdir())) == 1
 
+    longer = cli.run("train", "--extend", "far", "--steps", "3", "--json", LORADASH_URL=remote.url)
+    assert longer.exit_code == 0, longer.err
+    view = remote.process(longer.result["process_id"])
+    assert (view["step"], view["name"], view["status"]) == (3, "far-3", "completed")
+    assert (view["origin"]["process_id"], view["origin"]["step"]) == (process_id, 2)
+    assert [note["from_step"] for note in view["attempts"]] == [2]
+    assert "follow that of 3 steps" in longer.err  # its learning rate follows a cosine
+
     follower = cli.start(*train, "500", LORADASH_URL=remote.url)
     assert follower.stdout
     waiting = follower.stdout.readline().split(":")[0]

@@ -24,7 +24,7 @@ PROCESS = {
     "elapsed_ms", "device",
     "worker_id", "created_at", "updated_at", "started_at", "ended_at", "attempt", "priority",
     "queue_position", "cancel_requested", "error", "error_message", "error_code", "error_problems",
-    "remedy", "resumable", "output_path", "request_id", "config",
+    "remedy", "resumable", "output_path", "request_id", "origin", "config",
 }  # fmt: skip
 MODEL = {
     "id", "filename", "name", "path", "s3_key", "process_id", "size", "size_mb", "sha256",

@@ -154,6 +154,8 @@ def _show(one: dict[str, Any], as_json: bool) -> None:
     say(f"  status    {_state(one)} {one['phase']} {one['phase_detail']}".rstrip())
     say(f"  step      {_steps(one)}")
     say(f"  time      {_duration(one['elapsed_time'])}")
+    if origin := one.get("origin"):
+        say(f"  goes on   {_origin(origin)}")
     if one["queue_position"]:
         say(f"  position  {one['queue_position']} in the queue")
     if one["error_code"]:
@@ -167,6 +169,12 @@ def _show(one: dict[str, Any], as_json: bool) -> None:
     for entry in one["artifacts"]:
         if entry["kind"] in ("lora", "image"):
             say(f"  result    {entry['key']}")
+
+
+def _origin(origin: dict[str, Any]) -> str:
+    if origin["kind"] == "extends":
+        return f"after step {origin['step']} of {origin['process_id']}"
+    return f"from the adapter {origin['name']}"
 
 
 def _state(one: dict[str, Any]) -> str:

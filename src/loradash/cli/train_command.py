@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import structlog
 import typer
 
-from loradash.cli.completion import process_ids
+from loradash.cli.completion import adapter_names, process_ids
 from loradash.cli.elsewhere import Wanted
 from loradash.cli.lines import say
 
 if TYPE_CHECKING:
     from loradash.cli.output_folder import OutputFolder
     from loradash.domain.events import Terminal
-    from loradash.domain.process import ProcessRecord
+    from loradash.domain.process import Origin, ProcessRecord
     from loradash.domain.training_config import TrainingConfig
     from loradash.services.training import TrainingService
     from loradash.settings import Settings
@@ -63,7 +63,18 @@ def train(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(help="Continue the training with this id.", autocompletion=process_ids),
+        typer.Option(
+            help="Continue the training with this id, which failed or was stopped.",
+            autocompletion=process_ids,
+        ),
+    ] = None,
+    extend: Annotated[
+        str | None,
+        typer.Option(
+            help="Give a completed training more steps, by its id or name: give --steps, the steps "
+            "in all, and perhaps --name. A new training goes on where that one ended.",
+            autocompletion=adapter_names,
+        ),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the trainings and exit.")] = False,
     check: Annotated[
@@ -100,6 +111,8 @@ def train(
         "save_every": save_every,
     }  # fmt: skip
     given = {key: value for key, value in options.items() if value is not None and value != []}
+    if extend:
+        _require_extension(given, config, set_, resume)
     if resume and (config or given or set_):
         raise typer.BadParameter("a resumed training keeps its settings: give only --resume")
     if detach and here:
@@ -110,8 +123,8 @@ def train(
     if folder:
         folder.check()
     settings = load_settings()
+    asked = _Asked(config, given, tuple(set_ or ()), resume, extend)
     if not check and (detach or runs_elsewhere(settings, here=here)):
-        asked = _Asked(config, given, tuple(set_ or ()), resume)
         raise typer.Exit(_elsewhere(settings, asked, Wanted(detach, folder, as_json)))
     core = open_core(settings)
     try:
@@ -119,7 +132,7 @@ def train(
             process_id = resume
             ending = run(core, resume, as_json)
         else:
-            record = _submit(core, config, given, set_ or [], check, as_json)
+            record = _submit(core, asked, check, as_json)
             if record is None:
                 return
             process_id = record.id
@@ -149,6 +162,29 @@ class _Asked(NamedTuple):
     given: dict[str, Any]
     assignments: tuple[str, ...]
     resume: str | None
+    extend: str | None
+
+
+def _require_extension(
+    given: dict[str, Any], config: Path | None, assignments: list[str] | None, resume: str | None
+) -> None:
+    """Raise `typer.BadParameter` unless just what an extension needs is given."""
+    if resume:
+        raise typer.BadParameter(
+            "--resume goes on with a training that failed or was stopped, --extend with a "
+            "completed one: give one of them"
+        )
+    others = sorted(given.keys() - {"steps", "name"})
+    others = [f"--{name.replace('_', '-').removesuffix('s')}" for name in others]
+    others += ["--set"] if assignments else []
+    others += ["a config"] if config else []
+    if others:
+        raise typer.BadParameter(
+            f"an extended training keeps its settings, so {', '.join(others)} can't be given; to "
+            "train with others, start a new training from the adapter"
+        )
+    if "steps" not in given:
+        raise typer.BadParameter("--extend needs --steps, the number of steps in all")
 
 
 def _elsewhere(settings: "Settings", asked: _Asked, wanted: Wanted) -> int:
@@ -161,6 +197,9 @@ def _elsewhere(settings: "Settings", asked: _Asked, wanted: Wanted) -> int:
     with backend(settings) as target:
         if asked.resume:
             return send_again(target, settings, wanted, asked.resume)
+        if asked.extend:
+            extend = {"process_id": asked.extend, **asked.given}
+            return send(target, settings, wanted, type="train", extend=extend)
         parsed = _parsed(asked.config, asked.given, list(asked.assignments))
         if runs_elsewhere(settings, here=False):
             parsed = for_elsewhere(target, parsed, to_stderr)
@@ -182,19 +221,16 @@ def _parsed(config: Path | None, given: dict[str, Any], assignments: list[str]) 
     )
 
 
-def _submit(
-    core: "Core",
-    config: Path | None,
-    given: dict[str, Any],
-    assignments: list[str],
-    check_only: bool,
-    as_json: bool,
-) -> "ProcessRecord | None":
+def _submit(core: "Core", asked: _Asked, check_only: bool, as_json: bool) -> "ProcessRecord | None":
     from loradash.cli.output import print_result, to_stderr
     from loradash.domain.sizes import counted
 
-    parsed = _parsed(config, given, assignments)
-    checked = core.training.check(parsed)
+    if asked.extend:
+        given = asked.given
+        checked = core.training.check_extension(asked.extend, given["steps"], given.get("name", ""))
+    else:
+        checked = core.training.check(_parsed(asked.config, asked.given, list(asked.assignments)))
+    parsed = checked.config
     for warning in checked.warnings:
         to_stderr(f"warning: {warning}")
     images = sum(len(report.images) for report in checked.reports)
@@ -202,13 +238,22 @@ def _submit(
         if as_json:
             print_result({"status": "ok", "images": images, "warnings": list(checked.warnings)})
         else:
-            say(f"{parsed.name}: ready to train on {counted(images, 'image')}")
+            say(f"{parsed.name}: ready to train{_on(images, checked.origin)}")
         return None
     record = core.training.submit(checked, taking=core.runner.taking("local"))
     if not as_json:
         steps = counted(parsed.process.train.updates, "step")
-        say(f"{record.id}: {parsed.name}, {counted(images, 'image')}, {steps}")
+        say(f"{record.id}: {parsed.name}{_on(images, checked.origin)}, {steps}")
     return record
+
+
+def _on(images: int, origin: "Origin | None") -> str:
+    """What is trained on, as far as it was looked at, and what it goes on from."""
+    from loradash.domain.sizes import counted
+
+    if origin and origin.kind == "extends":
+        return f" from step {origin.step} of {origin.process_id}"
+    return f" on {counted(images, 'image')}"
 
 
 def read_config(path: Path) -> str:

@@ -124,6 +124,16 @@ class Progress(_Frozen):
     eta_s: float | None = None
 
 
+class Origin(_Frozen):
+    """What a training goes on from: another one's last checkpoint, or an adapter's weights."""
+
+    kind: Literal["extends", "adapter"]
+    process_id: str = Field("", description="of the training that made it; '' for another file")
+    step: int = Field(0, description="steps that it had")
+    name: str = Field("", description="the adapter, as it was named")
+    sha256: str = Field("", description="of the adapter's file")
+
+
 class ProcessRecord(_Frozen):
     """All that is known of a process except its metrics, log lines and artifacts."""
 
@@ -158,6 +168,7 @@ class ProcessRecord(_Frozen):
     config_key: str = Field(
         "", description="the object with its config; '' is where earlier releases put it"
     )
+    origin: Origin | None = Field(None, description="None: it began with fresh weights")
 
     @property
     def attempt(self) -> AttemptNote | None:

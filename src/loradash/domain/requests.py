@@ -24,6 +24,7 @@ from loradash.domain import yaml_text
 from loradash.domain.ids import key_of_client, key_of_job, process_id_of
 from loradash.domain.process import Kind, Status
 from loradash.domain.request_fields import (
+    MAX_REFERENCE_CHARACTERS,
     MAX_SHOWN,
     Config,
     Content,
@@ -93,19 +94,43 @@ class HealthRequest(_Request):
     type: Literal["health"]
 
 
+class Extend(BaseModel):
+    """A completed training that shall have more steps, in a training of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+    process_id: Annotated[
+        Text,
+        Field(
+            min_length=1, max_length=MAX_REFERENCE_CHARACTERS,
+            description="its id, or the name that only its adapter has",
+        ),
+    ]  # fmt: skip
+    steps: int = Field(ge=1, le=10_000_000, description="in all, counted as in its config")
+    name: Annotated[
+        Text, Field(max_length=100, description="of the new adapter; default: with the steps")
+    ] = ""
+
+
 class TrainRequest(_Request):
-    """Start a training. Both types and both fields mean the same; exactly one config is given."""
+    """Start a training. Both types and both fields mean the same; exactly one config is given.
+
+    In place of a config, ``extend`` names a completed training to go on from.
+    """
 
     type: Literal["train", "train_with_yaml"]
     config: Config | None = None
     yaml_config: Config | None = None
+    extend: Extend | None = None
     priority: Priority = 0
     idempotency_key: IdempotencyKey | None = None
 
     @model_validator(mode="after")
     def _one_config(self) -> Self:
         given = [name for name in ("config", "yaml_config") if not _blank(getattr(self, name))]
-        if not given:
+        if self.extend and given:
+            raise ValueError(f"extend, {given[0]}: both are given; send one of them")
+        if not given and not self.extend:
             raise ValueError("config: missing or empty; send the training's config as YAML text")
         if len(given) == 2:
             raise ValueError("config, yaml_config: both are given; send one of them")

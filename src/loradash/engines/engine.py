@@ -124,6 +124,31 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class ExtendsTrainings(Protocol):
+    """Optional ability of an engine: to go on, in a new training, where a finished one ended."""
+
+    def extension_warnings(self, before: TrainingConfig, config: TrainingConfig) -> tuple[str, ...]:
+        """Return what keeps the result from being that of one training of that many steps."""
+        ...
+
+    def write_extended_job(
+        self,
+        process_id: str,
+        config: TrainingConfig,
+        job: Path,
+        data: tuple[str, ...],
+        folder: Path,
+        created_at: datetime,
+    ) -> None:
+        """Write a job that goes on from checkpoints of the finished ``job``, with its data.
+
+        ``data`` are the folders in which the same datasets are now, as in `write_training_job`.
+        Raises `InvalidCheckpoint` if the job can't be read.
+        """
+        ...
+
+
+@runtime_checkable
 class WarmGenerator(Protocol):
     """Optional ability of an engine: a long-lived process that generates, request after request."""
 

@@ -25,7 +25,11 @@ def users_of(
     return [
         record
         for record in _active(registry)
-        if parts and any(_names(text, process_id, parts) for text in _references(record))
+        if parts
+        and (
+            any(_names(text, process_id, parts) for text in _references(record))
+            or ("checkpoints" in parts and _extends(record, process_id))
+        )
     ]
 
 
@@ -56,6 +60,12 @@ def _references(record: ProcessRecord) -> Sequence[str]:
     """What a process needs of others, as its record names it."""
     adapters = record.summary.get("adapters") or ()
     return [str(one["path"]) for one in adapters if isinstance(one, dict) and "path" in one]
+
+
+def _extends(record: ProcessRecord, process_id: str) -> bool:
+    """Whether it goes on from this training's checkpoints, or may have to once more."""
+    origin = record.origin
+    return origin is not None and origin.kind == "extends" and origin.process_id == process_id
 
 
 def _names(reference: str, process_id: str, parts: Sequence[str]) -> bool:

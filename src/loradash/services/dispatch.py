@@ -157,10 +157,17 @@ def _health(services: Services, request: requests.HealthRequest, context: Contex
 
 
 def _train(services: Services, request: requests.TrainRequest, context: Context) -> Reply:
-    config = parse_training(request.document)
-    checked = services.training.quick_check(config, services.places)
+    text = ""
+    if extend := request.extend:
+        checked = services.training.check_extension(
+            extend.process_id, extend.steps, extend.name, services.places
+        )
+    else:
+        config = parse_training(request.document)
+        checked = services.training.quick_check(config, services.places)
+        text = request.text if checked.config is config else ""
     record = services.training.submit(
-        checked, request.text if checked.config is config else "",
+        checked, text,
         request_id=context.request_id, priority=request.priority,
         key=_key(request.idempotency_key, context),
     )  # fmt: skip

@@ -262,6 +262,7 @@ def view(
         "resumable": bool(error and error.resumable) or record.status is Status.CANCELLED,
         "output_path": record.output_prefix or None,
         "request_id": record.request_id or None,
+        "origin": record.origin.model_dump(mode="json") if record.origin else None,
         "config": _short_config(record),
     }
 

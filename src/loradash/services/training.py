@@ -24,7 +24,7 @@ from loradash.domain.events import (
     parse_event,
 )
 from loradash.domain.ids import new_process_id, process_id_of
-from loradash.domain.process import ProcessRecord, Progress
+from loradash.domain.process import Origin, ProcessRecord, Progress
 from loradash.domain.random_seeds import MAX_DRAWN_SEED, with_seeds_drawn
 from loradash.domain.sizes import counted
 from loradash.domain.training_config import TrainingConfig
@@ -57,6 +57,7 @@ from loradash.runtime.workspace import Workspace
 from loradash.services.datasets.folders import Progress as ImageProgress
 from loradash.services.datasets.folders import check_for_training, check_sections
 from loradash.services.datasets.store import DatasetStore
+from loradash.services.extension import Extensions
 from loradash.services.places import ANYWHERE, Places
 from loradash.services.submission import submit
 from loradash.storage.disk import as_disk_full
@@ -75,6 +76,7 @@ class CheckedTraining(NamedTuple):
     config: TrainingConfig
     reports: tuple[DatasetReport, ...]
     warnings: tuple[str, ...]
+    origin: Origin | None = None
 
 
 class TrainingHistory(NamedTuple):
@@ -107,6 +109,7 @@ class TrainingService:
         self._children = children
         self.places: Places = ANYWHERE
         """Where links in the datasets of trainings that run here may lead."""
+        self._extensions = Extensions(engine, registry, store)
 
     def check(
         self,
@@ -151,6 +154,20 @@ class TrainingService:
         if in_full:
             config = parse_training_text(training_text(config), in_full)
         return CheckedTraining(config, (), warnings)
+
+    def check_extension(
+        self, reference: str, steps: int, name: str = "", places: Places = ANYWHERE
+    ) -> CheckedTraining:
+        """Check that a completed training can go on, in another one, to ``steps`` steps in all.
+
+        It is named by its id or by its adapter's name.
+
+        Raises what `Extensions.plan` and `quick_check` raise.
+        """
+        extension = self._extensions.plan(reference, steps, name)
+        checked = self.quick_check(extension.config, places)
+        warnings = (*extension.warnings, *checked.warnings)
+        return checked._replace(origin=extension.origin, warnings=warnings)
 
     def _check_dataset(self, folder_path: str, what: str, places: Places) -> bool:
         """Whether a folder on this machine is meant; raises if what is meant isn't there.
@@ -197,7 +214,7 @@ class TrainingService:
             id=process_id, kind="training", name=checked.config.name, created_at=now,
             enqueued_at=now, updated_at=now, priority=priority, request_id=request_id,
             summary=_summary(checked.config),
-            progress=Progress(total_steps=checked.config.process.train.updates),
+            progress=_start(checked), origin=checked.origin,
         )  # fmt: skip
         text = config_text or training_text(checked.config)
         return submit(self._registry, self._store, record, text, may_exist=bool(key), taking=taking)
@@ -318,12 +335,20 @@ class TrainingService:
         """
         job = self._engine.job_file(folder)
         stored = {entry.kind: entry for entry in self._registry.artifacts(attempt.id, ["job"])}
+        origin = attempt.record.origin
+        extended = origin if origin and origin.kind == "extends" else None
         if not (folder / CONFIG_FILE).is_file():
             self._store.get_file(config_key(attempt.record), folder / CONFIG_FILE)
         if not job.is_file() and "job" in stored:
             fetch(self._store, stored["job"], job)
         config, fetched = self._with_local_datasets(attempt, folder, job.is_file(), refetched)
-        if not job.is_file():
+        if not job.is_file() and extended:
+            data = tuple(
+                self._seen_from(attempt, folder, section.folder_path)
+                for section in config.process.datasets
+            )
+            self._extensions.write_job(attempt.record, config, data, folder)
+        elif not job.is_file():
 
             def looked_at(done: int, total: int) -> None:
                 _raise_if_stopped(attempt)
@@ -343,17 +368,24 @@ class TrainingService:
             checkpoints = self._engine.checkpoint_folder(folder)
             if count := restore_checkpoints(self._registry, self._store, attempt.id, checkpoints):
                 attempt.say(f"{counted(count, 'checkpoint')} restored from the object store")
+            elif extended:
+                self._extensions.restore(extended, checkpoints)
+                attempt.say(f"goes on from the last checkpoint of {extended.process_id}")
         if fetched:
             attempt.say(f"datasets: {', '.join(fetched)}")
 
     def _movable(self, attempt: Attempt, folder: Path, report: DatasetReport) -> DatasetReport:
+        place = self._seen_from(attempt, folder, report.folder)
+        return report.model_copy(update={"folder": place})
+
+    def _seen_from(self, attempt: Attempt, folder: Path, data: str) -> str:
         """Name what was fetched into the workspace by its way from the job's folder.
 
         Another machine, whose workspace may be somewhere else, fetches it to the same place.
         """
-        if not Path(report.folder).is_relative_to(self._workspace.training_data(attempt.id)):
-            return report
-        return report.model_copy(update={"folder": os.path.relpath(report.folder, folder)})
+        if not Path(data).is_relative_to(self._workspace.training_data(attempt.id)):
+            return data
+        return os.path.relpath(data, folder)
 
     def _with_local_datasets(
         self, attempt: Attempt, folder: Path, job_exists: bool, refetched: set[Path]
@@ -429,6 +461,13 @@ def _raise_if_stopped(attempt: Attempt) -> None:
 def _show_fetched(attempt: Attempt, dataset: str, done: int, total: int) -> None:
     _raise_if_stopped(attempt)
     attempt.show("downloading", f"dataset {dataset} {done}/{total}")
+
+
+def _start(checked: CheckedTraining) -> Progress:
+    """Where it stands before it has begun: an extension has the steps of the one before."""
+    origin = checked.origin
+    step = origin.step if origin and origin.kind == "extends" else 0
+    return Progress(step=step, total_steps=checked.config.process.train.updates)
 
 
 def _summary(config: TrainingConfig) -> dict[str, Any]:

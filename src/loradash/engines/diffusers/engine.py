@@ -1,5 +1,7 @@
 """The parent's side of the built-in engine: job file, command line, events, results. No torch."""
 
+import hashlib
+import math
 import os
 import sys
 import threading
@@ -18,6 +20,7 @@ from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers import support
 from loradash.engines.diffusers.adapter_layers import read_adapter_layout
+from loradash.engines.diffusers.child.schedules import factor
 from loradash.engines.diffusers.drawing_limits import drawing_limits
 from loradash.engines.diffusers.families import BaseModelSource, find_base_model, fingerprint
 from loradash.engines.diffusers.inspection import Inspection, inspect
@@ -28,6 +31,7 @@ from loradash.engines.diffusers.job import (
     SAMPLES_FOLDER,
     DatasetPlan,
     Generate,
+    JobBefore,
     ResolvedAdapter,
     TrainingJob,
 )
@@ -117,9 +121,56 @@ class DiffusersEngine:
             threads=self._threads,
             offline=self._offline,
         )
-        partial = folder / f".{JOB_FILE}.partial"
-        partial.write_text(job.model_dump_json(indent=2), encoding="utf-8")
-        partial.replace(folder / JOB_FILE)
+        _write_job(job, folder)
+
+    def extension_warnings(self, before: TrainingConfig, config: TrainingConfig) -> tuple[str, ...]:
+        """See `ExtendsTrainings.extension_warnings`: a schedule that depends on the last step."""
+        old, new = before.process.train, config.process.train
+        done = old.updates
+        rates = [(factor(step, old), factor(step, new)) for step in range(done)]
+        if all(math.isclose(one, other) for one, other in rates):
+            return ()
+        rate = new.unet_lr or new.lr
+        text = (
+            f"lr_scheduler {new.lr_scheduler}: the first {done} steps followed the schedule of "
+            f"{done} steps, down to a learning rate of {rate * rates[-1][0]:.2e}; the others "
+            f"follow that of {new.updates} steps, from {rate * factor(done, new):.2e} on. So the "
+            f"result isn't that of one training of {new.updates} steps; with a constant rate it is"
+        )
+        return (text,)
+
+    def write_extended_job(
+        self,
+        process_id: str,
+        config: TrainingConfig,
+        job: Path,
+        data: tuple[str, ...],
+        folder: Path,
+        created_at: datetime,
+    ) -> None:
+        """See `ExtendsTrainings.write_extended_job`."""
+        try:
+            text = job.read_bytes()
+            old = TrainingJob.model_validate_json(text)
+        except (OSError, ValidationError) as error:
+            raise InvalidCheckpoint(
+                "the job of the training that this one extends can't be read",
+                remedy="Start from its adapter instead.",
+            ) from error
+        before = JobBefore(
+            process_id=old.process_id,
+            sha256=hashlib.sha256(text).hexdigest(),
+            steps=old.config.process.train.updates,
+        )
+        datasets = tuple(
+            plan.model_copy(update={"folder": place})
+            for plan, place in zip(old.datasets, data, strict=True)
+        )
+        update = {
+            "process_id": process_id, "created_at": created_at, "config": config,
+            "datasets": datasets, "before": before,
+        }  # fmt: skip
+        _write_job(old.model_copy(update=update), folder)
 
     def training_command(self, folder: Path) -> Command:
         """Start or continue the training in ``folder``. Raises `InvalidCheckpoint`."""
@@ -255,6 +306,12 @@ class DiffusersEngine:
             environment=environment,
             working_directory=working_directory,
         )
+
+
+def _write_job(job: TrainingJob, folder: Path) -> None:
+    partial = folder / f".{JOB_FILE}.partial"
+    partial.write_text(job.model_dump_json(indent=2), encoding="utf-8")
+    partial.replace(folder / JOB_FILE)
 
 
 def _files_in(folder: Path) -> tuple[Path, ...]:

@@ -34,6 +34,16 @@ class DatasetPlan(BaseModel):
     )
 
 
+class JobBefore(BaseModel):
+    """The job of a finished training, from whose checkpoints another one goes on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    process_id: ProcessId
+    sha256: str = Field(description="of its file, which its checkpoints name")
+    steps: int = Field(description="optimizer updates that it had")
+
+
 class TrainingJob(BaseModel):
     """Everything a training needs, and all that its result depends on.
 
@@ -52,6 +62,7 @@ class TrainingJob(BaseModel):
     device: str
     threads: int = Field(ge=1)
     offline: bool
+    before: JobBefore | None = None
 
     @field_serializer("config")
     def _as_given(self, config: TrainingConfig) -> dict[str, Any]:

@@ -43,9 +43,11 @@ class TrainingState:
 class CheckpointStore:
     """The checkpoints of one training."""
 
-    def __init__(self, folder: Path, job_sha256: str) -> None:
+    def __init__(self, folder: Path, job_sha256: str, before_sha256: str = "") -> None:
+        """Take the hash of the training's job, and that of the job that it extends, if any."""
         self._folder = folder
         self._job_sha256 = job_sha256
+        self._known_jobs = {job_sha256, before_sha256} - {""}
 
     def write(self, state: TrainingState, write_adapter: Callable[[Path], None]) -> Path:
         """Write the checkpoint of ``state.step`` and return its folder; a rename shows it.
@@ -94,7 +96,7 @@ class CheckpointStore:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 on_damaged(path, str(error))
                 continue
-            if manifest["job_sha256"] != self._job_sha256:
+            if manifest["job_sha256"] not in self._known_jobs:
                 raise InvalidCheckpoint(
                     f"checkpoint {path.name} belongs to a job with other settings or data",
                     remedy="Start a new training instead of changing the job of this one.",

@@ -40,7 +40,13 @@ from loradash.engines.diffusers.job import (
     CHECKPOINTS_FOLDER,
     TrainingJob,
 )
-from loradash.errors import DiskFull, Interrupted, InvalidBaseModel, LoradashError
+from loradash.errors import (
+    DiskFull,
+    Interrupted,
+    InvalidBaseModel,
+    InvalidCheckpoint,
+    LoradashError,
+)
 
 
 def run_training(job_path: Path, emitter: Emitter, stop: StopSignal) -> int:
@@ -92,8 +98,11 @@ class TrainingRun:
         self._job = TrainingJob.model_validate_json(job_text)
         self._emitter = emitter
         self._stop = stop
+        before = self._job.before
         self._store = CheckpointStore(
-            folder / CHECKPOINTS_FOLDER, hashlib.sha256(job_text).hexdigest()
+            folder / CHECKPOINTS_FOLDER,
+            hashlib.sha256(job_text).hexdigest(),
+            before.sha256 if before else "",
         )
         self._saved_step: int | None = None
         self._saved_path: Path | None = None
@@ -241,6 +250,12 @@ class TrainingRun:
             self._emitter.warn("checkpoint_damaged", f"{path.name} is passed over: {reason}")
 
         found = self._store.newest(on_damaged)
+        if not found and self._job.before:
+            raise InvalidCheckpoint(
+                f"no checkpoint of {self._job.before.process_id} verifies, which this training "
+                "extends",
+                remedy="Start a new training from its adapter.",
+            )
         if found:
             path, state = found
             self.trainer.restore(state)
