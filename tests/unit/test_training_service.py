@@ -70,10 +70,14 @@ class ScriptedEngine:
 
     def __init__(self, body=TRAINS):
         self.body = body
+        self.size = None
         self.finds = ("lora", "sample", "config", "job", "metrics", "log")
 
     def check_training(self, config):
         return ("a warning",)
+
+    def native_size(self, config):
+        return self.size
 
     def write_training_job(self, process_id, config, reports, folder, created_at):
         self.job_file(folder).write_text(
@@ -298,6 +302,40 @@ def test_a_random_seed_is_drawn_at_the_submit_and_stands_in_the_stored_config(
     ]
     assert min(seeds) >= 0
     assert seeds[0] != seeds[1]
+
+
+def sizes(text):
+    process = parse_training_text(text).process
+    return process.datasets[0].resolution, process.sample.width, process.sample.height
+
+
+def test_a_size_that_is_left_open_is_recorded_in_the_stored_config(here, service, engine, config):
+    engine.size = 64
+    record = service.submit(service.check(config))
+    assert sizes(content(here.store, f"results/{record.id}/config.yaml").decode()) == ([64], 64, 64)
+
+
+def test_a_size_that_only_the_machine_that_trains_knows_is_recorded_there(
+    here, engine, process_id, service
+):
+    engine.size = 64
+    run(here, process_id)
+    assert sizes((service.folder(process_id) / "config.yaml").read_text()) == ([64], 64, 64)
+
+
+def test_a_training_that_has_begun_keeps_its_sizes(here, engine, process_id, service):
+    engine.body = 'emit("failed", code="internal", message="x")'
+    run(here, process_id)
+    engine.size, engine.body = 64, TRAINS
+    assert run(here, process_id).type == "done"
+    assert sizes((service.folder(process_id) / "config.yaml").read_text()) == ([512], 512, 512)
+
+
+def test_a_size_far_from_the_base_models_own_is_a_warning(service, engine, config):
+    engine.size = 64
+    document = {**config.model_dump(mode="json", exclude_unset=True)}
+    far = parse_training(document, {"datasets.0.resolution": [512]})
+    assert any("512 is far from 64" in text for text in service.check(far).warnings)
 
 
 def test_the_text_that_the_user_gave_is_what_is_worked_on(here, service, config, tmp_path):

@@ -87,8 +87,8 @@ class _GenerateSection(Section):
     prompts: Annotated[
         list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
     ] = Field(min_length=1, max_length=MAX_IMAGES)
-    width: Pixels = 512
-    height: Pixels = 512
+    width: Pixels | None = None
+    height: Pixels | None = None
     neg: Annotated[Text, BeforeValidator(lambda value: value or "")] = ""
     seed: int = Field(-1, ge=-1)
     guidance_scale: float = Field(7.0, ge=0, le=100)
@@ -169,8 +169,8 @@ def _from_process(name: str, process: _GenerationProcess) -> GenerationRequest:
             "seed": None if generate.seed < 0 else generate.seed,
             "steps": generate.sample_steps,
             "guidance_scale": generate.guidance_scale,
-            "width": rounded_side(generate.width),
-            "height": rounded_side(generate.height),
+            "width": generate.width and rounded_side(generate.width),
+            "height": generate.height and rounded_side(generate.height),
             "scheduler": generate.sampler,
             "precision": process.dtype,
         },

@@ -20,6 +20,10 @@ from loradash.domain.training_config import (
 )
 
 
+def _list_or_none(value: Any) -> Any:
+    return None if value is None else as_list(value)
+
+
 class ShortTrainingConfig(Section):
     """The short form: the settings most people change, with defaults that train well."""
 
@@ -45,9 +49,9 @@ class ShortTrainingConfig(Section):
     gradient_accumulation: int = Field(1, ge=1)
     gradient_checkpointing: bool = True
     precision: AnyPrecision = "auto"
-    resolution: Annotated[list[Pixels], BeforeValidator(as_list)] = Field(
-        default_factory=lambda: [512], min_length=1
-    )
+    resolution: Annotated[
+        list[Pixels] | None, BeforeValidator(_list_or_none), Field(min_length=1)
+    ] = Field(None, description="default: the base model's own size")
     num_repeats: int = Field(1, ge=1)
     caption_dropout_rate: Rate = 0.0
     min_snr_gamma: SnrGamma = None
@@ -58,7 +62,7 @@ class ShortTrainingConfig(Section):
     on_bad_image: Literal["stop", "skip"] = "stop"
     sample_prompts: list[Text] = Field(default_factory=list)
     sample_every: int = Field(250, ge=0)
-    sample_size: Pixels | None = Field(None, description="default: the first resolution")
+    sample_size: Pixels | None = Field(None, description="default: as the first resolution")
     sample_steps: int = Field(20, ge=1)
     guidance_scale: float = Field(7.0, ge=0)
     sampler: str = "default"
@@ -73,10 +77,11 @@ class ShortTrainingConfig(Section):
 
     def expanded(self) -> dict[str, Any]:
         """Return the same training as a document of the full form."""
+        resolution = {"resolution": self.resolution} if self.resolution else {}
         datasets: list[dict[str, Any]] = [
             {
                 "folder_path": self.dataset,
-                "resolution": self.resolution,
+                **resolution,
                 "num_repeats": self.num_repeats,
                 "caption_dropout_rate": self.caption_dropout_rate,
                 "on_bad_image": self.on_bad_image,
@@ -86,7 +91,7 @@ class ShortTrainingConfig(Section):
             datasets.append(
                 {
                     "folder_path": self.regularization,
-                    "resolution": self.resolution,
+                    **resolution,
                     "is_reg": True,
                     "prior_reg": self.prior_preservation,
                     "on_bad_image": self.on_bad_image,
@@ -110,7 +115,7 @@ class ShortTrainingConfig(Section):
         }
         if self.ema_decay:
             train["ema_config"] = {"use_ema": True, "ema_decay": self.ema_decay}
-        size = self.sample_size or self.resolution[0]
+        size = self.sample_size or (self.resolution[0] if self.resolution else None)
         process: dict[str, Any] = {
             "type": "diffusion_trainer",
             "trigger_word": self.trigger_word,
@@ -131,8 +136,7 @@ class ShortTrainingConfig(Section):
             "sample": {
                 "sampler": self.sampler,
                 "sample_every": self.sample_every,
-                "width": size,
-                "height": size,
+                **({"width": size, "height": size} if size else {}),
                 "sample_steps": self.sample_steps,
                 "guidance_scale": self.guidance_scale,
                 "prompts": self.sample_prompts,

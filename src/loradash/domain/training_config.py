@@ -261,7 +261,9 @@ class DatasetSection(Section):
     trigger_word: Text | None = None
     resolution: Annotated[
         list[Pixels], BeforeValidator(as_list), Field(min_length=1, max_length=16)
-    ] = Field(default_factory=lambda: [512])
+    ] = Field(
+        default_factory=lambda: [512], description="default: the base model's own size if known"
+    )
     num_repeats: int = Field(1, ge=1, le=10_000)
     is_reg: bool = Field(False, description="regularisation (prior) images")
     prior_reg: bool = Field(
@@ -553,8 +555,8 @@ class SampleSection(Section):
     sampler: str = Field("ddpm", max_length=50)
     sample_every: int = Field(100, ge=0, description="0: never")
     sample_start_step: int = Field(0, ge=0)
-    width: Pixels = 512
-    height: Pixels = 512
+    width: Pixels = Field(512, description="default: the base model's own size if known")
+    height: Pixels = Field(512, description="default: the base model's own size if known")
     neg: Text = ""
     seed: SeedOrRandom = 0
     walk_seed: bool = False

@@ -54,6 +54,13 @@ class Engine(Protocol):
         """
         ...
 
+    def native_size(self, config: TrainingConfig) -> int | None:
+        """Side in pixels of the images that the base model was trained on.
+
+        None if that isn't known here. Raises `InvalidBaseModel` as `check_training` does.
+        """
+        ...
+
     def check_base_model(self, name: str) -> None:
         """Check that a base model is there, or may be downloaded. Raises `InvalidBaseModel`."""
         ...

@@ -24,6 +24,7 @@ from loradash.domain.events import (
     parse_event,
 )
 from loradash.domain.ids import new_process_id, process_id_of
+from loradash.domain.native_sizes import FORMER_SIZE, far_from_native, sizes_left_open
 from loradash.domain.process import Origin, ProcessRecord, Progress
 from loradash.domain.random_seeds import MAX_DRAWN_SEED, with_seeds_drawn
 from loradash.domain.sizes import counted
@@ -153,7 +154,21 @@ class TrainingService:
         in_full = {key: full for key, text in paths.items() if (full := full_path(text)) != text}
         if in_full:
             config = parse_training_text(training_text(config), in_full)
-        return CheckedTraining(config, (), warnings)
+        config, about_sizes = self._with_sizes(config)
+        return CheckedTraining(config, (), warnings + about_sizes)
+
+    def _with_sizes(self, config: TrainingConfig) -> tuple[TrainingConfig, tuple[str, ...]]:
+        """Give sizes that are left open the base model's own; mention those far from it.
+
+        Where the base model's size isn't known here, as on a control plane, the machine that trains
+        does it.
+        """
+        native = self._engine.native_size(config)
+        if native is None:
+            return config, ()
+        if left_open := sizes_left_open(config, native):
+            config = parse_training_text(training_text(config), left_open)
+        return config, far_from_native(config, native)
 
     def check_extension(
         self, reference: str, steps: int, name: str = "", places: Places = ANYWHERE
@@ -165,7 +180,10 @@ class TrainingService:
         Raises what `Extensions.plan` and `quick_check` raise.
         """
         extension = self._extensions.plan(reference, steps, name)
-        checked = self.quick_check(extension.config, places)
+        config = extension.config
+        if left_open := sizes_left_open(config, FORMER_SIZE):  # a training of an earlier release
+            config = parse_training_text(training_text(config), left_open)
+        checked = self.quick_check(config, places)
         warnings = (*extension.warnings, *checked.warnings)
         return checked._replace(origin=extension.origin, warnings=warnings)
 
@@ -341,6 +359,8 @@ class TrainingService:
             self._store.get_file(config_key(attempt.record), folder / CONFIG_FILE)
         if not job.is_file() and "job" in stored:
             fetch(self._store, stored["job"], job)
+        if not job.is_file() and not extended:
+            self._give_sizes(attempt, folder / CONFIG_FILE)
         config, fetched = self._with_local_datasets(attempt, folder, job.is_file(), refetched)
         if not job.is_file() and extended:
             data = tuple(
@@ -373,6 +393,19 @@ class TrainingService:
                 attempt.say(f"goes on from the last checkpoint of {extended.process_id}")
         if fetched:
             attempt.say(f"datasets: {', '.join(fetched)}")
+
+    def _give_sizes(self, attempt: Attempt, path: Path) -> None:
+        """Write the base model's own size where the config leaves one open until now."""
+        config = parse_training_text(path.read_text(encoding="utf-8-sig"))
+        with_sizes, warnings = self._with_sizes(config)
+        if with_sizes is config:
+            return
+        partial_path = path.with_name(f".{path.name}.partial")
+        partial_path.write_text(training_text(with_sizes), encoding="utf-8")
+        partial_path.replace(path)
+        attempt.say(f"sizes that the config leaves open: {with_sizes.process.sample.width} pixels")
+        for warning in warnings:
+            attempt.say(f"warning: {warning}")
 
     def _movable(self, attempt: Attempt, folder: Path, report: DatasetReport) -> DatasetReport:
         place = self._seen_from(attempt, folder, report.folder)

@@ -60,15 +60,16 @@ class DiffusersEngine:
 
     def check_training(self, config: TrainingConfig) -> tuple[str, ...]:
         """Check what can be checked without torch; see `Engine.check_training`."""
-        model = config.process.model
-        source = find_base_model(
-            model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
-        )
+        source = _source_of(config)
         found = self._inspected(source)
         if lora := config.process.network.pretrained_lora_path:
             self.adapter_metadata(local_path(lora, InvalidAdapter, "network.pretrained_lora_path"))
         warnings = support.check(config, drawing_limits(source)) + found.warnings
         return warnings + support.warnings_about_machine(config, self._device)
+
+    def native_size(self, config: TrainingConfig) -> int | None:
+        """See `Engine.native_size`."""
+        return self._inspected(_source_of(config)).native_size
 
     def check_base_model(self, name: str) -> None:
         """See `Engine.check_base_model`."""
@@ -92,10 +93,7 @@ class DiffusersEngine:
         created_at: datetime,
     ) -> None:
         """See `Engine.write_training_job`; ``job.json`` appears at once and whole."""
-        model = config.process.model
-        base_model = find_base_model(
-            model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
-        )
+        base_model = _source_of(config)
         found = self._inspected(base_model)
         job = TrainingJob(
             process_id=process_id,
@@ -312,6 +310,13 @@ def _write_job(job: TrainingJob, folder: Path) -> None:
     partial = folder / f".{JOB_FILE}.partial"
     partial.write_text(job.model_dump_json(indent=2), encoding="utf-8")
     partial.replace(folder / JOB_FILE)
+
+
+def _source_of(config: TrainingConfig) -> BaseModelSource:
+    model = config.process.model
+    return find_base_model(
+        model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
+    )
 
 
 def _files_in(folder: Path) -> tuple[Path, ...]:
