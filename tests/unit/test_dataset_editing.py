@@ -945,7 +945,7 @@ def test_a_zip_file_becomes_a_dataset(editor, tmp_path):
     result = editor.import_zip("cats", zipped(tmp_path, files), trigger_word="sks")
     assert names(editor) == ["a.png", "a.txt"]
     assert (result.total_images, result.trigger_word) == (1, "sks")
-    assert result.warnings == ("files of other kinds were left out: 'readme.md'",)
+    assert result.warnings == ("1 file of another kind is left out: cats/readme.md",)
     assert not list((tmp_path / "scratch").iterdir())
 
 

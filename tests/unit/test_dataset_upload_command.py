@@ -61,32 +61,38 @@ def upload(target, folder, **fields):
     return upload_files(target, files_to_upload(folder), **fields)
 
 
-def test_images_and_captions_of_a_folder_are_sent_and_nothing_below_it(world, folder):
+def test_images_and_captions_of_a_folder_are_sent_and_the_rest_is_named(world, folder):
     target = Target(world)
     reply = upload(target, folder)
-    assert (reply["total_images"], reply["total_captions"]) == (30, 30)
+    assert (reply["total_images"], reply["total_captions"]) == (31, 30)
+    assert reply["warnings"][:2] == [
+        "1 hidden file or folder is left out: .hidden.png; what begins with a dot isn't looked at",
+        "1 file of another kind is left out: notes.md",
+    ]
+    assert [one["reason"] for one in reply["left_out"]] == ["hidden", "other_kind"]
+    assert world.datasets.read_file("Cats", "sub/deep.png") == picture()
     assert reply["trigger_word"] == "sks"
-    assert world.datasets.read_file("Cats", "07.png") == picture(7)
-    assert len(target.sent) == 60
+    assert world.datasets.read_file("Cats", "07.PNG") == picture(7)
+    assert len(target.sent) == 61
 
 
 def test_a_file_that_fails_is_named_and_the_others_are_sent(world, folder):
     target = Target(world, failing=("03.PNG", "11.txt"))
-    with pytest.raises(TransferFailed, match="2 of 60 files failed") as caught:
+    with pytest.raises(TransferFailed, match="2 of 61 files failed") as caught:
         upload(target, folder)
     assert [text.partition(": ")[0] for text in caught.value.problems] == ["03.PNG", "11.txt"]
     assert "slow down" in caught.value.problems[0]
-    assert len(target.sent) == 58
+    assert len(target.sent) == 59
     assert world.datasets.folders() == ()
     again = Target(world)
     upload(again, folder)
     assert sorted(again.tried) == ["03.PNG", "11.txt"]
-    assert world.datasets.require("Cats").total_images == 30
+    assert world.datasets.require("Cats").total_images == 31
 
 
 def test_a_file_that_fails_once_is_tried_again(world, folder):
     target = Target(world, failing=("03.PNG",), attempts=1)
-    assert upload(target, folder)["total_images"] == 30
+    assert upload(target, folder)["total_images"] == 31
     assert target.tried.count("03.PNG") == 2
 
 
@@ -94,7 +100,7 @@ def test_what_the_dataset_holds_is_not_sent(world, folder):
     upload(Target(world), folder)
     (folder / "07.txt").write_text("another")
     again = Target(world)
-    assert upload(again, folder)["unchanged_files"] == 59
+    assert upload(again, folder)["unchanged_files"] == 60
     assert again.tried == ["07.txt"]
 
 
@@ -137,7 +143,7 @@ def test_progress_goes_to_a_terminal_and_counts_each_byte_once(world, folder, mo
 
     monkeypatch.setattr(dataset_upload, "_send", watched)
     upload(Target(world, failing=("03.PNG",), attempts=1), folder)
-    total = sum(path.stat().st_size for path in files_to_upload(folder))
+    total = sum(file.path.stat().st_size for file in files_to_upload(folder).files)
     assert sum(seen) == total
     assert "sending" in shown.getvalue()
 

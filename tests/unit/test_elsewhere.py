@@ -175,8 +175,8 @@ def test_without_a_control_plane_on_this_machine_that_is_said(tmp_path, capsys):
 def test_a_folder_whose_captions_can_not_be_uploaded_is_refused(tmp_path):
     config = parse_training(
         {"dataset": str(tmp_path), "base_model": "emoji-base"},
-        {"datasets.0.caption_ext": "caption"},
+        {"datasets.0.caption_ext": "tags"},
     )
-    with pytest.raises(InvalidDataset, match=r"\.caption") as caught:
+    with pytest.raises(InvalidDataset, match=r"\.tags") as caught:
         for_elsewhere(Target(), config, lambda _text: None)
     assert "--here" in caught.value.remedy

@@ -7,13 +7,14 @@ from fastapi import APIRouter, HTTPException, Path, Request, Response
 
 from loradash.api.bodies import receive
 from loradash.api.gateway import json_response
+from loradash.domain.request_fields import MAX_FILE_NAME_CHARACTERS
 from loradash.errors import InvalidRequest
 from loradash.services.datasets.upload_sessions import ExpectedFile
 from loradash.services.dispatch import Services
 
 Folder = Annotated[str, Path(max_length=150)]
 UploadId = Annotated[str, Path(max_length=100)]
-FileName = Annotated[str, Path(max_length=255)]
+FileName = Annotated[str, Path(max_length=MAX_FILE_NAME_CHARACTERS)]
 
 _FILE = {
     "requestBody": {
@@ -28,7 +29,7 @@ def make_router(services: Services) -> APIRouter:
     router = APIRouter(tags=["datasets"])
 
     @router.put(
-        "/uploads/{folder}/{upload_id}/{filename}",
+        "/uploads/{folder}/{upload_id}/{filename:path}",
         openapi_extra=_FILE,
         summary="Send one file of an upload that create_upload has announced",
     )

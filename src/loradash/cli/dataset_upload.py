@@ -7,14 +7,17 @@ files' sizes and hashes which upload it is and what of it has arrived.
 import contextlib
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from loradash.cli.backend import Backend
-from loradash.domain.dataset_files import CAPTION_SUFFIXES, IMAGE_KINDS, IMAGE_SUFFIXES
+from loradash.datasets.inventory import FolderFile, take_inventory
+from loradash.domain.dataset_files import IMAGE_KINDS, LeftOut
+from loradash.domain.dataset_findings import left_out_text, left_out_warnings
 from loradash.errors import InvalidDataset
 from loradash.storage.transfer import in_parallel
+from loradash.visible_text import visible
 
 _HASHED_AT_ONCE = 4
 
@@ -28,53 +31,81 @@ class _ToSend(NamedTuple):
     entry: dict[str, Any]
 
 
-def files_to_upload(folder: Path) -> list[Path]:
-    """Return a folder's images and captions. Raises `InvalidDataset` if there are none."""
-    wanted = IMAGE_SUFFIXES | set(CAPTION_SUFFIXES)
-    if not folder.is_dir():
-        raise InvalidDataset(f"there is no folder {folder}", remedy="Check the path.")
-    paths = sorted(
-        path for path in folder.iterdir()
-        if path.is_file() and path.suffix.lower() in wanted and not path.name.startswith(".")
-    )  # fmt: skip
-    if not paths:
+class ToUpload(NamedTuple):
+    """A folder's images and captions, by name, and what isn't sent."""
+
+    files: tuple[FolderFile, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def files_to_upload(folder: Path) -> ToUpload:
+    """Return what a dataset takes of a folder. Raises `InvalidDataset` if that is nothing."""
+    there = take_inventory(folder)
+    files = tuple(sorted((*there.images, *there.captions)))
+    if not files:
         raise InvalidDataset(
-            f"folder {folder} holds no images", remedy=f"Put {IMAGE_KINDS} files there."
+            f"folder {folder} holds no images",
+            problems=[left_out_text(one) for one in there.left_out],
+            remedy=f"Put {IMAGE_KINDS} files there.",
         )
-    return paths
+    problems = [
+        f"{visible(file.name)}: {reason}" for file in files if (reason := _unsendable(file))
+    ]
+    if problems:
+        raise InvalidDataset(
+            f"folder {folder}: {len(problems)} of {len(files)} files can't be uploaded",
+            problems=problems,
+            remedy="Rename or remove these files.",
+        )
+    return ToUpload(files, there.left_out)
 
 
 def upload_files(
-    target: Backend, paths: Sequence[Path], *, name: str, trigger_word: str, add: bool
+    target: Backend, folder: ToUpload, *, name: str, trigger_word: str, add: bool
 ) -> dict[str, Any]:
-    """Make files a dataset, or a part of one; return the server's reply.
+    """Make a folder's files a dataset, or a part of one; return the server's reply.
 
-    Raises `TransferFailed` that names each file which didn't arrive, after all were tried.
+    The reply tells of what isn't sent, too. Raises `TransferFailed` that names each file which
+    didn't arrive, after all were tried.
     """
-    announced = in_parallel(paths, _announced, concurrency=_HASHED_AT_ONCE)
+    announced = in_parallel(folder.files, _announced, concurrency=_HASHED_AT_ONCE)
     plan = target.ask(
         type="create_upload",
         training_name=name,
         trigger_word=trigger_word,
         cleanup_existing=not add,
-        files=list(announced.or_raise("reading", lambda path: path.name)),
+        files=list(announced.or_raise("reading", lambda file: file.name)),
     )
-    entries = zip(paths, plan["files"], strict=True)
-    waiting = [_ToSend(path, entry) for path, entry in entries if entry["state"] == "send"]
+    entries = zip(folder.files, plan["files"], strict=True)
+    waiting = [_ToSend(file.path, entry) for file, entry in entries if entry["state"] == "send"]
     with _progress(sum(one.path.stat().st_size for one in waiting)) as on_bytes:
         outcomes = in_parallel(waiting, lambda one: _send(target, one, on_bytes))
-    outcomes.or_raise(f"dataset {plan['dataset_folder']!r}", lambda one: one.path.name)
-    return target.ask(
+    outcomes.or_raise(f"dataset {plan['dataset_folder']!r}", lambda one: one.entry["filename"])
+    reply = target.ask(
         type="complete_upload",
         dataset_folder=plan["dataset_folder"],
         upload_id=plan["upload_id"],
     )
+    left_out = [one.model_dump() for one in folder.left_out]
+    return {
+        **reply,
+        "left_out": [*left_out, *reply.get("left_out", ())],
+        "warnings": [*left_out_warnings(folder.left_out), *reply["warnings"]],
+    }
 
 
-def _announced(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"filename": path.name, "size": file.tell(), "sha256": digest}
+def _unsendable(file: FolderFile) -> str:
+    try:
+        file.name.encode()
+    except UnicodeEncodeError:
+        return "its name isn't UTF-8"
+    return "" if file.path.is_file() else "not a file, or a link that leads nowhere"
+
+
+def _announced(file: FolderFile) -> dict[str, Any]:
+    with file.path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+        return {"filename": file.name, "size": content.tell(), "sha256": digest}
 
 
 def _send(target: Backend, one: _ToSend, on_bytes: OnBytes) -> None:

@@ -89,10 +89,10 @@ def upload(
     from loradash.cli.output import print_result, to_stderr
     from loradash.settings import load_settings
 
-    paths = files_to_upload(folder)
+    wanted = files_to_upload(folder)
     title = name or folder.resolve().name
     with backend(load_settings()) as target:
-        reply = upload_files(target, paths, name=title, trigger_word=trigger_word, add=add)
+        reply = upload_files(target, wanted, name=title, trigger_word=trigger_word, add=add)
     for warning in reply["warnings"]:
         to_stderr(f"warning: {warning}")
     if as_json:

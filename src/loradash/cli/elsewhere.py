@@ -31,6 +31,7 @@ from loradash.settings import Settings
 
 if TYPE_CHECKING:
     from loradash.cli.output import Reporter
+    from loradash.datasets.inventory import FolderFile
     from loradash.domain.training_config import TrainingConfig
 
 POLL_S = 0.5
@@ -74,6 +75,8 @@ def for_elsewhere(
     dataset is replaced. Raises `InvalidDataset` and what uploading raises.
     """
     from loradash.cli.dataset_upload import files_to_upload, upload_files
+    from loradash.domain.dataset_files import CAPTION_SUFFIXES
+    from loradash.domain.dataset_findings import left_out_warnings
     from loradash.domain.training_text import parse_training_text, training_text
 
     model, network = config.process.model, config.process.network
@@ -91,16 +94,18 @@ def for_elsewhere(
         folder = Path(section.folder_path).expanduser()
         if not folder.is_dir():
             continue  # the name of a dataset that is there, or a folder of that machine
-        if section.caption_suffix != ".txt":
+        if section.caption_suffix.lower() not in CAPTION_SUFFIXES:
             raise InvalidDataset(
                 f"datasets[{number}]: folder {folder} is on this machine, and only captions in "
-                f".txt files can be uploaded, not {section.caption_suffix}",
+                f".txt and .caption files can be uploaded, not {section.caption_suffix}",
                 remedy="Rename the captions, or train on this machine with --here.",
             )
-        paths = files_to_upload(folder)
-        name = f"{folder.resolve().name}-{_digest(paths)}"
+        wanted = files_to_upload(folder)
+        name = f"{folder.resolve().name}-{_digest(wanted.files)}"
         say(f"uploading {folder} as dataset {name!r} (as `loradash datasets upload` does)")
-        reply = upload_files(target, paths, name=name, trigger_word=config.trigger_word, add=False)
+        for text in left_out_warnings(wanted.left_out):
+            say(f"warning: {text}")
+        reply = upload_files(target, wanted, name=name, trigger_word=config.trigger_word, add=False)
         uploaded[f"datasets.{number}.folder_path"] = reply["dataset_folder"]
     return parse_training_text(training_text(config), uploaded) if uploaded else config
 
@@ -325,11 +330,11 @@ def _tell_if_nobody_takes_it(settings: Settings) -> None:
     )
 
 
-def _digest(paths: Sequence[Path]) -> str:
+def _digest(files: "Sequence[FolderFile]") -> str:
     """Return eight digits that stand for these files."""
     digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.name}\0{content}\0".encode())
+    for file in files:
+        with file.path.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{file.name}\0{content}\0".encode())
     return digest.hexdigest()[:8]

@@ -1,6 +1,6 @@
 """What people are told of a dataset that can be used: in the same words at every door."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from loradash.domain.dataset import DatasetReport
@@ -68,14 +68,8 @@ def findings(report: DatasetReport) -> list[Finding]:
     found = [Finding("files_left_out", text) for text in left_out_warnings(report.left_out)]
     if lost := report.captions_without_image:
         found.append(Finding("captions_without_image", lost_captions(lost)))
-    found += [
-        Finding("captions_shared", shared_caption(one.caption, one.images))
-        for one in report.shared_captions[:NAMES_SHOWN]
-    ]
-    if (more := len(report.shared_captions) - NAMES_SHOWN) > 0:
-        found.append(
-            Finding("captions_shared", f"{counted(more, 'more caption')} of several images")
-        )
+    shared = {one.caption: one.images for one in report.shared_captions}
+    found += [Finding("captions_shared", text) for text in shared_captions(shared)]
     if empty := report.empty_captions:
         found.append(Finding("captions_empty", empty_captions(empty)))
     if frames := report.only_first_frames:
@@ -88,9 +82,20 @@ def lost_captions(names: Sequence[str]) -> str:
     return f"{counted(len(names), 'caption')} without an image: {name_list(names)}"
 
 
-def shared_caption(caption: str, images: Sequence[str]) -> str:
-    """Say that images of the same name but the ending have one caption."""
-    return f"one caption for {len(images)} images: {caption} is used for {name_list(images)}"
+def unused_captions(names: Sequence[str]) -> str:
+    """Say which captions aren't used, as their images have another one."""
+    return f"{counted(len(names), 'caption')} beside the one that is used: {name_list(names)}"
+
+
+def shared_captions(images_of: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say for each of some captions that images of the same name but the ending have it."""
+    texts = [
+        f"one caption for {len(images)} images: {caption} is used for {name_list(images)}"
+        for caption, images in list(images_of.items())[:NAMES_SHOWN]
+    ]
+    if (more := len(images_of) - NAMES_SHOWN) > 0:
+        texts.append(f"{counted(more, 'more caption')} of several images")
+    return texts
 
 
 def empty_captions(names: Sequence[str]) -> str:

@@ -5,11 +5,12 @@ A dataset is what its manifest names and nothing else, so a half-written upload 
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from loradash.domain.dataset_files import FileType
+from loradash.domain.dataset_files import FileType, suffix_of
 
 UPLOAD_SESSION = "_upload.json"  # an object beside an upload's files, so none may be called that
 
@@ -22,7 +23,7 @@ class DatasetFile(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str = Field(description="relative path; uploads have no sub-folders")
+    name: str = Field(description="relative path, with /")
     key: str
     size_bytes: int = Field(ge=0)
     sha256: str = Field("", description="'' for a file that was put there by other means")
@@ -92,8 +93,8 @@ def after_upload(
     kept: Sequence[DatasetFile] = ()
     name, word = upload.training_name, upload.trigger_word
     if not upload.replace:
-        new = {file.name.casefold() for file in files}
-        kept = [file for file in old.files if file.name.casefold() not in new]
+        new = {name for file in files for name in (file.name, _of_earlier_releases(file.name))}
+        kept = [file for file in old.files if file.name not in new]
         name, word = name or old.training_name, word or old.trigger_word
     return with_totals(
         DatasetManifest(
@@ -105,6 +106,11 @@ def after_upload(
             version=upload.upload_id,
         )
     )
+
+
+def _of_earlier_releases(name: str) -> str:
+    """Return the name that a file was stored under before: its ending was in lower case then."""
+    return str(PurePosixPath(name).with_suffix(suffix_of(name)))
 
 
 def by_content(manifest: DatasetManifest) -> dict[Content, DatasetFile]:

@@ -8,20 +8,13 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from loradash.domain import yaml_text
 from loradash.domain.characters import printable
-from loradash.domain.dataset_files import (
-    CAPTION_SUFFIXES,
-    IMAGE_KINDS,
-    IMAGE_SUFFIXES,
-    OTHER_SUFFIXES,
-    file_type,
-)
+from loradash.domain.dataset_files import IMAGE_KINDS, file_type, sorted_out
 from loradash.domain.dataset_manifest import UPLOAD_SESSION
 from loradash.domain.ids import UPLOAD_ID
 from loradash.domain.process import MAX_PRIORITY, MIN_PRIORITY
@@ -29,8 +22,9 @@ from loradash.domain.schema import path_text
 
 MAX_YAML_CHARACTERS = 10 * 1024 * 1024
 MAX_CONTENT_CHARACTERS = 140 * 1024 * 1024
-MAX_FILE_NAME_CHARACTERS = 255
+MAX_FILE_NAME_CHARACTERS = 500
 MAX_FILE_NAME_BYTES = 200  # what an object store's keys may have in one part
+MAX_FILE_PATH_BYTES = 600  # and what is left of a key for all parts together
 MAX_SHOWN = 80
 MAX_REFERENCE_CHARACTERS = 1000
 MAX_NUMBER = 2**63 - 1  # what a database's column holds
@@ -38,8 +32,6 @@ MAX_NUMBER = 2**63 - 1  # what a database's column holds
 _MAX_DIGITS = 100
 _MAX_REPEATED = 100  # a longer list is refused without a look at its items
 _CONTROLS = frozenset({"Cc", "Zl", "Zp"})  # Unicode categories
-_FILE_SUFFIXES = IMAGE_SUFFIXES | OTHER_SUFFIXES | set(CAPTION_SUFFIXES)
-_FILE_ENDINGS = f"that of an image ({IMAGE_KINDS}), txt, caption, json, yaml or yml"
 
 
 def shown(value: object) -> str:
@@ -250,9 +242,11 @@ JsonNumber = Annotated[Any, BeforeValidator(_json_number)]
 
 
 def file_name(value: Any) -> str:
-    """Return the name that a file gets in a dataset: without folders, composed, a known ending.
+    """Return the name that a file gets in a dataset: its path with ``/``, composed.
 
-    Raises `ValueError` for what can't be a file's name.
+    Of a path that is absolute or leads upwards only the last part is taken, as browsers send one
+    that they have made up. Raises `ValueError` for what can't be a file's name. Whether a dataset
+    takes the file isn't looked at: see `loradash.domain.dataset_files`.
     """
     if not isinstance(value, str):
         raise ValueError("must be text")
@@ -260,40 +254,37 @@ def file_name(value: Any) -> str:
         raise ValueError(f"must have 1 to {MAX_FILE_NAME_CHARACTERS} characters")
     if any(unicodedata.category(letter) in {*_CONTROLS, "Cs"} for letter in value):
         raise ValueError("holds a control character or line break; rename the file")
-    name = unicodedata.normalize("NFC", re.split(r"[/\\]", value)[-1])
-    if name.startswith(".") or not name:
-        raise ValueError("begins with a dot or has no name; rename the file")
+    parts = re.split(r"[/\\]", unicodedata.normalize("NFC", value))
+    if _NOT_RELATIVE.match(value) or ".." in parts:
+        parts = parts[-1:]
+    parts = [part for part in parts[:-1] if part not in ("", ".")] + parts[-1:]
+    if parts[-1] in ("", ".", ".."):
+        raise ValueError("has no name; rename the file")
+    name = "/".join(parts)
     if name.casefold() == UPLOAD_SESSION:
         raise ValueError("is a name that uploads need themselves; rename the file")
-    return _with_known_suffix(name)
-
-
-def _with_known_suffix(name: str) -> str:
-    """Return the name with its ending in lower case, as the trainer looks for captions."""
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix not in _FILE_SUFFIXES:
-        raise ValueError(f"must end in {_FILE_ENDINGS}")
-    name = name[: -len(suffix)] + suffix
-    if len(name.encode()) > MAX_FILE_NAME_BYTES:
+    if max(len(part.encode()) for part in parts) > MAX_FILE_NAME_BYTES:
         raise ValueError(f"is longer than {MAX_FILE_NAME_BYTES} bytes; shorten it")
+    if len(name.encode()) > MAX_FILE_PATH_BYTES:
+        raise ValueError(f"is, with its folders, longer than {MAX_FILE_PATH_BYTES} bytes")
     return name
 
 
+_NOT_RELATIVE = re.compile(r"[/\\]|[A-Za-z]:")
+
 FileName = Annotated[str, PlainValidator(file_name)]
-"""A file's own name, without folders."""
+"""A file's name in a dataset: its path, with ``/``."""
 
 
 def check_file_names(names: Sequence[str], *, is_replacement: bool) -> None:
     """Raise `ValueError` if files of these names can't be one upload."""
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     for name in names:
-        other = seen.setdefault(name.casefold(), name)
-        if other is not name:
-            raise ValueError(
-                f"files: {shown(other)} and {shown(name)} are the same name once folders and "
-                "letter case are left out; rename one"
-            )
-    if is_replacement and not any(file_type(name) == "image" for name in names):
+        if name in seen:
+            raise ValueError(f"files: {shown(name)} is there twice; rename one")
+        seen.add(name)
+    taken = sorted_out(names).taken
+    if is_replacement and not any(file_type(name) == "image" for name in taken):
         raise ValueError(
             f"files: no image ({IMAGE_KINDS}) among them; add one, or send "
             "cleanup_existing: false if these belong to images that are already there"

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from loradash.domain.dataset_files import LeftOut
 from loradash.domain.dataset_manifest import UPLOAD_SESSION, Upload
 from loradash.domain.ids import upload_time_s
 from loradash.domain.requests import AnnouncedFile
@@ -39,6 +40,8 @@ class AnnouncedUpload(BaseModel):
     trigger_word: str
     original_name: str = ""
     files: tuple[AnnouncedFile, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """What was announced beside them, and isn't a dataset's."""
     state: Literal["open", "switching", "completed", "aborted"] = "open"
     result: UploadResult | None = None
 

@@ -176,12 +176,13 @@ class DatasetDetails:
 
     def _captions_of(self, manifest: DatasetManifest, images: Sequence[str]) -> list[Caption]:
         files = {file.name: file for file in manifest.of_type("caption")}
-        there = [files[name] for name in map(caption_name, images) if name in files]
-        texts = self._reader.texts(there)
+        caption_of = self._reader.pairs(manifest).caption_of
+        there = {name for image in images if (name := caption_of[image]) is not None}
+        texts = self._reader.texts([files[name] for name in sorted(there)])
         captions = []
         for image in images:
-            name = caption_name(image)
-            if name in files:
+            name = caption_of[image] or caption_name(image)
+            if name in there:
                 text, problem = texts[name]
                 version = caption_version(files[name])
                 captions.append(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from loradash.datasets.captions import MAX_CAPTION_BYTES
+from loradash.domain.dataset_files import Pairs
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, Upload
 from loradash.domain.dataset_names import composed, folder_from
 from loradash.domain.ids import new_upload_id, upload_time_s
@@ -32,7 +33,7 @@ from loradash.services.datasets.statistics import DatasetFigures
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.datasets.stored_images import StoredImages
 from loradash.services.datasets.upload_checks import SourceFile
-from loradash.services.datasets.upload_results import UploadResult
+from loradash.services.datasets.upload_results import UploadResult, with_left_out
 from loradash.services.datasets.zip_in import extract
 from loradash.services.datasets.zip_out import dataset_zip
 from loradash.services.pieces import ZipPieces
@@ -181,7 +182,7 @@ class DatasetEditor:
 
         def change(old: DatasetManifest) -> DatasetManifest:
             nonlocal gone
-            gone = _with_captions(old, folder, names)
+            gone = _with_captions(old, self._reader.pairs(old), folder, names)
             files = tuple(file for file in old.files if file.name not in gone)
             return old.model_copy(update={"files": files, "version": version})
 
@@ -198,7 +199,8 @@ class DatasetEditor:
         """
         manifest = self._reader.manifest(folder)
         named_image(manifest, folder, image)
-        file, data = _caption_file(folder, image, text)
+        name = self._reader.pairs(manifest).caption_of[image] or caption_name(image)
+        file, data = _caption_file(folder, name, text)
         version = new_upload_id()
 
         def change(old: DatasetManifest) -> DatasetManifest:
@@ -244,7 +246,7 @@ class DatasetEditor:
                 training_name=training_name or original_name, trigger_word=trigger_word,
                 original_name=original_name, room=room,
             )  # fmt: skip
-        return result.model_copy(update={"warnings": (*found.notes, *result.warnings)})
+        return with_left_out(result, found.left_out)
 
     def import_url(self, folder: str, url: str, *, replace: bool = False) -> UploadResult:
         """Fetch a zip file or an image, and store it as `import_zip` does.
@@ -315,7 +317,9 @@ def _is_of_a_new_upload(key: str) -> bool:
     return made_s is not None and time.time() - made_s < ABANDONED_AFTER_S
 
 
-def _with_captions(manifest: DatasetManifest, folder: str, names: Sequence[str]) -> set[str]:
+def _with_captions(
+    manifest: DatasetManifest, pairs: Pairs, folder: str, names: Sequence[str]
+) -> set[str]:
     """Return files with the captions that no other image has. Raises `NotFound`."""
     there = {file.name for file in manifest.files}
     wanted = set(names)
@@ -325,13 +329,12 @@ def _with_captions(manifest: DatasetManifest, folder: str, names: Sequence[str])
             f"dataset {folder!r} has no file {', '.join(missing[:10])}; nothing was removed",
             remedy="Check the files' names.",
         )
-    images = [file.name for file in manifest.of_type("image")]
-    needed = {caption_name(image) for image in images if image not in wanted}
-    captions = {caption_name(image) for image in images if image in wanted}
-    return {*wanted, *(captions & there) - needed}
+    needed = {caption for image, caption in pairs.caption_of.items() if image not in wanted}
+    captions = {caption for image, caption in pairs.caption_of.items() if image in wanted}
+    return {*wanted, *(name for name in captions - needed if name is not None)}
 
 
-def _caption_file(folder: str, image: str, text: str) -> tuple[DatasetFile, bytes]:
+def _caption_file(folder: str, name: str, text: str) -> tuple[DatasetFile, bytes]:
     """Return a caption as a new file, under a key of its own."""
     try:
         data = text.encode()
@@ -346,7 +349,6 @@ def _caption_file(folder: str, image: str, text: str) -> tuple[DatasetFile, byte
         )
     if "\0" in text:
         raise InvalidRequest("text: holds a NUL character", remedy="Remove it.")
-    name = caption_name(image)
     file = DatasetFile(
         name=name,
         key=keys.dataset_file(folder, new_upload_id(), name),

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from loradash.domain.dataset_files import file_type
+from loradash.domain.dataset_files import file_type, sorted_out
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, with_totals
 from loradash.domain.ids import upload_time_s
 from loradash.domain.schema import nearest
@@ -207,6 +207,7 @@ class Manifests:
 
     def _listed(self, folder: str, trigger_word: str) -> DatasetManifest:
         placed = list(_placed(self._store.list(keys.dataset(folder))))
+        taken = frozenset(sorted_out(name for name, _ in placed).taken)
         newest = max((info.modified_s for _, info in placed), default=None)
         return with_totals(
             DatasetManifest(
@@ -215,7 +216,7 @@ class Manifests:
                         name=name,
                         key=info.key,
                         size_bytes=info.size_bytes,
-                        file_type=file_type(name),
+                        file_type=file_type(name) if name in taken else "other",
                     )
                     for name, info in placed
                 ),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cachetools import LRUCache
 
 from loradash.datasets.captions import MAX_CAPTION_BYTES, decode_caption
-from loradash.domain.dataset_files import CAPTION_SUFFIX
+from loradash.domain.dataset_files import CAPTION_SUFFIX, Pairs, paired
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest
 from loradash.domain.schema import nearest
 from loradash.errors import NotFound
@@ -40,6 +40,7 @@ class DatasetReader:
         self._store = store
         self._read_manifests = Manifests(store)
         self._manifests: LRUCache[str, tuple[str, DatasetManifest]] = LRUCache(_MANIFESTS_KEPT)
+        self._pairs: LRUCache[str, tuple[DatasetManifest, Pairs]] = LRUCache(_MANIFESTS_KEPT)
         self._texts: LRUCache[str, CaptionText] = LRUCache(
             _CAPTION_BYTES_KEPT, getsizeof=lambda one: len(one.text or "") + _ENTRY_BYTES
         )
@@ -60,6 +61,20 @@ class DatasetReader:
             with self._lock:
                 self._manifests[folder] = etag, manifest
         return manifest
+
+    def pairs(self, manifest: DatasetManifest) -> Pairs:
+        """Return which caption belongs to which image; kept for the newest manifests."""
+        version = manifest.version
+        with self._lock:
+            kept = self._pairs.get(version) if version else None
+        if kept and kept[0] is manifest:
+            return kept[1]
+        images = [file.name for file in manifest.of_type("image")]
+        pairs = paired(images, [file.name for file in manifest.of_type("caption")])
+        if version:
+            with self._lock:
+                self._pairs[version] = manifest, pairs
+        return pairs
 
     def texts(self, files: Sequence[DatasetFile]) -> dict[str, CaptionText]:
         """Return what caption files hold, by name. Raises what the store raises."""
@@ -116,7 +131,7 @@ def named_image(manifest: DatasetManifest, folder: str, name: str) -> DatasetFil
 
 
 def caption_name(image: str) -> str:
-    """Return the name of an image's caption file."""
+    """Return the name of the caption that an image without one gets."""
     return str(PurePosixPath(image).with_suffix(CAPTION_SUFFIX))
 
 

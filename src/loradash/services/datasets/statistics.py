@@ -10,7 +10,7 @@ from loradash.datasets.buckets import bucket_size
 from loradash.datasets.image_hash import MAX_DISTANCE, pairs_alike
 from loradash.errors import InvalidDataset, NotFound
 from loradash.services.datasets.details import DatasetSummary, summary
-from loradash.services.datasets.reading import DatasetReader, caption_name, images_of
+from loradash.services.datasets.reading import DatasetReader, images_of
 from loradash.services.datasets.stored_images import StoredImages
 from loradash.storage.transfer import in_parallel
 
@@ -59,6 +59,7 @@ class DatasetStatistics(_Model):
     image_bytes: int
     missing_captions: NameList
     captions_without_image: NameList
+    unused_captions: NameList
     empty_captions: NameList
     unreadable_captions: NameList
     images_of_unknown_size: int
@@ -102,10 +103,9 @@ class DatasetFigures:
         """Return numbers about a dataset. All of its captions are read for that."""
         manifest = self._reader.manifest(folder)
         images = images_of(manifest)
-        names = {file.name for file in manifest.files}
+        pairs = self._reader.pairs(manifest)
         captions = manifest.of_type("caption")
         texts = self._reader.texts(captions)
-        captioned = {caption_name(file.name) for file in images}
         known = [(file.width, file.height) for file in images if file.width and file.height]
         buckets = [bucket_size(width, height, resolution, step) for width, height in known]
         return DatasetStatistics(
@@ -114,11 +114,10 @@ class DatasetFigures:
             other_files=len(manifest.of_type("other")),
             image_bytes=sum(file.size_bytes for file in images),
             missing_captions=_listed(
-                [file.name for file in images if caption_name(file.name) not in names]
+                [image for image, caption in pairs.caption_of.items() if caption is None]
             ),
-            captions_without_image=_listed(
-                [file.name for file in captions if file.name not in captioned]
-            ),
+            captions_without_image=_listed(pairs.lost),
+            unused_captions=_listed(pairs.unused),
             empty_captions=_listed(
                 [
                     name

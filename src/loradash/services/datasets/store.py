@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict
 
-from loradash.domain.dataset_files import IMAGE_KINDS
+from loradash.domain.dataset_files import IMAGE_KINDS, LeftOut, merged
 from loradash.domain.dataset_manifest import (
     Content,
     DatasetFile,
@@ -44,11 +44,14 @@ from loradash.services.datasets.upload_checks import (
     SourceFile,
     UploadLimits,
     check_sources,
+    check_warnings,
     decode_files,
     most_bytes,
     named_sources,
     refuse,
+    selected,
     stamp_of,
+    without_lost,
 )
 from loradash.services.datasets.upload_results import UploadResult, is_of_upload, upload_result
 from loradash.storage import keys
@@ -124,10 +127,17 @@ class DatasetStore:
         """
         most = min(most_bytes(request.files), self.limits.max_upload_bytes)
         with self.scratch.room(most) as room, self.scratch.folder() as scratch:
-            sources, damaged = decode_files(request.files, scratch, self.limits)
+            found = selected([file.filename for file in request.files])
+            taken = frozenset(found.taken)
+            files = [file for file in request.files if file.filename in taken]
+            sources, damaged = decode_files(files, scratch, self.limits)
             room.wrote(most)
             checked, unusable = check_sources(sources)
-            refuse([*damaged, *unusable], len(request.files))
+            problems, lost = without_lost(
+                found.taken, [*damaged, *unusable], self._kept_images(request)
+            )
+            refuse(problems, len(files))
+            left_out = merged(found.left_out, lost)
             while True:
                 folder, original_name = self.place_of(request)
                 upload = Upload(
@@ -139,7 +149,7 @@ class DatasetStore:
                     original_name=original_name,
                 )
                 try:
-                    return self._store_checked(upload, checked, room)
+                    return self._store_checked(upload, checked, room, left_out=left_out)
                 except _FolderTaken:  # at this moment, so that another one is found now
                     log.info("dataset_folder_taken", folder=folder)
 
@@ -157,21 +167,24 @@ class DatasetStore:
     ) -> UploadResult:
         """Store files of this machine as one dataset, or add them to it, as `upload` does.
 
-        ``room`` is what is kept for them, if it is. The names lose their folders and are otherwise
-        checked as those of an upload are. Raises `InvalidRequest`, `InvalidDataset`, `InvalidKey`,
+        ``room`` is what is kept for them, if it is. The names are checked as those of an upload
+        are. Raises `InvalidRequest`, `InvalidDataset`, `InvalidKey`,
         `DiskFull`, `TransferFailed`.
         """
         keys.dataset(folder)
         upload = Upload(
             folder, new_upload_id(), replace, training_name, trigger_word, original_name
         )
-        checked, unusable = check_sources(
-            named_sources(sources, self.limits, is_replacement=replace)
+        named, left_out = named_sources(sources, self.limits, is_replacement=replace)
+        checked, unusable = check_sources(named)
+        problems, lost = without_lost(
+            [source.name for source in named], unusable, images_kept(self.before(upload), upload)
         )
-        refuse(unusable, len(sources))
+        refuse(problems, len(sources))
+        left_out = merged(left_out, lost)
         size_bytes = 0 if room else sum(one.file.content.size_bytes for one in checked)
         with self.scratch.room(size_bytes, arrives=False) as own:
-            return self._store_checked(upload, checked, room or own, on_progress)
+            return self._store_checked(upload, checked, room or own, on_progress, left_out)
 
     def change(self, folder: str, change: Change) -> DatasetManifest:
         """Replace a dataset's manifest by what ``change`` makes of it; return the new one.
@@ -189,6 +202,7 @@ class DatasetStore:
         names: Collection[str],
         files_of: FilesOf,
         warnings: Sequence[str] = (),
+        left_out: Sequence[LeftOut] = (),
     ) -> UploadResult:
         """Make an upload's files the dataset or a part of it, by one write; return the reply.
 
@@ -210,7 +224,7 @@ class DatasetStore:
         swap = self._manifests.swap(upload.folder, change, damaged_is_empty=upload.replace)
         is_clean = self._manifests.delete_abandoned(upload.folder, swap.manifest)
         swap = swap._replace(is_clean=swap.is_clean and is_clean)
-        return upload_result(upload, files, swap, self._address, warnings)
+        return upload_result(upload, files, swap, self._address, warnings, left_out)
 
     def held(self, manifest: DatasetManifest) -> Mapping[Content, DatasetFile]:
         """Return the files of a dataset to which another upload may refer, by their content.
@@ -233,6 +247,12 @@ class DatasetStore:
         if not request.cleanup_existing and name == folder_from(name) and self._owner(name):
             return name, ""  # files are added to the dataset that lists show by this folder
         return (self.folder_for(name), name) if name else (new_folder(), "")
+
+    def _kept_images(self, request: UploadRequest) -> list[str]:
+        if request.cleanup_existing:
+            return []
+        upload = Upload(self.place_of(request)[0], "", replace=False)
+        return images_kept(self.before(upload), upload)
 
     def folder_for(self, name: str) -> str:
         """Return the folder of the dataset of this name, or a free one that it may have."""
@@ -394,6 +414,7 @@ class DatasetStore:
         checked: Sequence[CheckedSource],
         room: UploadRoom,
         on_progress: OnProgress | None = None,
+        left_out: Sequence[LeftOut] = (),
     ) -> UploadResult:
         """Send what the dataset doesn't hold yet, and switch to the upload.
 
@@ -415,11 +436,11 @@ class DatasetStore:
             ]
 
         names = {one.file.name for one in checked}
-        warnings = [one.file.warning for one in checked if one.file.warning]
+        warnings = check_warnings(one.file for one in checked)
         try:
             while True:
                 try:
-                    return self.switch(upload, names, files_of, warnings)
+                    return self.switch(upload, names, files_of, warnings, left_out)
                 except _NotStored as more:
                     self._send(upload, more.sources, sent, room, on_progress)
         except BaseException:
@@ -473,6 +494,11 @@ def _check_owner(upload: Upload, old: DatasetManifest) -> None:
             f"the folder {upload.folder!r} is now that of another dataset, {owner!r}",
             remedy="Create the upload again.",
         )
+
+
+def images_kept(manifest: DatasetManifest, upload: Upload) -> list[str]:
+    """Return the images of a dataset that an upload adds to; none if it replaces it."""
+    return [] if upload.replace else [file.name for file in manifest.of_type("image")]
 
 
 def new_folder() -> str:

@@ -9,19 +9,34 @@ import binascii
 import hashlib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from loradash.datasets.captions import MAX_CAPTION_BYTES, decode_caption
 from loradash.datasets.images import inspect_image
-from loradash.domain.dataset_files import file_type
+from loradash.domain.dataset_files import (
+    IMAGE_KINDS,
+    OTHER_SUFFIXES,
+    LeftOut,
+    SortedOut,
+    file_type,
+    grouped,
+    paired,
+    sorted_out,
+)
+from loradash.domain.dataset_findings import (
+    NAMES_SHOWN,
+    empty_captions,
+    left_out_text,
+    only_first_frames,
+)
 from loradash.domain.dataset_manifest import Content, DatasetFile
 from loradash.domain.media_types import media_type
 from loradash.domain.request_fields import check_file_names, file_name, shown
 from loradash.domain.requests import UploadedFile
-from loradash.domain.sizes import size_text
+from loradash.domain.sizes import counted, size_text
 from loradash.errors import InvalidDataset, InvalidRequest
 from loradash.storage.transfer import in_parallel
 
@@ -67,6 +82,9 @@ class CheckedFile(NamedTuple):
     width: int | None = None
     height: int | None = None
     warning: str = ""
+    has_more_frames: bool = False
+    is_empty: bool = False
+    """Whether it is a caption without any text."""
 
     def at(self, key: str) -> DatasetFile:
         """Return the entry of a manifest for this file, whose object has that key."""
@@ -117,8 +135,8 @@ def decode_files(
 
 def named_sources(
     sources: Sequence[SourceFile], limits: UploadLimits, *, is_replacement: bool
-) -> tuple[SourceFile, ...]:
-    """Return the files under the names that they will have in the dataset.
+) -> tuple[tuple[SourceFile, ...], tuple[LeftOut, ...]]:
+    """Return the files that are stored, with their names in the dataset, and what is left out.
 
     Raises `InvalidRequest` if the names, their number or their sizes can't be used.
     """
@@ -135,9 +153,12 @@ def named_sources(
         check_file_names([source.name for source in named], is_replacement=is_replacement)
     except ValueError as error:
         raise InvalidRequest(f"upload: {error}") from error
+    found = selected([source.name for source in named])
+    taken = frozenset(found.taken)
+    named = [source for source in named if source.name in taken]
     sizes = [(one.name, one.path.stat().st_size if one.path.is_file() else 0) for one in named]
     refuse(check_amounts(sizes, limits), len(sources))
-    return tuple(named)
+    return tuple(named), found.left_out
 
 
 def check_sources(
@@ -181,10 +202,52 @@ def check_file(name: str, source: bytes | Path) -> CheckedFile:
         expected = media_type(name).removeprefix("image/")
         warnings = [] if image.format == expected else [f"{name} is really a {image.format} image"]
         warnings += [f"{name}: {image.colour_note}"] if image.colour_note else []
-        return CheckedFile(name, content, image.width, image.height, "; ".join(warnings))
-    if content.file_type == "caption":
-        _caption(source)
-    return CheckedFile(name, content)
+        return CheckedFile(
+            name, content, image.width, image.height, "; ".join(warnings), image.has_more_frames
+        )
+    is_empty = content.file_type == "caption" and not _caption(source).strip()
+    return CheckedFile(name, content, is_empty=is_empty)
+
+
+def check_warnings(files: Iterable[CheckedFile]) -> list[str]:
+    """Tell what isn't as it seems in files that can be used."""
+    files = list(files)
+    warnings = [file.warning for file in files if file.warning]
+    if (more := len(warnings) - NAMES_SHOWN) > 0:
+        warnings[NAMES_SHOWN:] = [f"{counted(more, 'more image')} with such a warning"]
+    if empty := [file.name for file in files if file.is_empty]:
+        warnings.append(empty_captions(empty))
+    if frames := [file.name for file in files if file.has_more_frames]:
+        warnings.append(only_first_frames(frames))
+    return warnings
+
+
+def selected(names: Sequence[str]) -> SortedOut:
+    """Sort out which files of an upload are stored. Raises `InvalidRequest` if none is."""
+    found = sorted_out(names, OTHER_SUFFIXES)
+    if names and not found.taken:
+        raise InvalidRequest(
+            "upload: none of its files is an image or a caption",
+            problems=[left_out_text(one) for one in found.left_out],
+            remedy=f"Send {IMAGE_KINDS} images, each with a .txt caption.",
+        )
+    return found
+
+
+def without_lost(
+    names: Sequence[str], problems: Sequence[FileProblem], there: Iterable[str]
+) -> tuple[list[FileProblem], tuple[LeftOut, ...]]:
+    """Leave out what can't be read and is no image's caption: a readme, say.
+
+    ``there`` are images that the dataset has already and keeps. Returns the other problems, and
+    what is left out.
+    """
+    captions = [name for name in names if file_type(name) == "caption"]
+    images = [*there, *(name for name in names if file_type(name) == "image")]
+    lost = set(paired(images, captions).lost)
+    left = [one for one in problems if one.name in lost and not one.is_damaged]
+    rest = [one for one in problems if one not in left]
+    return rest, grouped(("unreadable_caption", one.name) for one in left)
 
 
 def most_bytes(files: Sequence[UploadedFile]) -> int:

@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
 
-from loradash.domain.dataset_files import FileType
-from loradash.domain.dataset_findings import NAMES_SHOWN, name_list
+from loradash.domain.dataset_files import FileType, LeftOut, merged, paired
+from loradash.domain.dataset_findings import (
+    NAMES_SHOWN,
+    left_out_warnings,
+    lost_captions,
+    name_list,
+    shared_captions,
+    unused_captions,
+)
 from loradash.domain.dataset_manifest import DatasetFile, Upload
 from loradash.domain.media_types import media_type
 from loradash.domain.sizes import counted, size_text
@@ -73,6 +79,8 @@ class UploadResult(BaseModel):
     message: str
     detailed_message: str
     warnings: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """What was given and isn't stored, by reasons."""
     statistics: UploadStatistics
 
 
@@ -82,6 +90,7 @@ def upload_result(
     swap: Swap,
     address: keys.Address,
     warnings: Sequence[str],
+    left_out: Sequence[LeftOut] = (),
 ) -> UploadResult:
     """Return the reply to an upload of these files, by which the dataset has been replaced."""
     manifest = swap.manifest
@@ -113,15 +122,23 @@ def upload_result(
             f"folder_path: {upload.folder}"
         ),
         warnings=(
-            *_replacement_warnings(upload, swap), *warnings, *completeness_warnings(manifest.files),
-            *_cleaning_warnings(swap),
+            *_replacement_warnings(upload, swap), *left_out_warnings(left_out), *warnings,
+            *completeness_warnings(manifest.files), *_cleaning_warnings(swap),
         ),
+        left_out=tuple(left_out),
         statistics=UploadStatistics(
             total_files_attempted=len(files),
             succeeded=len(files),
             average_file_size=total // max(1, len(files)),
         ),
     )  # fmt: skip
+
+
+def with_left_out(result: UploadResult, left_out: Sequence[LeftOut]) -> UploadResult:
+    """Return a reply that also tells what was left out before the upload began."""
+    warnings = (*left_out_warnings(left_out), *result.warnings)
+    left = merged(left_out, result.left_out)
+    return result.model_copy(update={"warnings": warnings, "left_out": left})
 
 
 def is_of_upload(key: str, upload: Upload) -> bool:
@@ -132,13 +149,20 @@ def is_of_upload(key: str, upload: Upload) -> bool:
 def completeness_warnings(files: Sequence[DatasetFile]) -> list[str]:
     """Tell what is missing or doubled in a dataset; none of it stops a training."""
     images = [file for file in files if file.file_type == "image"]
-    image_stems = {_stem(file.name) for file in images}
-    captions = {_stem(file.name): file.name for file in files if file.file_type == "caption"}
+    captions = [file.name for file in files if file.file_type == "caption"]
+    pairs = paired([file.name for file in images], captions)
     warnings = []
-    if bare := [file.name for file in images if _stem(file.name) not in captions]:
-        warnings.append(f"{_count(bare, 'image')} without a caption: {name_list(bare)}")
-    if lost := [name for stem, name in captions.items() if stem not in image_stems]:
-        warnings.append(f"{_count(lost, 'caption')} without an image: {name_list(lost)}")
+    if bare := [image for image, caption in pairs.caption_of.items() if caption is None]:
+        warnings.append(f"{counted(len(bare), 'image')} without a caption: {name_list(bare)}")
+    if pairs.lost:
+        warnings.append(lost_captions(pairs.lost))
+    if pairs.unused:
+        warnings.append(unused_captions(pairs.unused))
+    warnings += shared_captions(pairs.shared)
+    if others := [file.name for file in files if file.file_type == "other"]:
+        warnings.append(
+            f"{counted(len(others), 'file')} that no training uses: {name_list(others)}"
+        )
     groups: dict[str, list[str]] = {}
     for file in images:
         if file.sha256:
@@ -188,11 +212,3 @@ def _cleaning_warnings(swap: Swap) -> list[str]:
     if swap.is_clean:
         return []
     return ["some replaced files couldn't be deleted; a later upload does it"]
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
-
-
-def _count(names: Sequence[str], what: str) -> str:
-    return f"{len(names)} {what}{'' if len(names) == 1 else 's'}"

@@ -19,14 +19,14 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from loradash.domain.dataset_files import file_type
+from loradash.domain.dataset_files import LeftOut, file_type, merged
 from loradash.domain.dataset_manifest import Content, DatasetFile, DatasetManifest
 from loradash.domain.ids import new_upload_id
 from loradash.domain.media_types import media_type
 from loradash.domain.requests import AnnouncedFile, CreateUploadRequest
 from loradash.errors import ConflictingState, InvalidDataset, InvalidRequest, NotFound
 from loradash.services.datasets.announced_uploads import AnnouncedUpload, AnnouncedUploads
-from loradash.services.datasets.store import DatasetStore, is_part
+from loradash.services.datasets.store import DatasetStore, images_kept, is_part
 from loradash.services.datasets.upload_checks import (
     CHECKED_AT_ONCE,
     TURNS_IN_MEMORY,
@@ -35,21 +35,25 @@ from loradash.services.datasets.upload_checks import (
     check_amounts,
     check_file,
     check_number,
+    check_warnings,
     problem_text,
     refuse,
+    selected,
+    without_lost,
 )
 from loradash.services.datasets.upload_results import UploadResult
 from loradash.storage import keys
 from loradash.storage.store import ObjectInfo, ObjectStore, PresignedUrls, presigned_urls
 from loradash.storage.transfer import in_parallel
 
-FileState = Literal["send", "arrived", "unchanged"]
+FileState = Literal["send", "arrived", "unchanged", "left_out"]
 
 
 class PlannedFile(BaseModel):
     """What a client has to do with one file; ``url`` is None where there is nothing to send it to.
 
-    ``headers`` must be sent along as they are.
+    What is ``left_out`` isn't a dataset's file, and has no key. ``headers`` must be sent along as
+    they are.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -102,7 +106,10 @@ class UploadSessions:
         store itself. Raises `InvalidRequest` if the files are too many or too large, and
         `InvalidDataset` if they are to join a dataset that is damaged.
         """
-        self._check_amounts(request.files)
+        found = selected([file.filename for file in request.files])
+        taken = frozenset(found.taken)
+        files = tuple(file for file in request.files if file.filename in taken)
+        self._check_amounts(files)
         folder, original_name = self._datasets.place_of(request)
         wanted = AnnouncedUpload(
             folder=folder,
@@ -111,7 +118,8 @@ class UploadSessions:
             replace=request.cleanup_existing,
             training_name=request.training_name,
             trigger_word=request.trigger_word,
-            files=request.files,
+            files=files,
+            left_out=found.left_out,
         )
         before = self._datasets.before(wanted.upload)
         upload = self._uploads.interrupted(wanted)
@@ -137,7 +145,7 @@ class UploadSessions:
             return upload.result
         before = self._datasets.before(upload.upload)
         if is_part(upload.upload, before):  # all was done; only the answer was lost
-            return self._switch(upload, [])
+            return self._switch(upload, _Checked([], ()))
         upload.require_open()
         checked = self._checked(upload, before)
         self._uploads.claim(upload, etag)
@@ -238,13 +246,13 @@ class UploadSessions:
             signed = urls.put_url(key, content_type=kind, size_bytes=file.size, expires_s=expires_s)
             url, headers = signed.url, dict(signed.headers)
         elif base_url:
-            name = quote(file.filename, safe="")
+            name = quote(file.filename)
             url = f"{base_url}/uploads/{upload.folder}/{upload.upload_id}/{name}"
         return PlannedFile(filename=file.filename, key=key, state="send", url=url, headers=headers)
 
     # Completing
 
-    def _checked(self, upload: AnnouncedUpload, before: DatasetManifest) -> list[CheckedFile]:
+    def _checked(self, upload: AnnouncedUpload, before: DatasetManifest) -> "_Checked":
         """Look at all that has arrived; the dataset may hold the rest. Raises if a file is bad."""
         arrived = self._arrived(upload)
         held = self._datasets.held(before)
@@ -260,11 +268,15 @@ class UploadSessions:
         outcomes = in_parallel(upload.files, look, concurrency=CHECKED_AT_ONCE)
         for _, error in outcomes.failed:
             raise error
-        problems = [(file, one) for file, one in outcomes.done if isinstance(one, FileProblem)]
-        bad = {upload.key_of(file) for file, _ in problems} & set(arrived)
-        self._store.delete_many(sorted(bad))
-        refuse([problem for _, problem in problems], len(upload.files))
-        return [one for _, one in outcomes.done if isinstance(one, CheckedFile)]
+        problems = [one for _, one in outcomes.done if isinstance(one, FileProblem)]
+        problems, lost = without_lost(
+            [file.filename for file in upload.files], problems, images_kept(before, upload.upload)
+        )
+        wrong = {problem.name for problem in problems}
+        bad = {upload.key_of(file) for file in upload.files if file.filename in wrong}
+        self._store.delete_many(sorted(bad & set(arrived)))
+        refuse(problems, len(upload.files))
+        return _Checked([one for _, one in outcomes.done if isinstance(one, CheckedFile)], lost)
 
     def _look(self, key: str, file: AnnouncedFile) -> CheckedFile | FileProblem:
         """Read one object, at most a byte more than was announced, and check it."""
@@ -287,13 +299,15 @@ class UploadSessions:
         except InvalidDataset as error:
             return FileProblem(name, problem_text(name, error))
 
-    def _switch(self, upload: AnnouncedUpload, checked: Sequence[CheckedFile]) -> UploadResult:
-        sent = {file.name: file for file in checked}
+    def _switch(self, upload: AnnouncedUpload, checked: "_Checked") -> UploadResult:
+        sent = {file.name: file for file in checked.files}
+        lost = {name for one in checked.left_out for name in one.names}
+        wanted = [file for file in upload.files if file.filename not in lost]
 
         def files_of(old: DatasetManifest) -> list[DatasetFile]:
             held = self._datasets.held(old)
             files, gone = [], []
-            for file in upload.files:
+            for file in wanted:
                 content = _content(file)
                 if file.filename in sent:
                     files.append(sent[file.filename].at(upload.key_of(file)))
@@ -305,17 +319,30 @@ class UploadSessions:
             refuse([FileProblem(name, text, is_damaged=True) for name in gone], len(upload.files))
             return files
 
-        names = {file.filename for file in upload.files}
-        warnings = [file.warning for file in checked if file.warning]
-        result = self._datasets.switch(upload.upload, names, files_of, warnings)
+        names = {file.filename for file in wanted}
+        left_out = merged(upload.left_out, checked.left_out)
+        result = self._datasets.switch(
+            upload.upload, names, files_of, check_warnings(checked.files), left_out
+        )
         return self._uploads.record(upload, result)
+
+
+class _Checked(NamedTuple):
+    """The good files of an upload that have arrived, and what of it is left out after all."""
+
+    files: Sequence[CheckedFile]
+    left_out: tuple[LeftOut, ...]
 
 
 def _in_order(
     planned: Sequence[PlannedFile], wanted: Sequence[AnnouncedFile]
 ) -> Iterator[PlannedFile]:
     by_name = {one.filename: one for one in planned}
-    return (by_name[file.filename] for file in wanted)
+    return (by_name.get(file.filename) or _left_out(file) for file in wanted)
+
+
+def _left_out(file: AnnouncedFile) -> PlannedFile:
+    return PlannedFile(filename=file.filename, key="", state="left_out")
 
 
 def _content(file: AnnouncedFile) -> Content | None:

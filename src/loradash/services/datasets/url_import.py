@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import httpcore2
 import httpx2
 
+from loradash.domain.dataset_files import IMAGE_KINDS, file_reason
 from loradash.domain.request_fields import file_name, shown
 from loradash.domain.sizes import size_text
 from loradash.errors import InvalidRequest
@@ -29,7 +30,7 @@ from loradash.services.datasets.public_addresses import IpAddress, is_public
 from loradash.storage.disk import Room
 
 IsAllowed = Callable[[IpAddress], bool]
-Kind = Literal["zip", "jpeg", "png", "webp", "bmp"]
+Kind = Literal["zip", "jpeg", "png", "webp", "bmp", "gif", "tiff", "avif", "heif"]
 
 MAX_REDIRECTS = 5
 MAX_URL_CHARACTERS = 2000
@@ -39,10 +40,14 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEAD_BYTES = 16
 _ENDINGS: dict[Kind, tuple[str, ...]] = {
-    "jpeg": (".jpg", ".jpeg"),
-    "png": (".png",),
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "png": (".png", ".apng"),
     "webp": (".webp",),
-    "bmp": (".bmp",),
+    "bmp": (".bmp", ".dib"),
+    "gif": (".gif",),
+    "tiff": (".tif", ".tiff"),
+    "avif": (".avif", ".avifs"),
+    "heif": (".heic", ".heif", ".hif", ".heics", ".heifs"),
 }
 
 
@@ -340,7 +345,7 @@ def _downloaded(url: httpx2.URL, path: Path) -> Download:
         kind = _kind(file.read(_HEAD_BYTES))
     if kind is None:
         raise InvalidRequest(
-            "url: the content is neither a zip file nor a jpg, png, webp or bmp image",
+            f"url: the content is neither a zip file nor a {IMAGE_KINDS} image",
             remedy="Give the address of the file itself, not of a page that shows it.",
         )
     return Download(path, kind, _named(url, kind))
@@ -356,6 +361,12 @@ def _kind(head: bytes) -> Kind | None:
         return "png"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "webp"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "tiff"
+    if head[4:8] == b"ftyp":
+        return "avif" if head[8:12] in (b"avif", b"avis") else "heif"
     return "bmp" if head.startswith(b"BM") else None
 
 
@@ -367,5 +378,7 @@ def _named(url: httpx2.URL, kind: Kind) -> str:
     last = PurePosixPath(url.path).name
     name = last if last.lower().endswith(endings) else f"{PurePosixPath(last).stem}{endings[0]}"
     with contextlib.suppress(ValueError):
-        return file_name(name)
+        name = file_name(name)
+        if file_reason(name) is None:
+            return name
     return f"image{endings[0]}"

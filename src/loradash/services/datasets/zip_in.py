@@ -16,17 +16,12 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile, ZipInfo
 
-from loradash.domain.dataset_files import (
-    CAPTION_SUFFIXES,
-    IMAGE_KINDS,
-    IMAGE_SUFFIXES,
-    OTHER_SUFFIXES,
-)
-from loradash.domain.dataset_findings import name_list
+from loradash.domain.dataset_files import IMAGE_KINDS, OTHER_SUFFIXES, LeftOut, sorted_out
+from loradash.domain.dataset_findings import left_out_text
 from loradash.domain.request_fields import check_file_names, file_name, shown
 from loradash.domain.sizes import size_text
 from loradash.errors import InvalidRequest
@@ -55,19 +50,16 @@ _PROBLEMS_SHOWN = 20
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # flags: encrypted, strongly encrypted, with hidden headers
 _UTF8_NAME = 0x800
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
-_KNOWN_SUFFIXES = IMAGE_SUFFIXES | OTHER_SUFFIXES | set(CAPTION_SUFFIXES)
-_ARCHIVE_SUFFIXES = frozenset({".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip"})
-_SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 _UNREADABLE = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, RuntimeError
 )  # fmt: skip
 
 
 class Extracted(NamedTuple):
-    """Files that were unpacked, and in a sentence each what was left out."""
+    """Files that were unpacked, and what was left out."""
 
     sources: tuple[SourceFile, ...]
-    notes: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 def extract(
@@ -76,10 +68,10 @@ def extract(
     limits: UploadLimits = DEFAULT_LIMITS,
     announce: Callable[[int], None] = lambda _size_bytes: None,
 ) -> Extracted:
-    """Unpack what a dataset can use of a zip file into a folder, without its sub-folders.
+    """Unpack what a dataset can use of a zip file into a folder, under names made for it.
 
-    ``announce`` is told how many bytes that will be, and may raise. Other files are left out and
-    noted; those that systems add are left out without a word. Raises `InvalidRequest`, and has
+    ``announce`` is told how many bytes that will be, and may raise. The folders in which all of it
+    lies aren't parts of the files' names, others are. Raises `InvalidRequest`, and has
     perhaps written a part into the folder, if the zip file is damaged, if an entry leads elsewhere
     or is a link or encrypted, if two files would have one name, or if anything is more than the
     limits allow.
@@ -89,8 +81,8 @@ def extract(
         _refuse_too_many(len(entries), limits)
         parts_of = _checked_parts(entries)
         _refuse_overlaps(archive, entries)
-        kept, notes = _sorted_out(entries, parts_of)
-        names = _checked_names(kept, limits)
+        kept, left_out = _sorted_out(entries, parts_of)
+        names = _checked_names(kept, left_out, limits)
         announce(sum(one.info.file_size for one in kept))
         unpacking = _Unpacking(archive, limits, path.stat().st_size)
         sources = []
@@ -98,7 +90,7 @@ def extract(
             target = folder / str(number)
             unpacking.write(name, one.info, target)
             sources.append(SourceFile(name, target))
-    return Extracted(tuple(sources), tuple(notes))
+    return Extracted(tuple(sources), left_out)
 
 
 class _Entry(NamedTuple):
@@ -242,50 +234,47 @@ def _overlapping(info: ZipInfo) -> InvalidRequest:
 
 def _sorted_out(
     entries: Sequence[ZipInfo], parts_of: Sequence[tuple[str, ...]]
-) -> tuple[list[_Entry], list[str]]:
-    """Return the files that datasets know, and notes about the others."""
-    kept: list[_Entry] = []
-    archives: list[str] = []
-    others: list[str] = []
-    for info, parts in zip(entries, parts_of, strict=True):
-        suffix = PurePosixPath(parts[-1]).suffix.lower()
-        if not parts[-1] or _is_of_the_system(parts):
-            continue
-        if suffix in _KNOWN_SUFFIXES:
-            kept.append(_Entry(info, parts))
-        elif suffix in _ARCHIVE_SUFFIXES:
-            archives.append(shown(parts[-1]))
-        else:
-            others.append(shown(parts[-1]))
-    notes = []
-    if archives:
-        notes.append(f"archives in the zip file weren't unpacked: {name_list(archives)}")
-    if others:
-        notes.append(f"files of other kinds were left out: {name_list(others)}")
-    if len({one.parts[:-1] for one in kept}) > 1:
-        notes.append("the folders of the zip file were left out: a dataset has none")
-    return kept, notes
+) -> tuple[list[_Entry], tuple[LeftOut, ...]]:
+    """Return the files that datasets know, without the folders that all of them have in common."""
+    files = [
+        _Entry(info, parts)
+        for info, parts in zip(entries, parts_of, strict=True)
+        if parts and parts[-1]
+    ]
+    found = sorted_out(("/".join(one.parts) for one in files), OTHER_SUFFIXES)
+    taken = frozenset(found.taken)
+    kept = [one for one in files if "/".join(one.parts) in taken]
+    common = _common_folders([one.parts[:-1] for one in kept])
+    return [_Entry(one.info, one.parts[common:]) for one in kept], found.left_out
 
 
-def _is_of_the_system(parts: tuple[str, ...]) -> bool:
-    """Whether an operating system has put the file there, or it's hidden."""
-    return any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in parts)
+def _common_folders(folders: Sequence[tuple[str, ...]]) -> int:
+    if not folders:
+        return 0
+    first, last = min(folders), max(folders)  # what both have in common, all between them have
+    return next(
+        (depth for depth, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
+        min(len(first), len(last)),
+    )
 
 
-def _checked_names(kept: Sequence[_Entry], limits: UploadLimits) -> list[str]:
+def _checked_names(
+    kept: Sequence[_Entry], left_out: Sequence[LeftOut], limits: UploadLimits
+) -> list[str]:
     """Return the names that the files will have; refuse what is too much by its own account."""
     if not kept:
         raise InvalidRequest(
             "zip file: no images or captions in it",
+            problems=[left_out_text(one) for one in left_out],
             remedy=f"Put {IMAGE_KINDS} images into it, each with a .txt caption.",
         )
     check_number(len(kept), limits)
     names, problems = [], []
     for one in kept:
         try:
-            names.append(file_name(one.parts[-1]))
+            names.append(file_name("/".join(one.parts)))
         except ValueError as error:
-            problems.append(FileProblem(shown(one.parts[-1]), str(error)))
+            problems.append(FileProblem(shown("/".join(one.parts)), str(error)))
         if one.info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             text = "is compressed in an unusual way; make the zip file with the usual method"
             problems.append(FileProblem(shown(one.parts[-1]), text))
