@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from loradash.domain.generation import GenerationRequest
 from loradash.engines.diffusers.child import previews
@@ -115,3 +116,18 @@ def test_a_preview_that_becomes_nan_costs_itself_alone(
         "step-000000000-0.png: the image became NaN", "step-000000001-0.png: the image became NaN"
     ]  # fmt: skip
     assert recorder.of("done")
+
+
+def test_a_prompts_own_settings_hold_for_it_alone(draw: Draw, tmp_path: Path) -> None:
+    def pixels(name: str) -> bytes:
+        with Image.open(tmp_path / name) as image:
+            return image.tobytes() + bytes(image.size)
+
+    draw(prompts=("a", "b"), name="plain")
+    own = {"negative_prompt": "x", "seed": 0, "width": 16, "steps": 3, "scheduler": "euler"}
+    recorder = draw(prompts=("a", "b"), prompt_settings=(own, {}), num_images=2, name="own")
+    assert [event.seed for event in recorder.of("image")] == [0, 1, 1, 2]
+    assert pixels("own_0002.png") == pixels("plain_0001.png")
+    with Image.open(tmp_path / "own_0000.png") as image:
+        assert image.size == (16, 32)
+        assert "Negative prompt: x\nSteps: 3, Sampler: euler," in image.text["parameters"]

@@ -90,7 +90,7 @@ def test_seed_minus_one_of_ai_toolkit_means_a_random_seed(seed, meaning):
     [
         ({"prompts": []}, "prompts"),
         ({"prompts": ["x"] * (MAX_IMAGES + 1)}, "prompts"),
-        ({"prompts": "a cat"}, "prompts"),
+        ({"prompts": 5}, "prompts"),
         ({"prompts": ["x" * 10_001]}, "prompts[0]"),
         ({"num_images": 0}, "num_images"),
         ({"num_images": MAX_IMAGES + 1}, "num_images"),

@@ -11,6 +11,7 @@ from loradash.engines.diffusers.drawing_limits import DrawingLimits, drawing_lim
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.diffusers.families import find_base_model
 from loradash.engines.diffusers.preview_checks import check_previews
+from loradash.engines.diffusers.sample_prompts import sample_prompts
 from loradash.engines.diffusers.support import check
 from loradash.errors import InvalidConfig
 
@@ -38,7 +39,7 @@ def test_a_preview_side_that_is_rounded_is_mentioned_with_its_key() -> None:
     )
     assert findings.warnings == [
         "sample.width: 100 isn't a multiple of 8; 96 is used",
-        "sample.samples[0].height: 60 isn't a multiple of 8; 64 is used",
+        "sample.samples[0]: height 60 isn't a multiple of 8; 64 is used",
     ]
     assert findings.problems == []
 
@@ -78,3 +79,45 @@ def test_the_embedded_base_model_takes_all_steps_that_may_be_asked_for() -> None
 def test_a_damaged_scheduler_config_sets_no_limit(short_schedule: str, text: str) -> None:
     Path(short_schedule, "scheduler/scheduler_config.json").write_text(text)
     assert drawing_limits(find_base_model(short_schedule)).max_steps is None
+
+
+def test_an_option_that_cannot_be_read_is_refused_with_its_prompt() -> None:
+    findings = check_previews(training(prompts=["a", "a cat --w wide --s 900"]), DrawingLimits())
+    (problem,) = findings.problems
+    assert problem == (
+        "sample.prompts[1]: --w: 'wide' isn't a whole number; "
+        "--s: input should be less than or equal to 500 (got 900)"
+    )
+
+
+def test_steps_of_one_prompt_are_held_against_the_base_model() -> None:
+    findings = check_previews(training(prompts=["a cat --s 40"]), DrawingLimits(max_steps=19))
+    assert any("sample.prompts[0]: 40 steps" in problem for problem in findings.problems)
+
+
+def test_options_of_sample_prompts_are_followed_and_come_before_the_fields_beside_them() -> None:
+    sample = training(
+        prompts=["a [trigger] --n ugly, [trigger] --w 96 --h 60 --d 4 --l 2 --s 3 --ss euler_a"],
+        samples=[{"prompt": "b --seed 9 --m 0.5", "seed": 1, "neg": "grey"}],
+    ).process.sample
+    first, second = sample_prompts(sample, "sks")
+    assert (first.text, first.settings.seed, first.settings.negative_prompt) == ("b", 9, "grey")
+    assert first.settings.multiplier == 0.5
+    own = second.settings
+    assert second.text == "a sks"
+    assert own.negative_prompt == "ugly, sks"
+    assert (own.width, own.height, own.seed, own.steps) == (96, 64, 4, 3)
+    assert (own.guidance_scale, own.scheduler) == (2.0, "euler_a")
+    assert second.notes == ("height 60 isn't a multiple of 8; 64 is used",)
+
+
+def test_a_prompt_of_before_whose_options_cannot_be_read_is_drawn_as_it_stands() -> None:
+    (prompt,) = sample_prompts(training(prompts=["a cat --w wide"]).process.sample, "")
+    assert prompt.text == "a cat --w wide"
+    assert prompt.problems
+
+
+def test_an_adapter_that_a_sample_prompt_names_is_left_out_and_told() -> None:
+    (prompt,) = sample_prompts(training(prompts=["a cat <lora:other:1>"]).process.sample, "")
+    assert prompt.text == "a cat"
+    assert prompt.notes[0].startswith("<lora:other:1> is left out")

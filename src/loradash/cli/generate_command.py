@@ -1,5 +1,6 @@
 """``loradash generate``: images from prompts, with any number of adapters."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,12 @@ def generate(
     ] = None,
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", "-p", help="May be given several times.")
+    ] = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A prompt a line, with options such as --n and --w; or kohya's TOML or JSON."
+        ),
     ] = None,
     adapter: Annotated[
         list[str] | None,
@@ -77,7 +84,8 @@ def generate(
     from loradash.cli.output_folder import OutputFolder, copied
     from loradash.cli.train_command import read_config
     from loradash.domain.events import Done, Failed
-    from loradash.domain.generation import GenerationRequest, parse_generation_text
+    from loradash.domain.generation import GenerationRequest, fields_of, parse_generation_text
+    from loradash.domain.prompts_file import read_prompts
     from loradash.domain.schema import validate
     from loradash.domain.sizes import counted
     from loradash.errors import InvalidConfig
@@ -94,6 +102,10 @@ def generate(
     given = {key: value for key, value in options.items() if value is not None and value != []}
     if adapter:
         given["adapters"] = [parse_adapter_use(text).model_dump() for text in adapter]
+    if prompts_file and prompt:
+        raise typer.BadParameter("give --prompt or --prompts-file, not both")
+    if prompts_file:
+        given |= fields_of(read_prompts(str(prompts_file), _prompts_text(prompts_file)))
     if detach and here:
         raise typer.BadParameter("give --detach or --here, not both")
     if detach and output:
@@ -102,12 +114,16 @@ def generate(
     if folder:
         folder.check()
     if config:
-        request = parse_generation_text(read_config(config))
+        request = parse_generation_text(read_config(config), partial(_file_beside, config))
         merged = {**request.model_dump(mode="json"), **given}
+        if prompt:
+            merged["prompt_settings"] = []  # of the config's own prompts
     else:
         merged = given
     if "prompts" not in merged:
-        raise InvalidConfig("no prompt", remedy="Give --prompt, or a config with prompts.")
+        raise InvalidConfig(
+            "no prompt", remedy="Give --prompt, --prompts-file, or a config with prompts."
+        )
     settings = load_settings()
     if detach or runs_elsewhere(settings, here=here):
         raise typer.Exit(_elsewhere(settings, merged, Wanted(detach, folder, as_json)))
@@ -146,6 +162,26 @@ def generate(
     if not_copied:
         to_stderr(*not_copied.lines)
     raise typer.Exit(ENDINGS[ending.type].exit_code or (1 if not_copied else 0))
+
+
+def _file_beside(config: Path, name: str) -> str:
+    """The text of a prompts file: from here, or else from the config's folder."""
+    path = Path(name)
+    return _prompts_text(path if path.is_file() else config.parent / path)
+
+
+def _prompts_text(path: Path) -> str:
+    """The text of a prompts file. Raises `InvalidConfig`."""
+    from loradash.errors import InvalidConfig
+
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InvalidConfig(
+            f"prompts file {path}: {reason}",
+            remedy="Give a file with a prompt a line, or the prompts themselves as a list.",
+        ) from error
 
 
 def _elsewhere(settings: "Settings", merged: dict[str, Any], wanted: "Wanted") -> int:

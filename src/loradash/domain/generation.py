@@ -1,5 +1,6 @@
 """What to generate: prompts, adapters and sampling settings; and ai-toolkit's ``job: generate``."""
 
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
@@ -8,7 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from loradash.domain import ai_toolkit_keys
 from loradash.domain.image_size import ImageSide, rounded_side
 from loradash.domain.names import Name
-from loradash.domain.schedulers import MAX_STEPS, AnySchedulerName
+from loradash.domain.prompt_text import PromptSettings, ReadPrompt, read_options
+from loradash.domain.prompts_file import is_prompts_file, read_prompts
+from loradash.domain.schedulers import MAX_STEPS, AnySchedulerName, find_scheduler
 from loradash.domain.schema import Section, validate
 from loradash.domain.training_config import (
     RANDOM_SEED,
@@ -17,6 +20,7 @@ from loradash.domain.training_config import (
     Pixels,
     Seed,
     Text,
+    as_list,
     image_ending,
 )
 from loradash.domain.training_text import refuse_template_text, with_name_filled
@@ -61,6 +65,36 @@ class GenerationRequest(BaseModel):
     scheduler: AnySchedulerName = "default"
     precision: AnyPrecision = "auto"
     name: Name = "image"
+    prompt_settings: tuple[PromptSettings, ...] = Field(
+        (), description="what differs for each prompt; as many as there are prompts, or none"
+    )
+    warnings: tuple[Text, ...] = Field(
+        (), max_length=MAX_IMAGES, description="what was read otherwise than it may be meant"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tell_of_another_scheduler(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("scheduler"), str):
+            return data
+        try:
+            note = find_scheduler(data["scheduler"]).note
+        except ValueError:
+            return data  # the field's own check says it
+        told = data.get("warnings") or ()
+        return {**data, "warnings": [*told, f"scheduler: {note}"]} if note else data
+
+    @model_validator(mode="after")
+    def _settings_of_each_prompt(self) -> Self:
+        if self.prompt_settings and len(self.prompt_settings) != len(self.prompts):
+            raise ValueError(
+                f"{len(self.prompts)} prompts, but {len(self.prompt_settings)} prompt_settings"
+            )
+        return self
+
+    def settings_of(self, prompt_number: int) -> PromptSettings:
+        """What differs for one prompt, counted from 0."""
+        return self.prompt_settings[prompt_number] if self.prompt_settings else PromptSettings()
 
     @model_validator(mode="after")
     def _not_too_many(self) -> Self:
@@ -84,9 +118,9 @@ def _png_ending(value: Any) -> Any:
 class _GenerateSection(Section):
     passthrough = ai_toolkit_keys.GENERATE
 
-    prompts: Annotated[
-        list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
-    ] = Field(min_length=1, max_length=MAX_IMAGES)
+    prompts: Annotated[list[Text], BeforeValidator(as_list)] = Field(
+        min_length=1, max_length=MAX_IMAGES
+    )
     width: Pixels | None = None
     height: Pixels | None = None
     neg: Annotated[Text, BeforeValidator(lambda value: value or "")] = ""
@@ -134,11 +168,15 @@ _SECTIONS: dict[str, type[Section]] = {
 }
 
 
-def parse_generation_text(text: str) -> GenerationRequest:
+ReadFile = Callable[[str], str]
+"""Returns the text of a file that a config names. Raises `InvalidConfig`."""
+
+
+def parse_generation_text(text: str, read_file: ReadFile | None = None) -> GenerationRequest:
     """Parse a generation in YAML: our own fields, or ai-toolkit's ``job: generate``.
 
     ``output_folder`` and ``device`` of the latter have no effect: outputs belong to their process.
-    Raises `InvalidConfig`.
+    ``prompts`` may be a file of prompts if ``read_file`` is given. Raises `InvalidConfig`.
     """
     document = load_mapping(text, "generation config")
     refuse_template_text(document, "generation config")
@@ -148,22 +186,64 @@ def parse_generation_text(text: str) -> GenerationRequest:
             remedy="Use `loradash train` (request type train_with_yaml) for this file.",
         )
     if "job" not in document:
+        if isinstance(document.get("prompts"), str):
+            document = {**document, **_prompt_fields(document["prompts"], read_file)}
         return validate(GenerationRequest, document, "generation config")
     document = with_name_filled(document)
     process = validate(_GenerationDocument, document, "generation config", _SECTIONS).config
-    return _from_process(process.name, process.process[0])
+    return _from_process(process.name, process.process[0], read_file)
 
 
-def _from_process(name: str, process: _GenerationProcess) -> GenerationRequest:
+def _prompt_fields(prompts: str, read_file: ReadFile | None) -> dict[str, Any]:
+    """The prompts of a file, or the one prompt that a text is."""
+    if not is_prompts_file(prompts):
+        return {"prompts": [prompts]}
+    return fields_of(_prompts_of_file(prompts.strip(), read_file))
+
+
+def _prompts_of_file(name: str, read_file: ReadFile | None) -> tuple[ReadPrompt, ...]:
+    if read_file is None:
+        raise InvalidConfig(
+            f"prompts: {name} is a file, which isn't read from a request",
+            remedy="Send the prompts themselves, as a list.",
+        )
+    return read_prompts(name, read_file(name))
+
+
+def fields_of(prompts: Sequence[ReadPrompt]) -> dict[str, Any]:
+    """Return the fields of a `GenerationRequest` for prompts that were read with their options."""
+    settings = [one.settings.model_dump(exclude_none=True) for one in prompts]
+    return {
+        "prompts": [one.text for one in prompts],
+        "prompt_settings": settings if any(settings) else [],
+        "warnings": [note for one in prompts for note in one.notes],
+    }
+
+
+def _from_process(
+    name: str, process: _GenerationProcess, read_file: ReadFile | None
+) -> GenerationRequest:
     generate, model = process.generate, process.model
     adapters = [{"path": model.lora_path, "weight": model.lora_scale}] if model.lora_path else []
+    prompts: Sequence[ReadPrompt]
+    if len(generate.prompts) == 1 and is_prompts_file(generate.prompts[0]):
+        prompts = _prompts_of_file(generate.prompts[0].strip(), read_file)
+    else:
+        prompts = _with_options(generate.prompts)
+    fields = fields_of(prompts)
+    warnings = [
+        *fields["warnings"],
+        *_rounded("width", generate.width),
+        *_rounded("height", generate.height),
+        *(f"generate.{key} has no effect" for key, value in generate.other_keys.items() if value),
+    ]
     return validate(
         GenerationRequest,
         {
+            **fields,
             "name": name,
             "base_model": model.name_or_path,
             "adapters": adapters,
-            "prompts": generate.prompts,
             "negative_prompt": generate.neg,
             "num_images": generate.num_repeats,
             "seed": None if generate.seed < 0 else generate.seed,
@@ -173,9 +253,36 @@ def _from_process(name: str, process: _GenerationProcess) -> GenerationRequest:
             "height": generate.height and rounded_side(generate.height),
             "scheduler": generate.sampler,
             "precision": process.dtype,
+            "warnings": warnings,
         },
         "generation config",
     )
+
+
+def _with_options(prompts: Sequence[str]) -> list[ReadPrompt]:
+    """Read the options in ai-toolkit's prompts. Raises `InvalidConfig`."""
+    read: list[ReadPrompt] = []
+    problems: list[str] = []
+    for number, text in enumerate(prompts):
+        try:
+            one = read_options(text)
+        except ValueError as error:
+            problems.append(f"prompts[{number}]: {error}")
+        else:
+            notes = tuple(f"prompts[{number}]: {note}" for note in one.notes)
+            read.append(one._replace(notes=notes))
+    if problems:
+        raise InvalidConfig(
+            "generation config: options in prompts",
+            problems=problems,
+            remedy="Correct the options named above.",
+        )
+    return read
+
+
+def _rounded(key: str, side: int | None) -> list[str]:
+    used = side and rounded_side(side)
+    return [f"{key}: {side} isn't a multiple of 8; {used} is used"] if used != side else []
 
 
 def image_name(name: str, index: int) -> str:

@@ -183,6 +183,8 @@ def _generate(services: Services, request: requests.GenerateRequest, context: Co
     fields = request.fields()
     if request.document is not None:
         parsed = parse_generation_text(request.text).model_dump(exclude_unset=True)
+        if "prompts" in fields:
+            parsed.pop("prompt_settings", None)  # of the config's own prompts
         fields = {**parsed, **fields}
     if "base_model" not in fields:
         if not fields.get("adapters"):
@@ -202,7 +204,7 @@ def _generate(services: Services, request: requests.GenerateRequest, context: Co
         key=_key(request.idempotency_key, context),
     )  # fmt: skip
     services.executor.submitted(record.id)
-    return _started(record.id, "generation", ())
+    return _started(record.id, "generation", wanted.warnings)
 
 
 def _started(process_id: str, what: str, warnings: tuple[str, ...]) -> Reply:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from loradash.data import EMBEDDED_BASE_MODELS
-from loradash.domain.events import Done, Failed, Stopped, Terminal
+from loradash.domain.events import Done, Failed, Stopped, Terminal, Warned
 from loradash.domain.generation import (
     MAX_WEIGHT,
     AdapterUse,
@@ -35,6 +35,7 @@ from loradash.runtime.supervisor import Limits
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.runtime.workspace import Workspace
 from loradash.services.adapter_files import AdapterFiles
+from loradash.services.generation_prompts import with_prompts_read
 from loradash.services.places import ANYWHERE, Places
 from loradash.services.stored_adapters import StoredAdapters
 from loradash.services.submission import stored_config, submit
@@ -71,12 +72,13 @@ class GenerationService:
         self._stored = StoredAdapters(registry, store, address)
 
     def check(self, request: GenerationRequest, places: Places = ANYWHERE) -> GenerationRequest:
-        """Check base model and adapters; return the request as it will be run.
+        """Check prompts, base model and adapters; return the request as it will be run.
 
         The seed is drawn here if none is given, so that every attempt draws the same images, and
         local paths are given in full. Raises `InvalidAdapter`, `InvalidBaseModel`, `NotFound`.
         """
         base_model = request.base_model
+        request = with_prompts_read(request, self._trained)
         places.check(base_model, InvalidBaseModel, "base_model")
         self._engine.check_base_model(base_model)
         self._engine.check_generation(request)
@@ -127,6 +129,8 @@ class GenerationService:
         done = tuple(entry.index for entry in self._images(attempt) if entry.index is not None)
         if attempt.stop.count:
             return Stopped(time_s=time.time())
+        for text in request.warnings:
+            attempt.event(Warned(code="request", message=text))
         ending = self._pipeline(attempt.record, attempt.environment).generate(
             attempt.id,
             request,
@@ -203,6 +207,11 @@ class GenerationService:
             places.check(reference, InvalidAdapter, "adapters")
         path = self._file_of(reference, stored)
         return str(path) if stored is None else self._stored.lasting(reference, stored)
+
+    def _trained(self, name: str) -> str | None:
+        """A reference to the trained adapter that a prompt names."""
+        found = self._stored.find(name)
+        return None if found is None else self._stored.lasting(name, found)
 
     def _adapters_in(self, folder: Path) -> list[Path]:
         return [one.path for one in self._engine.artifacts(folder) if one.kind == "lora"]

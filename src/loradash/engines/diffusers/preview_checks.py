@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from loradash.domain.image_size import rounded_side
 from loradash.domain.schedulers import find_scheduler
-from loradash.domain.training_config import SampleItem, SampleSection, TrainingConfig
+from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers.drawing_limits import DrawingLimits
+from loradash.engines.diffusers.sample_prompts import sample_prompts
 
 
 class Findings(NamedTuple):
@@ -30,16 +31,16 @@ def check_previews(config: TrainingConfig, limits: DrawingLimits) -> Findings:
         warnings += [f"sample.sampler: {found.note}"] if found.note else []
     except ValueError as error:
         problems.append(f"sample.sampler: {error}")
-    places: list[tuple[str, SampleSection | SampleItem]] = [
-        ("sample", sample),
-        *((f"sample.samples[{n}]", item) for n, item in enumerate(sample.samples)),
-    ]
-    for place, section in places:
-        for key in ("width", "height"):
-            side = getattr(section, key)
-            if side is not None and (used := rounded_side(side)) != side:
-                warnings.append(f"{place}.{key}: {side} isn't a multiple of 8; {used} is used")
-        if section.sample_steps is not None:
-            problem = limits.problem(section.sample_steps, f"{place}.sample_steps")
-            problems += [problem] if problem else []
+    for key in ("width", "height"):
+        side = getattr(sample, key)
+        if (used := rounded_side(side)) != side:
+            warnings.append(f"sample.{key}: {side} isn't a multiple of 8; {used} is used")
+    if problem := limits.problem(sample.sample_steps, "sample.sample_steps"):
+        problems.append(problem)
+    for prompt in sample_prompts(sample, config.trigger_word):
+        problems += [f"{prompt.place}: {problem}" for problem in prompt.problems]
+        warnings += [f"{prompt.place}: {note}" for note in prompt.notes]
+        steps = prompt.settings.steps
+        if steps and (problem := limits.problem(steps, prompt.place)):
+            problems.append(problem)
     return Findings(problems, warnings)

@@ -1,6 +1,5 @@
 """Which settings of a training config this engine follows, and which it must refuse or mention."""
 
-import re
 from importlib.util import find_spec
 
 from loradash.domain.ai_toolkit_keys import asks_for_something
@@ -11,8 +10,6 @@ from loradash.engines.diffusers.families import FAMILIES, find_base_model
 from loradash.engines.diffusers.foreign_keys import foreign_keys
 from loradash.engines.diffusers.preview_checks import check_previews
 from loradash.errors import InvalidConfig
-
-_PROMPT_FLAG = re.compile(r"(?:^|\s)--[a-z_]+(?=\s|$)")
 
 
 def check(config: TrainingConfig, limits: DrawingLimits = UNKNOWN_LIMITS) -> tuple[str, ...]:
@@ -41,13 +38,6 @@ def check(config: TrainingConfig, limits: DrawingLimits = UNKNOWN_LIMITS) -> tup
             f"train.gradient_accumulation_steps counts batches: {process.train.steps} steps are "
             f"{process.train.updates} optimizer updates, and save_every and sample_every follow"
         )
-    prompts = [*process.sample.prompts, *(item.prompt for item in process.sample.samples)]
-    for prompt in prompts:
-        if flags := _PROMPT_FLAG.findall(prompt):
-            warnings.append(
-                f"sample prompt {prompt[:40]!r}: {flags[0].strip()} is read as text, not as an "
-                "option; use sample.samples[] for settings of one prompt"
-            )
     return tuple(warnings)
 
 

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import torch
 
-from loradash.datasets.captions import with_trigger
 from loradash.domain.events import SampleWritten
 from loradash.domain.image_size import rounded_side
 from loradash.domain.schedulers import scheduler_name
-from loradash.domain.training_config import SampleItem, SampleSection
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
@@ -21,6 +19,7 @@ from loradash.engines.diffusers.child.sampling import Drawing, draw, one_color, 
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.child.trainer import Trainer
 from loradash.engines.diffusers.job import SAMPLES_FOLDER, TrainingJob
+from loradash.engines.diffusers.sample_prompts import SamplePrompt, sample_prompts
 from loradash.errors import DiskFull, ImageNotFinite, Interrupted, LoradashError
 
 
@@ -45,7 +44,7 @@ class Previews:
         self._dtype = dtype
         self._emitter = emitter
         self._stop = stop
-        self._items = _items(self._sample, job.config.trigger_word)
+        self._items = sample_prompts(self._sample, job.config.trigger_word)
         self._own_scheduler = architecture.pipeline.scheduler
 
     def draw_if_due(self) -> None:
@@ -82,12 +81,13 @@ class Previews:
         return step >= start and (step % every == 0 or step == train.updates)
 
     def _draw(self, step: int) -> None:
-        for index, (item, multiplier) in enumerate(self._items):
+        for index, preview in enumerate(self._items):
             self._stop.check()
             path = self.path(step, index)
             if path.is_file():
                 continue
-            drawing = self._drawing(item, multiplier, index)
+            drawing = self._drawing(preview, index)
+            multiplier = self._multiplier(preview)
             try:
                 with self._trainer.saved_weights(), self._trainer.scaled(multiplier):
                     image = draw(
@@ -106,33 +106,23 @@ class Previews:
             )
             self._emitter.phase("sampling", "", index + 1, len(self._items))
 
-    def _drawing(self, item: SampleItem, multiplier: float, index: int) -> Drawing:
-        sample = self._sample
-        seed = item.seed if item.seed is not None else sample.seed + index * sample.walk_seed
+    def _drawing(self, preview: SamplePrompt, index: int) -> Drawing:
+        sample, own = self._sample, preview.settings
+        seed = sample.seed + index * sample.walk_seed if own.seed is None else own.seed
+        guidance = own.guidance_scale
         return Drawing(
-            prompt=item.prompt,
-            negative_prompt=item.neg if item.neg is not None else sample.neg,
+            prompt=preview.text,
+            negative_prompt=sample.neg if own.negative_prompt is None else own.negative_prompt,
             seed=seed,
-            steps=item.sample_steps or sample.sample_steps,
-            guidance_scale=sample.guidance_scale
-            if item.guidance_scale is None
-            else item.guidance_scale,
-            width=rounded_side(item.width or sample.width),
-            height=rounded_side(item.height or sample.height),
-            scheduler=scheduler_name(sample.sampler),
+            steps=own.steps or sample.sample_steps,
+            guidance_scale=sample.guidance_scale if guidance is None else guidance,
+            width=rounded_side(own.width or sample.width),
+            height=rounded_side(own.height or sample.height),
+            scheduler=own.scheduler or scheduler_name(sample.sampler),
             base_model=self._job.base_model.name,
-            adapters=((self._job.config.name, multiplier),),
+            adapters=((self._job.config.name, self._multiplier(preview)),),
         )
 
-
-def _items(sample: SampleSection, trigger_word: str) -> list[tuple[SampleItem, float]]:
-    items = [*sample.samples, *(SampleItem(prompt=prompt) for prompt in sample.prompts)]
-    return [
-        (
-            item.model_copy(update={"prompt": with_trigger(item.prompt, trigger_word, add=False)}),
-            sample.network_multiplier
-            if item.network_multiplier is None
-            else item.network_multiplier,
-        )
-        for item in items
-    ]
+    def _multiplier(self, preview: SamplePrompt) -> float:
+        own = preview.settings.multiplier
+        return self._sample.network_multiplier if own is None else own

@@ -7,13 +7,14 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
 
 from loradash.domain.events import Done, ImageWritten, Ready, Stopped
-from loradash.domain.generation import GenerationRequest, image_name
+from loradash.domain.generation import image_name
+from loradash.domain.prompt_text import PromptSettings
 from loradash.engines.diffusers.child.adapter_reading import put_adapter, read_adapter
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
@@ -33,6 +34,8 @@ from loradash.engines.diffusers.job import (
 from loradash.errors import Interrupted, InvalidConfig, LoradashError
 
 MAX_LOADED_ADAPTERS = 8
+
+_Value = TypeVar("_Value")
 
 
 def run_generator(emitter: Emitter, stop: StopSignal, device: str, offline: bool) -> int:
@@ -131,33 +134,26 @@ class LoadedPipeline:
         precision = pick_precision(request.precision, device)
         architecture = self._load(line.base_model, precision, device, stop)
         stop.check()
-        width, height = _size(request, architecture)
-        self._use_adapters(architecture, line.adapters)
+        names = self._use_adapters(architecture, line.adapters)
         first_seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         total = len(request.prompts) * request.num_images
         done = frozenset(line.done)
         drawn = len(done)
         self._emitter.phase("generating", "", drawn, total)
         index = 0
-        for prompt in request.prompts:
+        for number in range(len(request.prompts)):
+            adapters = _weighted(line.adapters, request.settings_of(number))
+            if names and request.prompt_settings:
+                architecture.pipeline.set_adapters(names, [use.weight for use in adapters])
             for image_number in range(request.num_images):
                 if index in done:
                     index += 1
                     continue
                 stop.check()
                 started = time.monotonic()
-                drawing = Drawing(
-                    prompt=prompt,
-                    negative_prompt=request.negative_prompt,
-                    seed=first_seed + image_number,
-                    steps=request.steps,
-                    guidance_scale=request.guidance_scale,
-                    width=width,
-                    height=height,
-                    scheduler=request.scheduler,
-                    base_model=line.base_model.name,
-                    adapters=tuple((use.path.stem, use.weight) for use in line.adapters),
-                )
+                seed = request.settings_of(number).seed
+                seed = (first_seed if seed is None else seed) + image_number
+                drawing = _drawing(line, number, adapters, seed, architecture)
                 image = draw(architecture, drawing, self._own_scheduler, DTYPES[precision], stop)
                 path = line.folder / image_name(request.name, index)
                 if color := one_color(image):
@@ -167,7 +163,7 @@ class LoadedPipeline:
                     ImageWritten(
                         index=index,
                         path=str(path),
-                        prompt=prompt,
+                        prompt=drawing.prompt,
                         seed=drawing.seed,
                         duration_s=time.monotonic() - started,
                     )
@@ -200,13 +196,13 @@ class LoadedPipeline:
 
     def _use_adapters(
         self, architecture: Architecture, adapters: tuple[ResolvedAdapter, ...]
-    ) -> None:
-        """Make exactly these adapters act; load those that aren't in memory yet."""
+    ) -> list[str]:
+        """Make exactly these adapters act; load those that aren't in memory yet; return names."""
         pipeline: Any = architecture.pipeline
         if not adapters:
             if self._adapters:
                 pipeline.disable_lora()
-            return
+            return []
         names = []
         for use in adapters:
             name = self._load_adapter(architecture, use.path)
@@ -219,6 +215,7 @@ class LoadedPipeline:
         pipeline.enable_lora()
         pipeline.set_adapters(names, [use.weight for use in adapters])
         self._forget_old_adapters(pipeline, keep=len(names))
+        return names
 
     def _load_adapter(self, architecture: Architecture, path: Path) -> str:
         with path.open("rb") as file:
@@ -245,6 +242,43 @@ class LoadedPipeline:
             del self._adapters[oldest]
 
 
-def _size(request: GenerationRequest, architecture: Architecture) -> tuple[int, int]:
-    default = architecture.default_size()
-    return request.width or default, request.height or default
+def _weighted(
+    adapters: tuple[ResolvedAdapter, ...], settings: PromptSettings
+) -> tuple[ResolvedAdapter, ...]:
+    """The adapters with the weights that they have for one prompt."""
+    weights = settings.adapter_weights or [use.weight for use in adapters]
+    multiplier = 1.0 if settings.multiplier is None else settings.multiplier
+    return tuple(
+        use.model_copy(update={"weight": weight * multiplier})
+        for use, weight in zip(adapters, weights, strict=True)
+    )
+
+
+def _drawing(
+    line: Generate,
+    number: int,
+    adapters: tuple[ResolvedAdapter, ...],
+    seed: int,
+    architecture: Architecture,
+) -> Drawing:
+    """The parameters of an image of a prompt: its own settings, or else the request's."""
+    request, own = line.request, line.request.settings_of(number)
+    size = architecture.default_size()
+    return Drawing(
+        prompt=request.prompts[number],
+        negative_prompt=_first(own.negative_prompt, request.negative_prompt),
+        seed=seed,
+        steps=_first(own.steps, request.steps),
+        guidance_scale=_first(own.guidance_scale, request.guidance_scale),
+        width=own.width or request.width or size,
+        height=own.height or request.height or size,
+        scheduler=_first(own.scheduler, request.scheduler),
+        base_model=line.base_model.name,
+        adapters=tuple(
+            (use.path.stem, use.weight) for use in adapters if use.weight or not own.adapter_weights
+        ),
+    )
+
+
+def _first(own: _Value | None, common: _Value) -> _Value:
+    return common if own is None else own
