@@ -235,7 +235,11 @@ def _from_process(
         *fields["warnings"],
         *_rounded("width", generate.width),
         *_rounded("height", generate.height),
-        *(f"generate.{key} has no effect" for key, value in generate.other_keys.items() if value),
+        *(
+            f"generate.{key} has no effect"
+            for key, value in generate.other_keys.items()
+            if ai_toolkit_keys.asks_for_something("generate", key, value)
+        ),
     ]
     return validate(
         GenerationRequest,
