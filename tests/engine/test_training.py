@@ -262,8 +262,6 @@ def test_pretrained_adapter_is_where_the_training_starts(
     old, new = load_file(first.adapter), load_file(second.adapter)
     for key in old:
         np.testing.assert_allclose(old[key], new[key], atol=1e-6)
-    wrong_rank = start({"network.pretrained_lora_path": str(first.adapter)}, **common, rank=3)
-    assert wrong_rank.run().of("failed")[0].code == "adapter_invalid"
 
 
 def test_missing_captions_are_mentioned_and_the_default_is_used(

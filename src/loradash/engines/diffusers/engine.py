@@ -35,6 +35,7 @@ from loradash.engines.diffusers.job import (
     ResolvedAdapter,
     TrainingJob,
 )
+from loradash.engines.diffusers.pretrained_adapter import check_pretrained
 from loradash.engines.engine import Artifact, Checkpoint, Command
 from loradash.errors import EngineUnavailable, InvalidAdapter, InvalidCheckpoint, InvalidConfig
 from loradash.paths import local_path
@@ -63,7 +64,9 @@ class DiffusersEngine:
         source = _source_of(config)
         found = self._inspected(source)
         if lora := config.process.network.pretrained_lora_path:
-            self.adapter_metadata(local_path(lora, InvalidAdapter, "network.pretrained_lora_path"))
+            check_pretrained(
+                local_path(lora, InvalidAdapter, "network.pretrained_lora_path"), config.process
+            )
         warnings = support.check(config, drawing_limits(source)) + found.warnings
         return warnings + support.warnings_about_machine(config, self._device)
 

@@ -1,17 +1,14 @@
 """Putting a LoRA on a module."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file
-from torch import Tensor
 
 from loradash.domain.training_config import NetworkSection
 from loradash.engines.diffusers.child.architecture import AdaptedModule
-from loradash.errors import InvalidAdapter, InvalidConfig
+from loradash.errors import InvalidConfig
 
 ADAPTER_NAME = "default"
 
@@ -59,33 +56,6 @@ def scale_lora(adapted: AdaptedModule, multiplier: float) -> None:
     for layer in adapted.module.modules():
         if isinstance(layer, BaseTunerLayer):
             layer.set_scale(ADAPTER_NAME, multiplier)
-
-
-def load_weights(path: Path, modules: list[AdaptedModule]) -> None:
-    """Start from an adapter's weights (``pretrained_lora_path``), in kohya's or diffusers' names.
-
-    Raises `InvalidAdapter` if the file has other layers or another rank.
-    """
-    saved = load_file(path)
-    try:
-        for adapted in modules:
-            with torch.no_grad():
-                for key, ours in get_peft_model_state_dict(adapted.module).items():
-                    layer, _, part = key.rpartition(".lora_")
-                    ours.copy_(_find(saved, adapted, layer, part, key))
-    except (KeyError, RuntimeError) as error:
-        raise InvalidAdapter(
-            f"adapter {path}: doesn't fit this training ({str(error).splitlines()[0]})",
-            remedy="Use the rank and target modules that it was trained with.",
-        ) from error
-
-
-def _find(
-    saved: dict[str, Tensor], adapted: AdaptedModule, layer: str, part: str, key: str
-) -> Tensor:
-    direction = "lora_down" if part.startswith("A") else "lora_up"
-    kohya = f"{adapted.kohya_prefix}_{kohya_layer(adapted, layer)}.{direction}.weight"
-    return saved[kohya] if kohya in saved else saved[f"{adapted.name}.{key}"]
 
 
 def kohya_layer(adapted: AdaptedModule, layer: str) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from loradash.domain.events import Done, Resumed, Stopped
 from loradash.engines.diffusers.child.adapter_file import write_adapter
+from loradash.engines.diffusers.child.adapter_start import start_from_adapter
 from loradash.engines.diffusers.child.architecture import AdaptedModule, Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.diffusers.child.checkpoints import CheckpointStore
@@ -18,7 +19,7 @@ from loradash.engines.diffusers.child.description import describe
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
 from loradash.engines.diffusers.child.library_warnings import library_warnings
-from loradash.engines.diffusers.child.lora import add_lora, load_weights
+from loradash.engines.diffusers.child.lora import add_lora
 from loradash.engines.diffusers.child.objective import Objective
 from loradash.engines.diffusers.child.optimizers import optimizer_text
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
@@ -149,7 +150,11 @@ class TrainingRun:
         for module in self._modules:
             add_lora(module, process.network)
         if process.network.pretrained_lora_path:
-            load_weights(Path(process.network.pretrained_lora_path), self._modules)
+            for text in start_from_adapter(
+                Path(process.network.pretrained_lora_path), self._modules,
+                [self.architecture.denoiser(), *self.architecture.text_encoders()],
+            ):  # fmt: skip
+                self._emitter.warn("adapter_partly_used", text)
         if train.gradient_checkpointing:
             _checkpoint_activations(self.architecture)
         schedule = self.architecture.training_schedule(process.model.is_v_pred)
