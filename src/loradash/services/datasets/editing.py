@@ -246,7 +246,8 @@ class DatasetEditor:
                 training_name=training_name or original_name, trigger_word=trigger_word,
                 original_name=original_name, room=room,
             )  # fmt: skip
-        return with_left_out(result, found.left_out)
+        result = with_left_out(result, found.left_out)
+        return result.model_copy(update={"warnings": (*found.notes, *result.warnings)})
 
     def import_url(self, folder: str, url: str, *, replace: bool = False) -> UploadResult:
         """Fetch a zip file or an image, and store it as `import_zip` does.

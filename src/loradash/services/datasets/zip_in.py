@@ -34,6 +34,7 @@ from loradash.services.datasets.upload_checks import (
     check_number,
     too_large,
 )
+from loradash.services.datasets.zip_names import entry_names
 
 MAX_RATIO = 200
 """How many times its own size a zip file may unpack to; images and captions stay far below."""
@@ -48,7 +49,6 @@ _LOCAL_HEADER_BYTES = 30
 _PROBLEMS_SHOWN = 20
 
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # flags: encrypted, strongly encrypted, with hidden headers
-_UTF8_NAME = 0x800
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
 _UNREADABLE = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, RuntimeError
@@ -56,10 +56,11 @@ _UNREADABLE = (
 
 
 class Extracted(NamedTuple):
-    """Files that were unpacked, and what was left out."""
+    """Files that were unpacked, what was left out, and in a sentence each what else to know."""
 
     sources: tuple[SourceFile, ...]
     left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
 
 
 def extract(
@@ -79,7 +80,8 @@ def extract(
     with _opened(path, limits) as archive:
         entries = archive.infolist()
         _refuse_too_many(len(entries), limits)
-        parts_of = _checked_parts(entries)
+        found = entry_names(entries)
+        parts_of = _checked_parts(entries, found.names)
         _refuse_overlaps(archive, entries)
         kept, left_out = _sorted_out(entries, parts_of)
         names = _checked_names(kept, left_out, limits)
@@ -90,7 +92,12 @@ def extract(
             target = folder / str(number)
             unpacking.write(name, one.info, target)
             sources.append(SourceFile(name, target))
-    return Extracted(tuple(sources), left_out)
+    notes = [_guess_text(found.guessed)] if found.guessed else []
+    return Extracted(tuple(sources), left_out, tuple(notes))
+
+
+def _guess_text(encoding: str) -> str:
+    return f"the zip file doesn't say how its names are encoded; they were read as {encoding}"
 
 
 class _Entry(NamedTuple):
@@ -153,20 +160,19 @@ def _refuse_too_many(number: int, limits: UploadLimits) -> None:
         )
 
 
-def _checked_parts(entries: Sequence[ZipInfo]) -> list[tuple[str, ...]]:
+def _checked_parts(entries: Sequence[ZipInfo], names: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the parts of each entry's path, or refuse all entries that no honest zip file has."""
     parts_of, problems = [], []
-    for info in entries:
+    for info, name in zip(entries, names, strict=True):
         try:
-            parts_of.append(_parts(info))
+            parts_of.append(_parts(info, name))
         except ValueError as error:
-            problems.append(FileProblem(shown(_name(info)), str(error)))
+            problems.append(FileProblem(shown(name), str(error)))
     _refuse(problems, len(entries))
     return parts_of
 
 
-def _parts(info: ZipInfo) -> tuple[str, ...]:
-    name = _name(info)
+def _parts(info: ZipInfo, name: str) -> tuple[str, ...]:
     kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if it was made on Windows
     if info.flag_bits & _ENCRYPTED:
         raise ValueError("is encrypted; make the zip file without a password")
@@ -180,15 +186,6 @@ def _parts(info: ZipInfo) -> tuple[str, ...]:
     if _ABSOLUTE.match(name) or ".." in parts:
         raise ValueError("has a path that leads out of the zip file; make it again, from a folder")
     return parts
-
-
-def _name(info: ZipInfo) -> str:
-    """Return an entry's name. Many programs write UTF-8 without saying so."""
-    name = info.orig_filename  # `filename` ends at the first NUL
-    if not info.flag_bits & _UTF8_NAME:
-        with contextlib.suppress(UnicodeError):
-            return name.encode("cp437").decode("utf-8")
-    return name
 
 
 def _refuse(problems: Sequence[FileProblem], total: int) -> None:
@@ -227,7 +224,7 @@ def _end_of_data(archive: ZipFile, info: ZipInfo) -> int:
 
 def _overlapping(info: ZipInfo) -> InvalidRequest:
     return InvalidRequest(
-        f"zip file: the entry {shown(_name(info))} shares bytes with another one",
+        f"zip file: the entry {shown(info.filename)} shares bytes with another one",
         remedy="Make the zip file again: such a file unpacks to far more than it holds.",
     )
 
