@@ -63,16 +63,22 @@ def scan(
                 problems.append(result)
         if on_image:
             on_image(done, len(there.images))
+    lost = [name for name in pairs.lost if reader.can_read(captions[name])]
+    unreadable = sorted(set(pairs.lost) - set(lost))
     return DatasetReport(
         folder=str(there.folder),
         images=tuple(images),
         problems=tuple(problems),
-        captions_without_image=tuple(_unicode(name) for name in pairs.lost),
+        captions_without_image=tuple(_unicode(name) for name in lost),
         shared_captions=tuple(
             SharedCaption(caption=_unicode(caption), images=tuple(_unicode(name) for name in names))
             for caption, names in pairs.shared.items()
         ),
-        left_out=merged(there.left_out, grouped(("unused_caption", name) for name in pairs.unused)),
+        left_out=merged(
+            there.left_out,
+            grouped(("unused_caption", name) for name in pairs.unused),
+            grouped(("unreadable_caption", name) for name in unreadable),
+        ),
         sha256=_hash(images),
     )
 
@@ -146,6 +152,14 @@ class _Reader:
             has_more_frames=facts.has_more_frames,
             colour_note=facts.colour_note,
         )
+
+    def can_read(self, caption: FolderFile) -> bool:
+        """Whether a text file could be a caption."""
+        try:
+            self._caption(caption.path)
+        except (OSError, RuntimeError, ValueError):
+            return False
+        return True
 
     def _caption(self, path: Path) -> str:
         if not is_reachable(path, self._root, self._link_roots):
