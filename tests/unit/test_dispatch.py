@@ -97,13 +97,14 @@ def test_a_training_is_started_at_once_under_every_name(world, kind, field):
     )  # fmt: skip
     assert record.request_id == reply["request_id"]
     stored = content(world.store, f"results/{record.id}/config.yaml")
-    assert stored == CONFIG.encode()
+    assert stored.decode() == f"{CONFIG}resolution: 64  # the base model's own size\n"
 
 
 def test_a_config_keeps_its_comments_and_windows_line_ends(world):
     text = f"# mine\r\n{CONFIG.replace(chr(10), chr(13) + chr(10))}"
     process_id = world.ask("train", config=text)["process_id"]
-    assert content(world.store, f"results/{process_id}/config.yaml") == text.encode()
+    stored = content(world.store, f"results/{process_id}/config.yaml").decode()
+    assert stored == f"{text}resolution: 64  # the base model's own size\r\n"
 
 
 def test_what_has_no_effect_in_a_config_is_told(world):

@@ -3,7 +3,7 @@
 import pytest
 
 from loradash.domain.generation import parse_generation_text
-from loradash.domain.native_sizes import far_from_native, sizes_left_open
+from loradash.domain.native_sizes import far_from_native, sizes_left_open, users_text
 from loradash.domain.training_text import parse_training, parse_training_text, training_text
 from loradash.engines.diffusers.engine import DiffusersEngine
 
@@ -45,6 +45,25 @@ def test_a_size_that_is_not_given_is_the_base_models_own(document, expected):
     sizes = (process.datasets[0].resolution, process.sample.width, process.sample.height)
     assert sizes == expected
     assert sizes_left_open(stored, 4096) == {}  # what is stored doesn't change any more
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("# mine\ndataset: cats\nbase_model: emoji-base\nresolution: 64", True),
+        ("# mine\ndataset: cats\nbase_model: emoji-base", True),
+        ("{dataset: cats, base_model: emoji-base}  # mine", False),
+        (training_text(parse_training(full())), False),
+        (training_text(parse_training(full(64, width=64, height=64))), True),
+    ],
+)
+def test_a_text_of_the_users_keeps_its_comments_where_the_size_can_be_added(text, kept):
+    config = parse_training_text(text)
+    document = config.model_dump(mode="json", exclude_unset=True)
+    with_sizes = parse_training(document, sizes_left_open(config, 64))
+    stored = users_text(text, with_sizes)
+    assert stored.startswith(text) if kept else stored == ""
+    assert not kept or parse_training_text(stored) == with_sizes
 
 
 def test_prior_images_have_the_same_size():

@@ -28,6 +28,7 @@ from loradash.errors import (
     InvalidBaseModel,
     InvalidCheckpoint,
     InvalidDataset,
+    LoradashError,
     NotFound,
     RegistryUnavailable,
 )
@@ -1549,3 +1550,92 @@ def test_relative_paths_of_a_command_are_stored_in_full(here, service, outside, 
 
 def test_a_config_without_relative_paths_is_stored_as_it_is(service, config):
     assert service.check(config).config is config
+
+
+# A name that may be a folder or a stored dataset, and all problems in one round
+
+
+@pytest.fixture
+def both(here, tmp_path, monkeypatch, save_image):
+    """A folder ``cats`` with one image and a stored dataset ``cats`` with two."""
+    folder = tmp_path / "work"
+    (folder / "cats").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    shutil.copy(save_image("a.png"), folder / "cats/a.png")
+    upload(here, "cats", cat=1, dog=2)
+    return folder / "cats"
+
+
+@pytest.mark.parametrize(
+    ("reference", "kind"),
+    [
+        ("cats", "folder"),
+        ("./cats", "folder"),
+        ("folder:cats", "folder"),
+        ("dataset:cats", "stored"),
+        ("dataset/cats", "stored"),
+    ],
+)
+def test_a_command_takes_the_kind_of_dataset_that_is_named(here, service, both, reference, kind):
+    checked = service.check(uploaded_config(reference))
+    (found,) = checked.found()
+    name = str(both) if kind == "folder" else "cats"
+    assert (found.kind, found.name, found.images) == (kind, name, 1 if kind == "folder" else 2)
+    assert checked.images() == found.images
+    told = [text for text in checked.warnings if "a folder here and a stored dataset" in text]
+    assert len(told) == (reference == "cats")
+    process_id = service.submit(checked).id
+    assert run(here, process_id).type == "done"
+    (worked_on,) = folders_of(here, process_id)
+    assert (worked_on == str(both)) == (kind == "folder")
+
+
+def test_a_request_means_the_stored_dataset_by_a_plain_name(service, both):
+    places = Places([both.parent])
+    for reference in ("cats", "dataset:cats"):
+        (found,) = service.quick_check(uploaded_config(reference), places).found()
+        assert (found.kind, found.images) == ("stored", 2)
+    for reference in (str(both), f"folder:{both}"):
+        (found,) = service.quick_check(uploaded_config(reference), places).found()
+        assert (found.kind, found.name) == ("folder", str(both))
+    with pytest.raises(InvalidDataset, match="full path"):
+        service.quick_check(uploaded_config("folder:cats"), places)
+    with pytest.raises(InvalidDataset, match="not a place"):
+        service.quick_check(uploaded_config(f"folder:{both.parent.parent}"), places)
+
+
+def test_a_stored_dataset_that_is_not_there_names_the_folder_that_is(service, both, tmp_path):
+    (both.parent / "dogs").mkdir()
+    with pytest.raises(NotFound) as caught:
+        service.check(uploaded_config("dataset:dogs"))
+    assert "folder:dogs" in caught.value.remedy
+    with pytest.raises(InvalidDataset, match="doesn't exist"):
+        service.check(uploaded_config("folder:birds"))
+
+
+def test_a_check_reads_a_stored_dataset_by_the_rules_of_a_folder(here, service, both):
+    checked = service.check(uploaded_config("dataset:cats"), with_stored=True)
+    assert [len(report.images) for report in checked.reports] == [2]
+    key = next(key for key in here.keys("dataset") if key.endswith("cat.png"))
+    here.store.put(key, b"not a picture")
+    service.check(uploaded_config("dataset:cats"))
+    with pytest.raises(InvalidDataset):
+        service.check(uploaded_config("dataset:cats"), with_stored=True)
+
+
+def test_all_that_keeps_a_training_from_starting_is_told_at_once(
+    service, engine, both, monkeypatch
+):
+    def refuse(config):
+        raise InvalidBaseModel("unet is empty", remedy="Download it again.")
+
+    monkeypatch.setattr(engine, "check_training", refuse)
+    (both / "a.png").write_bytes(b"not a picture")
+    config = parse_training(
+        {"dataset": "cats", "base_model": "emoji-base", "regularization": "nowhere"}
+    )
+    with pytest.raises(LoradashError) as caught:
+        service.check(config)
+    assert caught.value.message == "the training can't start: 3 things are wrong"
+    told = " ".join(caught.value.problems)
+    assert [word for word in ("unet is empty", "a.png", "nowhere") if word not in told] == []

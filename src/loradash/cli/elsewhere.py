@@ -16,6 +16,7 @@ from loradash.cli.backend import Backend
 from loradash.cli.lines import say
 from loradash.cli.output_folder import OutputFolder, written
 from loradash.data import EMBEDDED_BASE_MODELS
+from loradash.domain.dataset_references import parse_dataset_reference
 from loradash.domain.ids import is_process_id
 from loradash.errors import (
     InvalidAdapter,
@@ -91,8 +92,9 @@ def for_elsewhere(
         if text and text not in EMBEDDED_BASE_MODELS and full_path(text) != text
     }
     for number, section in enumerate(config.process.datasets):
-        folder = Path(section.folder_path).expanduser()
-        if not folder.is_dir():
+        kind, text = parse_dataset_reference(section.folder_path)
+        folder = Path(text).expanduser()
+        if kind == "stored" or not folder.is_dir():
             continue  # the name of a dataset that is there, or a folder of that machine
         if section.caption_suffix.lower() not in CAPTION_SUFFIXES:
             raise InvalidDataset(

@@ -28,7 +28,7 @@ def train(
         Path | None, typer.Argument(help="Config in YAML: ai-toolkit's form or the short form.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Folder with images and .txt captions.")
+        str | None, typer.Option(help="Folder with images and .txt captions, or a stored dataset.")
     ] = None,
     base_model: Annotated[
         str | None, typer.Option(help="Folder, .safetensors file, hub id, or 'emoji-base'.")
@@ -229,21 +229,36 @@ def _submit(core: "Core", asked: _Asked, check_only: bool, as_json: bool) -> "Pr
         given = asked.given
         checked = core.training.check_extension(asked.extend, given["steps"], given.get("name", ""))
     else:
-        checked = core.training.check(_parsed(asked.config, asked.given, list(asked.assignments)))
+        config = _parsed(asked.config, asked.given, list(asked.assignments))
+        checked = core.training.check(config, with_stored=check_only)
     parsed = checked.config
     for warning in checked.warnings:
         to_stderr(f"warning: {warning}")
-    images = sum(len(report.images) for report in checked.reports)
+    images = checked.images()
     if check_only:
         if as_json:
-            print_result({"status": "ok", "images": images, "warnings": list(checked.warnings)})
+            print_result(
+                {
+                    "status": "ok",
+                    "images": images,
+                    "datasets": [
+                        {"kind": one.kind, "name": one.name, "images": one.images}
+                        for one in checked.found()
+                    ],
+                    "warnings": list(checked.warnings),
+                }
+            )
         else:
             say(f"{parsed.name}: ready to train{_on(images, checked.origin)}")
+            for one in checked.found():
+                say(f"  dataset   {one.text()}")
         return None
     record = core.training.submit(checked, taking=core.runner.taking("local"))
     if not as_json:
         steps = counted(parsed.process.train.updates, "step")
         say(f"{record.id}: {parsed.name}{_on(images, checked.origin)}, {steps}")
+        for one in checked.found():
+            say(f"  dataset   {one.text()}")
     return record
 
 

@@ -7,6 +7,8 @@ previews alike, and what is far from it is mentioned.
 from typing import Any
 
 from loradash.domain.training_config import TrainingConfig
+from loradash.domain.training_text import parse_training_text
+from loradash.errors import InvalidConfig
 
 FORMER_SIZE = 512
 """What an open size was in earlier releases, and is where the base model isn't known."""
@@ -28,6 +30,24 @@ def sizes_left_open(config: TrainingConfig, native: int) -> dict[str, Any]:
         if side not in process.sample.model_fields_set
     }
     return overrides
+
+
+def users_text(text: str, config: TrainingConfig) -> str:
+    """Return a config's own text if it says the same as ``config``, with the size added if need be.
+
+    So its comments stay. '' if the config differs in anything else, or the text is of the full
+    form, into which a line can't be put for sure.
+    """
+    newline = "\r\n" if "\r\n" in text else "\n"
+    size = config.process.datasets[0].resolution[0]
+    added = f"resolution: {size}  # the base model's own size"
+    for candidate in (text, f"{text.rstrip()}{newline}{added}{newline}"):
+        try:
+            if parse_training_text(candidate) == config:
+                return candidate
+        except InvalidConfig:
+            continue
+    return ""
 
 
 def far_from_native(config: TrainingConfig, native: int) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import structlog
 from loradash.domain import requests
 from loradash.domain.generation import GenerationRequest, parse_generation_text
 from loradash.domain.ids import key_of_client
+from loradash.domain.native_sizes import users_text
 from loradash.domain.requests import AnyRequest, parse_request, unknown_fields
 from loradash.domain.schema import validate
 from loradash.domain.training_text import parse_training
@@ -165,7 +166,7 @@ def _train(services: Services, request: requests.TrainRequest, context: Context)
     else:
         config = parse_training(request.document)
         checked = services.training.quick_check(config, services.places)
-        text = request.text if checked.config is config else ""
+        text = users_text(request.text, checked.config)
     record = services.training.submit(
         checked, text,
         request_id=context.request_id, priority=request.priority,

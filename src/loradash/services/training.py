@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any, NamedTuple
 
 from loradash.data import EMBEDDED_BASE_MODELS
+from loradash.datasets.folder import require_usable, scan
 from loradash.domain.dataset import DatasetReport
+from loradash.domain.dataset_references import STORED_PREFIX
 from loradash.domain.events import (
     Done,
     Event,
@@ -28,9 +31,10 @@ from loradash.domain.native_sizes import FORMER_SIZE, far_from_native, sizes_lef
 from loradash.domain.process import Origin, ProcessRecord, Progress
 from loradash.domain.random_seeds import MAX_DRAWN_SEED, with_seeds_drawn
 from loradash.domain.sizes import counted
-from loradash.domain.training_config import TrainingConfig
+from loradash.domain.training_config import DatasetSection, TrainingConfig
 from loradash.domain.training_text import parse_training_text, training_text
 from loradash.engines.engine import Artifact, Engine
+from loradash.error_list import ErrorList
 from loradash.errors import (
     Interrupted,
     InvalidAdapter,
@@ -40,7 +44,7 @@ from loradash.errors import (
     NotFound,
     ResultsNotStored,
 )
-from loradash.paths import full_path, local_path
+from loradash.paths import full_path
 from loradash.registry.registry import Change, ProcessRegistry
 from loradash.runtime.attempt import Attempt, failure
 from loradash.runtime.folder_lock import folder_lock
@@ -57,6 +61,7 @@ from loradash.runtime.supervisor import Limits, supervise
 from loradash.runtime.workspace import Workspace
 from loradash.services.datasets.folders import Progress as ImageProgress
 from loradash.services.datasets.folders import check_for_training, check_sections
+from loradash.services.datasets.found import FoundDataset, find_dataset
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.extension import Extensions
 from loradash.services.places import ANYWHERE, Places
@@ -78,6 +83,20 @@ class CheckedTraining(NamedTuple):
     reports: tuple[DatasetReport, ...]
     warnings: tuple[str, ...]
     origin: Origin | None = None
+    datasets: tuple[tuple[FoundDataset, DatasetSection], ...] = ()
+
+    def images(self) -> int:
+        """How many images there are, as far as the datasets were read or counted."""
+        return sum(found.images or 0 for found in self.found())
+
+    def found(self) -> tuple[FoundDataset, ...]:
+        """Each dataset with its number of images, where it was read or is stored."""
+        counts = {
+            report.folder.removeprefix(STORED_PREFIX): len(report.images) for report in self.reports
+        }
+        return tuple(
+            one._replace(images=counts.get(one.name, one.images)) for one, _ in self.datasets
+        )
 
 
 class TrainingHistory(NamedTuple):
@@ -117,45 +136,83 @@ class TrainingService:
         config: TrainingConfig,
         on_image: ImageProgress | None = None,
         places: Places = ANYWHERE,
+        *,
+        with_stored: bool = False,
     ) -> CheckedTraining:
-        """Check config, base model and datasets without writing anything.
+        """Check config, base model and datasets, as far as can be done without loading a model.
 
-        Datasets in folders are read completely, so that a corrupt file shows now; those in the
-        object store are read when the training starts, and have no report here. The config that is
-        returned names local paths in full. Raises `InvalidConfig`, `InvalidBaseModel`,
-        `InvalidDataset` or `NotFound`.
+        Datasets in folders are read completely, so that a corrupt file shows now. Those in the
+        object store are fetched and read too, ``with_stored``; else they are when the training
+        starts. All problems are told at once. The config that is returned names local paths in
+        full. Raises `InvalidConfig`, `InvalidBaseModel`, `InvalidAdapter`, `InvalidDataset` or
+        `NotFound`.
         """
-        checked = self.quick_check(config, places)
-        folders = [
-            section
-            for section in checked.config.process.datasets
-            if Path(section.folder_path).is_absolute()
-        ]
-        return checked._replace(reports=check_sections(folders, on_image, places))
+        errors = ErrorList("the training can't start")
+        checked = self._quickly(config, places, errors)
+        reports: list[DatasetReport] = []
+        for found, section in checked.datasets:
+            with errors.noted():
+                if found.kind == "folder":
+                    section = section.model_copy(update={"folder_path": found.name})
+                    reports += check_sections([section], on_image, places)
+                elif with_stored:
+                    reports.append(self._read_stored(found.name, section, on_image))
+        errors.raise_all()
+        return checked._replace(reports=tuple(reports))
 
     def quick_check(self, config: TrainingConfig, places: Places) -> CheckedTraining:
-        """Check all that takes no time: config, names, places. See `check`."""
-        model, network = config.process.model, config.process.network
-        paths: dict[str, str] = {}
-        for name, text, error in (
-            ("model.name_or_path", model.name_or_path, InvalidBaseModel),
-            ("model.extras_name_or_path", model.extras_name_or_path, InvalidBaseModel),
-            ("network.pretrained_lora_path", network.pretrained_lora_path, InvalidAdapter),
+        """Check all that takes no time: config, names, places, base model. See `check`."""
+        errors = ErrorList("the training can't start")
+        checked = self._quickly(config, places, errors)
+        errors.raise_all()
+        return checked
+
+    def _quickly(
+        self, config: TrainingConfig, places: Places, errors: ErrorList
+    ) -> CheckedTraining:
+        """Note what is wrong; what is returned holds good only if nothing is."""
+        given = training_paths(config)
+        in_full: dict[str, str] = {}
+        for name, error in (
+            ("model.name_or_path", InvalidBaseModel),
+            ("model.extras_name_or_path", InvalidBaseModel),
+            ("network.pretrained_lora_path", InvalidAdapter),
         ):
-            if text:
-                places.check(text, error, name)
+            if text := given[name]:
+                with errors.noted():
+                    places.check(text, error, name)
                 if text not in EMBEDDED_BASE_MODELS:
-                    paths[name] = text
+                    in_full[name] = full_path(text)
+        is_allowed = not errors
+        datasets: list[tuple[FoundDataset, DatasetSection]] = []
         for number, section in enumerate(config.process.datasets):
             key = f"datasets.{number}.folder_path"
-            if self._check_dataset(section.folder_path, key, places):
-                paths[key] = section.folder_path
-        warnings = self._engine.check_training(config)
-        in_full = {key: full for key, text in paths.items() if (full := full_path(text)) != text}
+            with errors.noted():
+                found = find_dataset(self._datasets, section.folder_path, key, places)
+                datasets.append((found, section))
+                in_full[key] = found.folder_path
+        warnings = tuple(found.warning for found, _ in datasets if found.warning)
+        if is_allowed:  # nothing is said of files that may not be named
+            with errors.noted():
+                warnings += self._engine.check_training(config)
+        if errors:
+            return CheckedTraining(config, (), warnings, datasets=tuple(datasets))
+        in_full = {key: full for key, full in in_full.items() if full != given[key]}
         if in_full:
             config = parse_training_text(training_text(config), in_full)
         config, about_sizes = self._with_sizes(config)
-        return CheckedTraining(config, (), warnings + about_sizes)
+        return CheckedTraining(config, (), warnings + about_sizes, datasets=tuple(datasets))
+
+    def _read_stored(
+        self, name: str, section: DatasetSection, on_image: ImageProgress | None
+    ) -> DatasetReport:
+        """Read a dataset of the object store by the rules of a folder; nothing of it is kept."""
+        with TemporaryDirectory(prefix="loradash-check-") as folder:
+            copy = self._datasets.materialize(name, Path(folder) / "dataset")
+            report = scan(copy, section.caption_suffix, on_image=on_image)
+        report = report.model_copy(update={"folder": f"dataset:{name}"})
+        require_usable(report, on_bad_image=section.on_bad_image)
+        return report
 
     def _with_sizes(self, config: TrainingConfig) -> tuple[TrainingConfig, tuple[str, ...]]:
         """Give sizes that are left open the base model's own; mention those far from it.
@@ -186,27 +243,6 @@ class TrainingService:
         checked = self.quick_check(config, places)
         warnings = (*extension.warnings, *checked.warnings)
         return checked._replace(origin=extension.origin, warnings=warnings)
-
-    def _check_dataset(self, folder_path: str, what: str, places: Places) -> bool:
-        """Whether a folder on this machine is meant; raises if what is meant isn't there.
-
-        A relative name means a dataset in the object store; for a command, a folder comes first.
-        """
-        path = local_path(folder_path, InvalidDataset, what)
-        if places is ANYWHERE and path.is_dir():
-            return True
-        stored = self._datasets.resolve(folder_path)
-        if stored is not None:
-            self._datasets.require(stored)
-            return False
-        places.check(folder_path, InvalidDataset, what)
-        if not path.is_dir():
-            raise InvalidDataset(
-                f"{what}: dataset folder {folder_path[:200]} doesn't exist",
-                remedy="Give a folder with images and, beside each, a .txt caption of the same "
-                "name, or the name of an uploaded dataset.",
-            )
-        return True
 
     def submit(
         self,
@@ -484,6 +520,20 @@ class TrainingService:
                 if item.kind != "sample" or item.path.name not in known
             ]
         )
+
+
+def training_paths(config: TrainingConfig) -> dict[str, str | None]:
+    """Return what the config says where local paths may stand, by the settings' names."""
+    model = config.process.model
+    return {
+        "model.name_or_path": model.name_or_path,
+        "model.extras_name_or_path": model.extras_name_or_path,
+        "network.pretrained_lora_path": config.process.network.pretrained_lora_path,
+        **{
+            f"datasets.{number}.folder_path": section.folder_path
+            for number, section in enumerate(config.process.datasets)
+        },
+    }
 
 
 def _raise_if_stopped(attempt: Attempt) -> None:

@@ -25,6 +25,7 @@ from loradash.domain.dataset_manifest import (
     by_content,
 )
 from loradash.domain.dataset_names import composed, folder_from, folders_of, owner_of
+from loradash.domain.dataset_references import parse_dataset_reference
 from loradash.domain.ids import new_upload_id
 from loradash.domain.requests import CreateUploadRequest, UploadRequest
 from loradash.errors import (
@@ -363,23 +364,21 @@ class DatasetStore:
         """Return the dataset meant by a config's ``folder_path``; None for a local path.
 
         Datasets are ``name``, ``dataset/name`` or ``s3://<our bucket>/<prefix>dataset/name``, where
-        the name is that of the folder or the one that it was made of.
-        Raises `InvalidDataset` for anything else.
+        the name is that of the folder or the one that it was made of; ``dataset:`` may stand before
+        it, and ``folder:`` before a local path. Raises `InvalidDataset` for anything else.
         """
-        if reference.startswith(("/", "~")) and "\0" not in reference:
-            return None
-        path = reference
-        if reference.lower().startswith("s3://"):
-            path = self._path_in_bucket(reference)
+        kind, path = parse_dataset_reference(reference)
+        if kind == "folder":
+            if path.startswith(("/", "~")) and "\0" not in path:
+                return None
+            raise _no_dataset(reference)
+        if path.lower().startswith("s3://"):
+            path = self._path_in_bucket(path)
         name = path.removeprefix(f"{keys.datasets()}/").removesuffix("/")
         try:
             keys.dataset(name)
         except InvalidKey as error:
-            raise InvalidDataset(
-                f"folder_path {reference[:200]!r} doesn't name a dataset",
-                remedy="Give a dataset's name (see list_dataset_folders), dataset/<name>, or the "
-                "full path of a folder on the machine that trains.",
-            ) from error
+            raise _no_dataset(reference) from error
         return self.known_as(name)
 
     def _path_in_bucket(self, reference: str) -> str:
@@ -483,6 +482,14 @@ class DatasetStore:
                 f"dataset {upload.folder!r}: {', '.join(written[:10])} changed while being read",
                 remedy="Upload again when nothing writes the files.",
             )
+
+
+def _no_dataset(reference: str) -> InvalidDataset:
+    return InvalidDataset(
+        f"folder_path {reference[:200]!r} doesn't name a dataset",
+        remedy="Give a dataset's name (see list_dataset_folders), dataset/<name>, or the full path "
+        "of a folder on the machine that trains.",
+    )
 
 
 def _check_owner(upload: Upload, old: DatasetManifest) -> None:
