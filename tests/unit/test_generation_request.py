@@ -210,6 +210,11 @@ def test_arbitrary_data_is_a_request_or_an_invalid_config(fields):
         ("C:/loras/a.safetensors:10", "C:/loras/a.safetensors", 10.0),
         ("train_01k9x3q4zt8m2v7c0hde:0", "train_01k9x3q4zt8m2v7c0hde", 0.0),
         ("a b.safetensors:0.5", "a b.safetensors", 0.5),
+        ("a.safetensors:.8", "a.safetensors", 0.8),
+        ("a.safetensors:+1.", "a.safetensors", 1.0),
+        ("A.SAFETENSORS:.8", "A.SAFETENSORS", 0.8),
+        ("my:1st.safetensors", "my:1st.safetensors", 1.0),
+        ("s3://ours/results/a.safetensors", "s3://ours/results/a.safetensors", 1.0),
     ],
 )
 def test_an_adapter_is_a_reference_with_an_optional_weight(text, path, weight):
@@ -221,6 +226,26 @@ def test_an_adapter_is_a_reference_with_an_optional_weight(text, path, weight):
 def test_an_adapter_weight_out_of_range_is_refused(text):
     with pytest.raises(InvalidAdapter, match="between -10 and 10"):
         parse_adapter_use(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("a.safetensors:0,8", "write 0.8 with a point"),
+        ("cat:,8", "write .8 with a point"),
+        ("a.safetensors:", "give a number"),
+        ("a.safetensors:strong", "give a number"),
+        ("a.safetensors:80%", "give a number"),
+        ("a.safetensors:1e-1", "give a number"),
+        ("cat:nan", "give a number"),
+        ("cat:-inf", "give a number"),
+        ("a.safetensors:0.8.1", "give a number"),
+    ],
+)
+def test_an_adapter_weight_that_is_no_number_is_told_as_a_weight(text, remedy):
+    with pytest.raises(InvalidAdapter, match="isn't a number") as caught:
+        parse_adapter_use(text)
+    assert remedy in caught.value.remedy
 
 
 @pytest.mark.parametrize("text", ["", "\n", "a\nb", "x" * 5000])

@@ -390,6 +390,34 @@ def test_only_safetensors_files_are_adapters(service, tmp_path, name):
         service.find_adapter(str(tmp_path / name))
 
 
+def test_the_letter_case_of_an_adapters_ending_does_not_matter(service, tmp_path):
+    (tmp_path / "UPPER.SAFETENSORS").write_text("LORA")
+    assert service.find_adapter(str(tmp_path / "UPPER.SAFETENSORS")).read_text() == "LORA"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("cat", "Give it with its ending: cat.safetensors."),
+        ("cat.safetensors:0.8", "Give cat.safetensors as the path, and '0.8' as its weight."),
+        ("dog", "the id or name of a training"),
+        ("dog.ckpt", "the id or name of a training"),
+    ],
+)
+def test_an_adapter_that_is_no_file_is_not_found_with_what_may_be_meant(
+    service, tmp_path, name, remedy
+):
+    (tmp_path / "cat.safetensors").write_text("LORA")
+    with pytest.raises(NotFound, match="doesn't exist") as caught:
+        service.find_adapter(str(tmp_path / name))
+    assert remedy in caught.value.remedy
+
+
+def test_a_folder_is_not_an_adapter(service, tmp_path):
+    with pytest.raises(InvalidAdapter, match="is a folder"):
+        service.find_adapter(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "reference", ["~nobody-has-this-name/a.safetensors", f"{'x' * 300}.safetensors"]
 )

@@ -42,7 +42,11 @@ from loradash.services.submission import stored_config, submit
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
-_WEIGHT = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_SUFFIX = ".safetensors"
+_WEIGHT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)", re.ASCII)
+_LIKE_WEIGHT = re.compile(
+    r"[+-]?[0-9.,]*[0-9][0-9.,]*(?:e[+-]?[0-9]+)?%?|[+-]?(?:nan|inf)", re.ASCII | re.IGNORECASE
+)
 _MAX_SEED = 2**32
 
 PipelineMaker = Callable[[str, Mapping[str, str]], WarmPipeline]
@@ -225,17 +229,28 @@ class GenerationService:
 def _local_file(reference: str) -> Path:
     """The adapter that a path names. Raises `InvalidAdapter` and `NotFound`."""
     path = local_path(reference, InvalidAdapter, "adapter").absolute()
-    if path.suffix != ".safetensors":
+    if path.is_dir():
         raise InvalidAdapter(
-            f"adapter {reference}: only .safetensors files are read",
-            remedy="Other formats can run code when they are read; convert the file.",
+            f"adapter {reference[:200]} is a folder", remedy="Give the .safetensors file in it."
         )
     if not path.is_file():
-        raise NotFound(
-            f"adapter {reference} doesn't exist",
-            remedy="Give a .safetensors file, or the process id of a training.",
+        raise NotFound(f"adapter {reference[:200]} doesn't exist", remedy=_instead_of(path))
+    if path.suffix.lower() != _SUFFIX:
+        raise InvalidAdapter(
+            f"adapter {reference[:200]}: only .safetensors files are read",
+            remedy="Other formats can run code when they are read; convert the file.",
         )
     return path
+
+
+def _instead_of(path: Path) -> str:
+    """What to give instead of a file that isn't there."""
+    before, colon, weight = path.name.rpartition(":")
+    if colon and path.with_name(before).is_file():
+        return f"Give {before} as the path, and {weight!r} as its weight."
+    if path.name and path.with_name(f"{path.name}{_SUFFIX}").is_file():
+        return f"Give it with its ending: {path.name}{_SUFFIX}."
+    return "Give a .safetensors file, or the id or name of a training."
 
 
 def _read_back(text: str) -> GenerationRequest:
@@ -257,16 +272,25 @@ def _summary(request: GenerationRequest) -> dict[str, Any]:
 
 
 def parse_adapter_use(text: str) -> AdapterUse:
-    """Parse ``REFERENCE`` or ``REFERENCE:WEIGHT``, as the command line takes them."""
+    """Parse ``REFERENCE`` or ``REFERENCE:WEIGHT``, as the command line takes them.
+
+    What follows the ending of a file, or looks like a number, is meant as a weight.
+    """
     reference, colon, number = text.rpartition(":")
-    weight = 1.0
-    if colon and _WEIGHT.fullmatch(number):
-        weight = float(number)
+    if not colon or not (_LIKE_WEIGHT.fullmatch(number) or reference.lower().endswith(_SUFFIX)):
+        reference, weight = text, 1.0
+    elif not _WEIGHT.fullmatch(number):
+        pointed = number.replace(",", ".")
+        hint = f"write {pointed} with a point" if _WEIGHT.fullmatch(pointed) else "give a number"
+        raise InvalidAdapter(
+            f"adapter {reference[:200]}: the weight {number[:40]!r} isn't a number",
+            remedy=f"After the colon, {hint}: 1 is as trained, 0 has no effect.",
+        )
     else:
-        reference = text
+        weight = float(number)
     if not -MAX_WEIGHT <= weight <= MAX_WEIGHT:
         raise InvalidAdapter(
-            f"adapter {reference}: the weight {weight:g} isn't between -10 and 10",
+            f"adapter {reference[:200]}: the weight {weight:g} isn't between -10 and 10",
             remedy="1 is as trained, 0 has no effect.",
         )
     try:
