@@ -345,6 +345,61 @@ def _peft(pipeline: Any) -> ForeignAdapter:
     return made
 
 
+def _full(pipeline: Any) -> ForeignAdapter:
+    """LyCORIS' full: the change itself, as large as the weight."""
+    made = ForeignAdapter(metadata={"ss_network_module": "lycoris.kohya"})
+    for layer in _layers(pipeline, "to_q", "conv1"):
+        delta = layer.draw(*layer.weight.shape)
+        made.tensors[f"{layer.kohya}.diff"] = delta
+        made.deltas[layer.full] = delta.double()
+    return made
+
+
+def _lycoris_names(pipeline: Any) -> ForeignAdapter:
+    """SimpleTuner's: LyCORIS under ``lycoris_`` and the layer's name, without a part's name."""
+    made = ForeignAdapter()
+    for layer in _layers(pipeline, *_LINEARS):
+        _kohya_layer(made, layer)
+    made.tensors = {
+        key.replace("lora_unet_", "lycoris_"): value for key, value in made.tensors.items()
+    }
+    return made
+
+
+def _scaling(pipeline: Any) -> ForeignAdapter:
+    """LyCORIS' (IA)3, which scales outputs and adds nothing."""
+    made = ForeignAdapter(metadata={"ss_network_module": "lycoris.kohya"})
+    for layer in _layers(pipeline, "to_k", "to_v"):
+        made.tensors[f"{layer.kohya}.weight"] = layer.draw(layer.outputs, 1)
+        made.tensors[f"{layer.kohya}.on_input"] = torch.tensor(False)
+    return made
+
+
+def _rotating(pipeline: Any) -> ForeignAdapter:
+    """LyCORIS' OFT, which rotates weights."""
+    made = ForeignAdapter(metadata={"ss_network_module": "lycoris.kohya"})
+    for layer in _layers(pipeline, "to_q"):
+        made.tensors[f"{layer.kohya}.oft_blocks"] = layer.draw(4, layer.outputs // 4, 8)
+        made.tensors[f"{layer.kohya}.alpha"] = torch.tensor(ALPHA)
+    return made
+
+
+def _flux(pipeline: Any) -> ForeignAdapter:
+    """A LoRA of FLUX in diffusers' names."""
+    made = ForeignAdapter()
+    for n in range(2):
+        name = f"transformer.single_transformer_blocks.{n}.attn.to_q"
+        made.tensors[f"{name}.lora_A.weight"] = torch.ones(RANK, 3072)
+        made.tensors[f"{name}.lora_B.weight"] = torch.ones(3072, RANK)
+    return made
+
+
+def _whole_model(pipeline: Any) -> ForeignAdapter:
+    """A UNet, given for an adapter by mistake."""
+    tensors = {key: value.clone() for key, value in pipeline.unet.state_dict().items()}
+    return ForeignAdapter(tensors=tensors)
+
+
 def _embedding(pipeline: Any) -> ForeignAdapter:
     """A textual inversion, which is no adapter of layers."""
     width = pipeline.text_encoder.config.hidden_size
@@ -390,6 +445,12 @@ KINDS: dict[str, Callable[[Any], ForeignAdapter]] = {
     "diffusers before peft, UNet only": lambda pipeline: _diffusers_old(pipeline, prefix=""),
     "diffusers DoRA": _diffusers_dora,
     "peft": _peft,
+    "LyCORIS full difference": _full,
+    "LyCORIS under lycoris_ names": _lycoris_names,
     "textual inversion": _embedding,
+    "(IA)3": _scaling,
+    "OFT": _rotating,
+    "LoRA of FLUX": _flux,
+    "UNet of a base model": _whole_model,
     "LoRA of SDXL": _sdxl,
 }

@@ -2,7 +2,7 @@
 
 The default has kohya's key names with one alpha a layer, which sd-scripts, ComfyUI, A1111 and
 diffusers all read. ``save_format: diffusers`` has diffusers' names; docs/adapters.md says who reads
-which, and tools/check_loaders.py asks the other programs' own code.
+which, and tools/check_loaders asks the other programs' own code.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def diffusers_state(modules: list[AdaptedModule]) -> dict[str, Tensor]:
     """Collect the LoRAs under diffusers' names, with alpha / rank multiplied into the weights.
 
     Of the names that diffusers has had, those of its attention processors and
-    ``lora_linear_layer``: every version of it reads them, and ComfyUI reads no others. No alpha
+    ``lora_linear_layer``: diffusers still reads those, and ComfyUI reads no others. No alpha
     stands in such a file, so whoever reads one takes it to be the rank.
     """
     state: dict[str, Tensor] = {}
