@@ -9,6 +9,7 @@ import typer
 from loradash import __version__
 from loradash.cli import (
     adapters_command,
+    convert_command,
     dataset_edit_commands,
     datasets_command,
     demo_command,
@@ -78,6 +79,7 @@ def _works_on(command: Command) -> Command:
 app.command("demo")(_works_on(demo_command.demo))
 app.command("train")(_works_on(train_command.train))
 app.command("generate")(_works_on(generate_command.generate))
+app.command("convert-config")(_works(convert_command.convert_config))
 app.command("doctor")(doctor_command.doctor)
 app.command("up")(_works(up_command.up))
 app.command("worker")(_works(worker_command.worker))

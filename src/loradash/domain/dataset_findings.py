@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.dataset_files import LeftOut, LeftOutReason
+from loradash.domain.kohya.folders import repeats_and_caption
 from loradash.domain.sizes import counted
 
 NAMES_SHOWN = 10
@@ -74,7 +75,25 @@ def findings(report: DatasetReport) -> list[Finding]:
         found.append(Finding("captions_empty", empty_captions(empty)))
     if frames := report.only_first_frames:
         found.append(Finding("first_frames_only", only_first_frames(frames)))
+    if named := folders_with_repeats([image.relative_path for image in report.images]):
+        found.append(Finding("repeats_not_followed", repeats_not_followed(named)))
     return found
+
+
+def folders_with_repeats(paths: Sequence[str]) -> list[str]:
+    """Folders such as ``10_sks dog``, if all images are in such ones, as sd-scripts wants it."""
+    folders = sorted({path.partition("/")[0] if "/" in path else "" for path in paths})
+    with_repeats = [name for name in folders if "_" in name and repeats_and_caption(name)]
+    return folders if folders == with_repeats else []
+
+
+def repeats_not_followed(folders: Sequence[str]) -> str:
+    """Say what the names of folders mean in sd-scripts, and how to have it here."""
+    return (
+        f"{name_list(folders)}: repeats and captions in the names of folders aren't followed, each "
+        "image comes num_repeats times; `loradash convert-config` with the folder above makes a "
+        "config that follows them"
+    )
 
 
 def lost_captions(names: Sequence[str]) -> str:
