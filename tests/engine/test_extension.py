@@ -115,3 +115,40 @@ def test_the_rates_at_the_seam_of_a_cosine_are_those_of_both_schedules() -> None
     (text,) = ENGINE.extension_warnings(before, after)
     assert "5.00e-04" in text  # half of 1e-3 in the middle of the longer one
     assert "2.47e-07" in text  # the last step of the shorter one
+
+
+def test_a_training_that_starts_from_an_adapter_begins_with_its_weights(
+    start: Start, tiny_base: Path, square_dataset: Path, tmp_path: Path
+) -> None:
+    common = {"dataset": str(square_dataset), "base_model": str(tiny_base)}
+    first = start(
+        **common, steps=2, rank=6, alpha=3, full={"save.dtype": "fp32", "network.conv": 2}
+    )
+    first.run()
+    settings = ENGINE.network_of(first.adapter)
+    assert settings == {"linear": 6, "linear_alpha": 3, "conv": 2, "conv_alpha": 2}
+    full = {f"network.{key}": value for key, value in settings.items()}
+    full |= {"network.pretrained_lora_path": str(first.adapter), "save.dtype": "fp32"}
+    second = start(**common, full=full, steps=2, learning_rate=1e-20)
+    job = second.folder / "job.json"
+    (second.folder / "start.safetensors").write_bytes(first.adapter.read_bytes())
+    job.write_text(job.read_text().replace(str(first.adapter), "start.safetensors"))
+    second.crash_at(1)
+    assert second.run().of("done")
+    assert_equal_weights(first.adapter, second.adapter)
+
+
+def test_an_adapter_that_is_gone_is_not_missed_once_there_is_a_checkpoint(
+    start: Start, tiny_base: Path, square_dataset: Path, tmp_path: Path
+) -> None:
+    common = {"dataset": str(square_dataset), "base_model": str(tiny_base), "save_every": 1}
+    first = start(**common, steps=1)
+    first.run()
+    adapter = shutil.copyfile(first.adapter, tmp_path / "start.safetensors")
+    full = {"network.pretrained_lora_path": str(adapter)}
+    undisturbed, second = start(**common, steps=3, full=full), start(**common, steps=3, full=full)
+    undisturbed.run()
+    second.crash_at(3)
+    adapter.unlink()
+    assert second.run().of("done")
+    assert_equal_weights(undisturbed.adapter, second.adapter)

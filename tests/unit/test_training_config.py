@@ -294,6 +294,7 @@ def test_every_key_of_the_short_form_changes_the_expanded_config():
         "gradient_checkpointing": False, "precision": "bf16", "resolution": [64, 128],
         "num_repeats": 3, "caption_dropout_rate": 0.5, "min_snr_gamma": 5.0, "ema_decay": 0.9,
         "seed": 9, "save_every": 3, "keep_checkpoints": 2, "on_bad_image": "skip",
+        "from_adapter": "train_x",
         "sample_prompts": ["x"], "sample_every": 3, "sample_size": 64, "sample_steps": 3,
         "guidance_scale": 1.5, "sampler": "ddim", "metadata": "minimal", "description": "d",
         "author": "a", "license": "MIT", "usage_hint": "u", "tags": ["t"],

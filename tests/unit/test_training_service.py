@@ -1511,10 +1511,11 @@ def test_a_request_may_not_name_models_outside_of_the_workspace(
     for path in (outside, link, "data", "./data", "/no/where", "~/x"):
         with pytest.raises(error, match="not a place that requests may name"):
             service.quick_check(with_path(path), places)
-    inside = workspace.root / "models" / "mine"
-    inside.mkdir()
+    inside = workspace.root / "models" / "mine.safetensors"
+    inside.write_bytes(b"LORA")
     service.quick_check(with_path(inside), places)
-    service.quick_check(with_path("owner/model"), places)
+    if error is InvalidBaseModel:  # adapters aren't fetched from the hub
+        service.quick_check(with_path("owner/model"), places)
 
 
 def test_a_request_may_not_ask_whether_a_folder_outside_exists(service, places, outside, tmp_path):

@@ -45,6 +45,14 @@ def train(
     batch_size: Annotated[int | None, typer.Option()] = None,
     resolution: Annotated[int | None, typer.Option(help="In pixels.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
+    from_adapter: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from this adapter: a .safetensors file, or the id or name of a training. "
+            "Rank and alpha are its own unless they are given.",
+            autocompletion=adapter_names,
+        ),
+    ] = None,
     sample_prompt: Annotated[
         list[str] | None, typer.Option(help="Preview prompt; may be given several times.")
     ] = None,
@@ -108,7 +116,7 @@ def train(
         "regularization": regularization, "steps": steps, "rank": rank, "alpha": alpha,
         "learning_rate": learning_rate, "batch_size": batch_size, "resolution": resolution,
         "seed": seed, "sample_prompts": sample_prompt, "sample_every": sample_every,
-        "save_every": save_every,
+        "save_every": save_every, "from_adapter": from_adapter,
     }  # fmt: skip
     given = {key: value for key, value in options.items() if value is not None and value != []}
     if extend:
@@ -181,7 +189,7 @@ def _require_extension(
     if others:
         raise typer.BadParameter(
             f"an extended training keeps its settings, so {', '.join(others)} can't be given; to "
-            "train with others, start a new training from the adapter"
+            "train with others, start a new training with --from-adapter"
         )
     if "steps" not in given:
         raise typer.BadParameter("--extend needs --steps, the number of steps in all")
@@ -268,7 +276,8 @@ def _on(images: int, origin: "Origin | None") -> str:
 
     if origin and origin.kind == "extends":
         return f" from step {origin.step} of {origin.process_id}"
-    return f" on {counted(images, 'image')}"
+    start = f", from the adapter {origin.name}" if origin else ""
+    return f" on {counted(images, 'image')}{start}"
 
 
 def read_config(path: Path) -> str:
@@ -288,7 +297,7 @@ _FULL_FORM = {
     "alpha": "network.linear_alpha", "learning_rate": "train.lr", "batch_size": "train.batch_size",
     "resolution": "datasets.0.resolution", "seed": "training_seed",
     "sample_prompts": "sample.prompts", "sample_every": "sample.sample_every",
-    "save_every": "save.save_every",
+    "save_every": "save.save_every", "from_adapter": "network.pretrained_lora_path",
 }  # fmt: skip
 
 

@@ -36,6 +36,9 @@ class ShortTrainingConfig(Section):
         True, description="on prior images, learn what the base model predicts without the adapter"
     )
     regularization_weight: float = Field(1.0, ge=0, le=1000, description="of prior images' loss")
+    from_adapter: FilePath | None = Field(
+        None, description="start from this adapter: a file, or the id or name of a training"
+    )
     steps: int = Field(1000, ge=1)
     rank: int = Field(16, ge=1, le=1024)
     alpha: float | None = Field(None, gt=0, description="default: the rank")
@@ -97,7 +100,6 @@ class ShortTrainingConfig(Section):
                     "on_bad_image": self.on_bad_image,
                 }
             )
-        network = {"linear": self.rank, "linear_alpha": self.alpha or float(self.rank)}
         train: dict[str, Any] = {
             "steps": self.steps,
             "batch_size": self.batch_size,
@@ -122,7 +124,7 @@ class ShortTrainingConfig(Section):
             "training_seed": self.seed,
             "network": {
                 "type": "lora",
-                **network,
+                **self._network(),
                 **({"target_modules": self.target_modules} if self.target_modules else {}),
             },
             "save": {
@@ -158,3 +160,16 @@ class ShortTrainingConfig(Section):
         if self.lr_scheduler != "linear":
             return {"num_warmup_steps": self.warmup_steps}
         return {"num_warmup_steps": self.warmup_steps, "start_factor": 1.0, "end_factor": 0.0}
+
+    def _network(self) -> dict[str, Any]:
+        """Rank and alpha; what isn't given is left open for the adapter that it starts from."""
+        settings: dict[str, Any] = {
+            "linear": self.rank, "linear_alpha": self.alpha or float(self.rank),
+        }  # fmt: skip
+        if not self.from_adapter:
+            return settings
+        if "rank" not in self.model_fields_set:
+            del settings["linear"]
+            if not self.alpha:
+                del settings["linear_alpha"]
+        return {**settings, "pretrained_lora_path": self.from_adapter}

@@ -156,6 +156,15 @@ class ExtendsTrainings(Protocol):
 
 
 @runtime_checkable
+class StartsFromAdapters(Protocol):
+    """Optional ability of an engine: to tell which network settings an adapter was made with."""
+
+    def network_of(self, path: Path) -> dict[str, float]:
+        """Return rank and alpha under the config's names (``linear``, ``linear_alpha``, ...)."""
+        ...
+
+
+@runtime_checkable
 class WarmGenerator(Protocol):
     """Optional ability of an engine: a long-lived process that generates, request after request."""
 

@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from loradash.errors import InvalidAdapter, NotFound
+from loradash.paths import local_path
 from loradash.registry.registry import StoredArtifact
 from loradash.runtime.results import fetch, sha256_of
 from loradash.runtime.workspace import Workspace
 from loradash.storage.store import ObjectStore
 
 MAX_REMEMBERED = 256
+_SUFFIX = ".safetensors"
 _SETTLED_NS = 2 * 10**9
 
 
@@ -58,6 +61,32 @@ class AdapterFiles:
             partial = Path(folder) / path.name
             fetch(self._store, entry, partial)
             partial.replace(path)
+
+
+def adapter_file(reference: str, what: str = "adapter") -> Path:
+    """Return the file that a path names. Raises `InvalidAdapter` and `NotFound`."""
+    path = local_path(reference, InvalidAdapter, what).absolute()
+    shown = f"{what} {reference[:200]}"
+    if path.is_dir():
+        raise InvalidAdapter(f"{shown} is a folder", remedy="Give the .safetensors file in it.")
+    if not path.is_file():
+        raise NotFound(f"{shown} doesn't exist", remedy=_instead_of(path))
+    if path.suffix.lower() != _SUFFIX:
+        raise InvalidAdapter(
+            f"{shown}: only .safetensors files are read",
+            remedy="Other formats can run code when they are read; convert the file.",
+        )
+    return path
+
+
+def _instead_of(path: Path) -> str:
+    """What to give instead of a file that isn't there."""
+    before, colon, weight = path.name.rpartition(":")
+    if colon and path.with_name(before).is_file():
+        return f"Give {before} as the path, and {weight!r} as its weight."
+    if path.name and path.with_name(f"{path.name}{_SUFFIX}").is_file():
+        return f"Give it with its ending: {path.name}{_SUFFIX}."
+    return "Give a .safetensors file, or the id or name of a training."
 
 
 class _Facts(NamedTuple):

@@ -59,7 +59,8 @@ def _active(registry: ProcessRegistry) -> Iterator[ProcessRecord]:
 def _references(record: ProcessRecord) -> Sequence[str]:
     """What a process needs of others, as its record names it."""
     adapters = record.summary.get("adapters") or ()
-    return [str(one["path"]) for one in adapters if isinstance(one, dict) and "path" in one]
+    named = [str(one["path"]) for one in adapters if isinstance(one, dict) and "path" in one]
+    return [*named, str(record.summary.get("from_adapter") or "")]
 
 
 def _extends(record: ProcessRecord, process_id: str) -> bool:

@@ -25,16 +25,15 @@ from loradash.engines.engine import Engine
 from loradash.errors import (
     InvalidAdapter,
     InvalidBaseModel,
-    NotFound,
     ResultsNotStored,
 )
-from loradash.paths import full_path, local_path
+from loradash.paths import full_path
 from loradash.registry.registry import Change, ProcessRegistry, StoredArtifact
 from loradash.runtime.attempt import Attempt, failure
 from loradash.runtime.supervisor import Limits
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.runtime.workspace import Workspace
-from loradash.services.adapter_files import AdapterFiles
+from loradash.services.adapter_files import AdapterFiles, adapter_file
 from loradash.services.generation_prompts import with_prompts_read
 from loradash.services.places import ANYWHERE, Places
 from loradash.services.stored_adapters import StoredAdapters
@@ -42,11 +41,11 @@ from loradash.services.submission import stored_config, submit
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
-_SUFFIX = ".safetensors"
 _WEIGHT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)", re.ASCII)
 _LIKE_WEIGHT = re.compile(
     r"[+-]?[0-9.,]*[0-9][0-9.,]*(?:e[+-]?[0-9]+)?%?|[+-]?(?:nan|inf)", re.ASCII | re.IGNORECASE
 )
+_SUFFIX = ".safetensors"
 _MAX_SEED = 2**32
 
 PipelineMaker = Callable[[str, Mapping[str, str]], WarmPipeline]
@@ -221,36 +220,9 @@ class GenerationService:
         return [one.path for one in self._engine.artifacts(folder) if one.kind == "lora"]
 
     def _file_of(self, reference: str, stored: StoredArtifact | None) -> Path:
-        path = _local_file(reference) if stored is None else self._adapter_files.path_of(stored)
+        path = adapter_file(reference) if stored is None else self._adapter_files.path_of(stored)
         self._engine.verify_adapter(path)
         return path
-
-
-def _local_file(reference: str) -> Path:
-    """The adapter that a path names. Raises `InvalidAdapter` and `NotFound`."""
-    path = local_path(reference, InvalidAdapter, "adapter").absolute()
-    if path.is_dir():
-        raise InvalidAdapter(
-            f"adapter {reference[:200]} is a folder", remedy="Give the .safetensors file in it."
-        )
-    if not path.is_file():
-        raise NotFound(f"adapter {reference[:200]} doesn't exist", remedy=_instead_of(path))
-    if path.suffix.lower() != _SUFFIX:
-        raise InvalidAdapter(
-            f"adapter {reference[:200]}: only .safetensors files are read",
-            remedy="Other formats can run code when they are read; convert the file.",
-        )
-    return path
-
-
-def _instead_of(path: Path) -> str:
-    """What to give instead of a file that isn't there."""
-    before, colon, weight = path.name.rpartition(":")
-    if colon and path.with_name(before).is_file():
-        return f"Give {before} as the path, and {weight!r} as its weight."
-    if path.name and path.with_name(f"{path.name}{_SUFFIX}").is_file():
-        return f"Give it with its ending: {path.name}{_SUFFIX}."
-    return "Give a .safetensors file, or the id or name of a training."
 
 
 def _read_back(text: str) -> GenerationRequest:

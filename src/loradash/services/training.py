@@ -65,7 +65,9 @@ from loradash.services.datasets.found import FoundDataset, find_dataset
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.extension import Extensions
 from loradash.services.places import ANYWHERE, Places
+from loradash.services.starting_adapter import ADAPTER_KEY, StartingAdapters
 from loradash.services.submission import submit
+from loradash.storage import keys
 from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore
 
@@ -119,6 +121,7 @@ class TrainingService:
         datasets: DatasetStore,
         limits: Limits,
         children: ChildRecords | None = None,
+        address: keys.Address = keys.NOWHERE,
     ) -> None:
         self._engine = engine
         self._workspace = workspace
@@ -130,6 +133,7 @@ class TrainingService:
         self.places: Places = ANYWHERE
         """Where links in the datasets of trainings that run here may lead."""
         self._extensions = Extensions(engine, registry, store)
+        self._starts = StartingAdapters(engine, registry, store, workspace, address)
 
     def check(
         self,
@@ -160,27 +164,32 @@ class TrainingService:
         errors.raise_all()
         return checked._replace(reports=tuple(reports))
 
-    def quick_check(self, config: TrainingConfig, places: Places) -> CheckedTraining:
-        """Check all that takes no time: config, names, places, base model. See `check`."""
+    def quick_check(
+        self, config: TrainingConfig, places: Places, *, origin: Origin | None = None
+    ) -> CheckedTraining:
+        """Check all that takes no time: config, names, places, base model. See `check`.
+
+        With an ``origin`` it is known where the training begins, whatever adapter its config names.
+        """
         errors = ErrorList("the training can't start")
-        checked = self._quickly(config, places, errors)
+        checked = self._quickly(config, places, errors, origin)
         errors.raise_all()
         return checked
 
     def _quickly(
-        self, config: TrainingConfig, places: Places, errors: ErrorList
+        self,
+        config: TrainingConfig,
+        places: Places,
+        errors: ErrorList,
+        origin: Origin | None = None,
     ) -> CheckedTraining:
         """Note what is wrong; what is returned holds good only if nothing is."""
         given = training_paths(config)
-        in_full: dict[str, str] = {}
-        for name, error in (
-            ("model.name_or_path", InvalidBaseModel),
-            ("model.extras_name_or_path", InvalidBaseModel),
-            ("network.pretrained_lora_path", InvalidAdapter),
-        ):
+        in_full: dict[str, Any] = {}
+        for name in ("model.name_or_path", "model.extras_name_or_path"):
             if text := given[name]:
                 with errors.noted():
-                    places.check(text, error, name)
+                    places.check(text, InvalidBaseModel, name)
                 if text not in EMBEDDED_BASE_MODELS:
                     in_full[name] = full_path(text)
         is_allowed = not errors
@@ -192,16 +201,27 @@ class TrainingService:
                 datasets.append((found, section))
                 in_full[key] = found.folder_path
         warnings = tuple(found.warning for found, _ in datasets if found.warning)
+        with_adapter = config
+        if reference := given[ADAPTER_KEY]:
+            file: dict[str, Any] = {ADAPTER_KEY: None}
+            if origin is None:
+                with errors.noted():
+                    start = self._starts.find(reference, places)
+                    origin = start.origin
+                    settings = self._starts.settings(config.process.network, start.path)
+                    file = {**settings, ADAPTER_KEY: str(start.path)}
+                    in_full |= {**settings, ADAPTER_KEY: start.reference}
+            with_adapter = parse_training_text(training_text(config), file)
         if is_allowed:  # nothing is said of files that may not be named
             with errors.noted():
-                warnings += self._engine.check_training(config)
+                warnings += self._engine.check_training(with_adapter)
         if errors:
             return CheckedTraining(config, (), warnings, datasets=tuple(datasets))
-        in_full = {key: full for key, full in in_full.items() if full != given[key]}
+        in_full = {key: full for key, full in in_full.items() if full != given.get(key)}
         if in_full:
             config = parse_training_text(training_text(config), in_full)
         config, about_sizes = self._with_sizes(config)
-        return CheckedTraining(config, (), warnings + about_sizes, datasets=tuple(datasets))
+        return CheckedTraining(config, (), warnings + about_sizes, origin, tuple(datasets))
 
     def _read_stored(
         self, name: str, section: DatasetSection, on_image: ImageProgress | None
@@ -240,9 +260,8 @@ class TrainingService:
         config = extension.config
         if left_open := sizes_left_open(config, FORMER_SIZE):  # a training of an earlier release
             config = parse_training_text(training_text(config), left_open)
-        checked = self.quick_check(config, places)
-        warnings = (*extension.warnings, *checked.warnings)
-        return checked._replace(origin=extension.origin, warnings=warnings)
+        checked = self.quick_check(config, places, origin=extension.origin)
+        return checked._replace(warnings=(*extension.warnings, *checked.warnings))
 
     def submit(
         self,
@@ -398,6 +417,11 @@ class TrainingService:
         if not job.is_file() and not extended:
             self._give_sizes(attempt, folder / CONFIG_FILE)
         config, fetched = self._with_local_datasets(attempt, folder, job.is_file(), refetched)
+        start = self._starts.bring(
+            attempt.record, config.process.network.pretrained_lora_path or "", folder
+        )
+        if start:
+            config = parse_training_text(training_text(config), {ADAPTER_KEY: start.name})
         if not job.is_file() and extended:
             data = tuple(
                 self._seen_from(attempt, folder, section.folder_path)
@@ -419,6 +443,7 @@ class TrainingService:
             )
         if "job" not in stored:
             attempt.keeper.now([NewArtifact("config", folder / CONFIG_FILE, CONFIG_FILE),
+                                *([NewArtifact("config", start, start.name)] if start else []),
                                 NewArtifact("job", job, job.name)])  # fmt: skip
         if not self._engine.has_checkpoint(folder):
             checkpoints = self._engine.checkpoint_folder(folder)
@@ -558,6 +583,7 @@ def _summary(config: TrainingConfig) -> dict[str, Any]:
     return {
         "base_model": process.model.name_or_path,
         "trigger_word": process.trigger_word,
+        "from_adapter": process.network.pretrained_lora_path,
         "datasets": [section.folder_path for section in process.datasets][:10],
         "steps": process.train.updates,
     }

@@ -180,7 +180,7 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
     metrics = Metrics(REQUEST_TYPES)
     training = TrainingService(
         engine, workspace, store, registry, datasets,
-        _limits(settings, settings.training_timeout_s), children,
+        _limits(settings, settings.training_timeout_s), children, address,
     )  # fmt: skip
 
     def make_pipeline(name: str, environment: Mapping[str, str]) -> WarmPipeline:

@@ -19,6 +19,7 @@ from loradash.domain.events import Event, parse_event
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers import support
+from loradash.engines.diffusers.adapter_dimensions import network_settings
 from loradash.engines.diffusers.adapter_layers import read_adapter_layout
 from loradash.engines.diffusers.child.schedules import factor
 from loradash.engines.diffusers.drawing_limits import drawing_limits
@@ -123,6 +124,10 @@ class DiffusersEngine:
             offline=self._offline,
         )
         _write_job(job, folder)
+
+    def network_of(self, path: Path) -> dict[str, float]:
+        """See `StartsFromAdapters.network_of`."""
+        return network_settings(read_adapter_layout(path))
 
     def extension_warnings(self, before: TrainingConfig, config: TrainingConfig) -> tuple[str, ...]:
         """See `ExtendsTrainings.extension_warnings`: a schedule that depends on the last step."""

@@ -150,11 +150,7 @@ class TrainingRun:
         for module in self._modules:
             add_lora(module, process.network)
         if process.network.pretrained_lora_path:
-            for text in start_from_adapter(
-                Path(process.network.pretrained_lora_path), self._modules,
-                [self.architecture.denoiser(), *self.architecture.text_encoders()],
-            ):  # fmt: skip
-                self._emitter.warn("adapter_partly_used", text)
+            self._start_from(self._folder / process.network.pretrained_lora_path)
         if train.gradient_checkpointing:
             _checkpoint_activations(self.architecture)
         schedule = self.architecture.training_schedule(process.model.is_v_pred)
@@ -249,6 +245,14 @@ class TrainingRun:
                 modules.append(module)
                 rates.append(train.text_encoder_rate)
         return modules, rates
+
+    def _start_from(self, adapter: Path) -> None:
+        """Begin with an adapter's weights; once there is a checkpoint, that holds all of them."""
+        if self.has_checkpoint() and not adapter.is_file():
+            return
+        parts = [self.architecture.denoiser(), *self.architecture.text_encoders()]
+        for text in start_from_adapter(adapter, self._modules, parts):
+            self._emitter.warn("adapter_partly_used", text)
 
     def _restore(self) -> None:
         def on_damaged(path: Path, reason: str) -> None:
