@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import loradash
-from loradash.cli import output, terminal
+from loradash.cli import main, output, terminal
 from loradash.cli.app import app
 from loradash.domain.events import ImageWritten, PhaseChanged, Warned
 from loradash.visible_text import visible
@@ -135,6 +135,64 @@ def test_programs_get_ascii_only(capsys, name):
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[1])["name"] == name
     assert all(line.isascii() and line.isprintable() for line in lines)
+
+
+class Fake:
+    """A server whose every text is the same."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def ask(self, **request):
+        text = self.text
+        if request["type"] == "list_models":
+            facts = {"trigger_word": text, "base_model": text}
+            model = {
+                "process_id": "train_a", "name": text, "filename": text, "size": 1,
+                "metadata": facts, "created_at": "2026-01-01T00:00:00Z",
+            }  # fmt: skip
+            return {"models": [model], "note": text, "next_cursor": text}
+        shown = {
+            "id": "train_a", "name": text, "type": "training", "status": "failed", "lost": False,
+            "cancel_requested": False, "phase": text, "phase_detail": text, "step": 1,
+            "total_steps": 2, "loss": None, "elapsed_time": 1, "eta": None, "attempt": 1,
+            "queue_position": None, "error_code": "x", "error_message": text,
+            "error_problems": [text], "remedy": text, "artifacts": [{"kind": "lora", "key": text}],
+            "attempts": [{"number": 1, "ending": text, "from_step": 0, "to_step": 1}],
+            "log": [{"number": 1, "time": "2026-01-01T00:00:00Z", "text": text}],
+        }  # fmt: skip
+        if request["type"] == "processes":
+            return {"processes": [shown]}
+        return shown
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "command", [["processes"], ["processes", "train_a"], ["logs", "train_a"], ["models"]]
+)
+def test_commands_show_what_a_server_says_as_it_is(monkeypatch, screen, name, command):
+    monkeypatch.setattr("loradash.cli.backend.backend", lambda *_a, **_k: Fake(name))
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.exception
+    text = screen.getvalue() + result.output
+    assert visible(name) in text
+    assert not harmful(text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_quote_what_was_given_as_it_is(monkeypatch, capsys, name):
+    monkeypatch.setattr("sys.argv", ["loradash", "train", f"{name}.yaml"])
+    with pytest.raises(SystemExit):
+        main()
+    text = capsys.readouterr().err
+    assert "//" in name or visible(f"{name}.yaml") in text  # paths have no double slashes
+    assert not harmful(text)
 
 
 def test_a_dataset_with_nasty_names_is_reported_by_name(tmp_path, screen):

@@ -223,11 +223,11 @@ class LiveReporter:
             )
         elif text := _event_text(event):
             style = "yellow" if isinstance(event, Warned) else ""
-            self._console.print(terminal.plain_text(text, style))
+            self._console.print(terminal.plain_text(text, style), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Print above the bars."""
-        self._console.print(terminal.plain_text(text))
+        self._console.print(terminal.plain_text(text), soft_wrap=True)
 
 
 def _step_text(event: StepDone) -> str:

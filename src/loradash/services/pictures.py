@@ -99,7 +99,8 @@ def loss_curve(steps: Sequence[StepDone], path: Path, title: str = "") -> Path |
     axes = figure.add_subplot()
     axes.plot(numbers, losses, color="#c9ccd6", linewidth=0.8, label="loss")
     axes.plot(numbers, _running_mean(losses), color="#0aa39a", linewidth=2, label="running mean")
-    axes.set(xlabel="step", ylabel="loss", title=title)
+    axes.set(xlabel="step", ylabel="loss")
+    axes.set_title(title, parse_math=False)  # a dollar sign is one
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     rates = axes.twinx()
