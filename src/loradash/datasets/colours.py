@@ -13,7 +13,9 @@
 
 import array
 import io
+import struct
 from functools import lru_cache
+from typing import IO
 
 from PIL import Image, ImageChops, ImageCms, ImageFile
 
@@ -25,6 +27,13 @@ _GREY = ("1", "L", "LA", "La", *_GREY_16)
 _SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's, and Pillow's modes
 _SHORT_GREY = {"L;2": 85, "L;4": 17}  # what Pillow has multiplied such greys by
 
+CODE_POINTS = "cicp"
+"""Under this name, what `read_code_points` has found stands in an image's ``info``."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_CHUNKS_LOOKED_AT = 100
+_SRGB_PRIMARIES = (0, 1, 2)  # 2: not said
+_SRGB_TRANSFERS = (0, 1, 2, 4, 6, 13, 14, 15)  # gammas of about 2.2
 _SRGB_GAMMA = 1 / 2.2
 _SRGB_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 
@@ -146,7 +155,10 @@ def _transform(profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransfo
 
 
 def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
-    changed = ImageCms.applyTransform(image, transform)
+    try:
+        changed = ImageCms.applyTransform(image, transform)
+    except ImageCms.PyCMSError as error:
+        raise ValueError(f"its colour profile fails ({error})") from error
     assert changed is not None  # it isn't done in place
     return changed
 
@@ -183,8 +195,44 @@ def _unlike(strip: Image.Image, key: int) -> Image.Image:
     return Image.frombytes("L", strip.size, bytes(0 if value == key else 255 for value in values))
 
 
+def read_code_points(file: IO[bytes]) -> tuple[int, int] | None:
+    """Return the primaries and the transfer function of a PNG file's ``cICP`` chunk, if it has one.
+
+    They are numbers of ITU-T H.273. Pillow leaves the chunk out. The file is read from its start,
+    and is there again afterwards.
+    """
+    found = None
+    is_png = file.read(8) == _PNG
+    for _ in range(_CHUNKS_LOOKED_AT if is_png else 0):
+        head = file.read(8)
+        if len(head) < 8 or head[4:] in (b"IDAT", b"IEND"):
+            break
+        if head == b"\0\0\0\4cICP":
+            primaries, transfer = struct.unpack("2B", file.read(2).ljust(2, b"\0"))
+            found = primaries, transfer
+            break
+        file.seek(int.from_bytes(head[:4]) + 4, 1)
+    file.seek(0)
+    return found
+
+
+def _code_points(image: Image.Image) -> tuple[int, int] | None:
+    profile = image.info.get("nclx_profile")  # of HEIF
+    if isinstance(profile, dict):
+        return profile.get("color_primaries", 2), profile.get("transfer_characteristics", 2)
+    found: tuple[int, int] | None = image.info.get(CODE_POINTS)
+    return found
+
+
 def _unlike_srgb(image: Image.Image) -> str:
     """Say what a file without a profile tells of other colours than sRGB, if it does."""
+    if points := _code_points(image):
+        if points[0] in _SRGB_PRIMARIES and points[1] in _SRGB_TRANSFERS:
+            return ""
+        return (
+            f"its code points (primaries {points[0]}, transfer {points[1]}) aren't followed; its "
+            "colours are taken as sRGB"
+        )
     if "srgb" in image.info:
         return ""
     gamma = image.info.get("gamma")

@@ -17,7 +17,12 @@ from typing import IO, NamedTuple
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from loradash.datasets.colours import Colours, correct_transparent_colour
+from loradash.datasets.colours import (
+    CODE_POINTS,
+    Colours,
+    correct_transparent_colour,
+    read_code_points,
+)
 from loradash.datasets.decoding import DecodingBudget, process_budget
 from loradash.domain.dataset_files import IMAGE_KINDS
 from loradash.errors import InvalidDataset
@@ -146,12 +151,15 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image.Image]:
         file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
         stack.enter_context(file)
         formats: tuple[str, ...] = _FORMATS
+        code_points = read_code_points(file)
         if _may_be_heif(file):
             _register_heif()
             formats = (*_FORMATS, "HEIF")
         try:
             image = stack.enter_context(Image.open(file, formats=formats))
             correct_transparent_colour(image)
+            if code_points:
+                image.info[CODE_POINTS] = code_points
             yield image
         except InvalidDataset:
             raise
