@@ -555,7 +555,7 @@ def test_the_same_caption_again_changes_nothing(editor, store):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("x" * 64_001, "64,001 bytes"), ("я" * 32_001, "64,002 bytes"), ("a\0b", "NUL"),
-     ("\ud800", "Unicode")],
+     ("\ud800", "Unicode"), ("a \x1b[31mcat", "can't be in a caption")],
 )  # fmt: skip
 def test_texts_that_are_no_captions_are_refused(editor, store, text, reason):
     put(editor, {"a.png": picture(1)})

@@ -285,7 +285,7 @@ def test_an_upload_says_what_is_stored_and_how_to_use_it(world):
         "uploaded_files", "unchanged_files", "s3_path", "training_folder", "dataset_folder",
         "training_name", "trigger_word", "total_images", "total_captions", "total_size",
         "total_size_formatted", "file_types_summary", "message", "detailed_message", "warnings",
-        "statistics", "request_id",
+        "left_out", "statistics", "request_id",
     }  # fmt: skip
     assert set(reply["uploaded_files"][0]) == {
         "filename", "size", "size_formatted", "content_type", "file_type", "uploaded_at", "path",

@@ -175,7 +175,7 @@ WRONG = {
                         "idempotency_key": [3]},
     "generate": {
         "config": NO_CONFIG,
-        "prompt": [*NO_TEXT, "", "x" * 2001],
+        "prompt": [*NO_TEXT, "x" * 10_001],
         "lora": [*NO_TEXT, "", "x" * 4097],
         "base_model": [*NO_JSON, 3, True, [], {}, ""],
         "adapters": [*NO_JSON, "x", 3, [3], [{}], [{"path": 3}], [{"path": "x", "weight": "y"}],

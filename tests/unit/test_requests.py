@@ -221,7 +221,7 @@ def test_errors_hold_neither_the_input_nor_long_values():
     [
         ("train", "priority", [-10, 0, 10], [-11, 11, 1.0, "1", True, math.nan, 10**400]),
         ("generate", "priority", [-10, 10], [-11, 11, False]),
-        ("generate", "prompt", ["x", "x" * 2000], ["", "x" * 2001, 3, "a\0", "\udfff", ["x"]]),
+        ("generate", "prompt", ["", "x" * 10_000], ["x" * 10_001, 3, "a\0", "\udfff", ["x"]]),
         ("generate", "lora", ["x", "x" * 4096], ["", "x" * 4097, 3]),
         ("processes", "limit", [1, 200], [0, 201, -1, True, 2.0, "2", [], {}]),
         ("processes", "cursor", ["", "x" * 1000], ["x" * 1001, 3, "\0", "\ud800"]),
@@ -415,7 +415,7 @@ def test_direct_fields_are_collected_under_the_names_of_the_generation():
         "scheduler": "ddim", "prompts": ["a cat"],
     }  # fmt: skip
     assert parsed("generate", prompt="x", lora=ID).fields() == {
-        "prompts": ["x"], "adapters": [{"path": ID}],
+        "prompts": ["x"], "adapters": [ID],
     }  # fmt: skip
     assert "both are given" in refused("generate", prompt="x", lora=ID, adapters=[])
 

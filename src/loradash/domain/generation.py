@@ -1,5 +1,6 @@
 """What to generate: prompts, adapters and sampling settings; and ai-toolkit's ``job: generate``."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
@@ -32,12 +33,57 @@ MAX_WEIGHT = 10.0
 
 
 class AdapterUse(BaseModel):
-    """One LoRA and how strongly it acts (1.0 as trained, 0 not at all, negative inverts)."""
+    """One LoRA and how strongly it acts (1.0 as trained, 0 not at all, negative inverts).
+
+    ``REFERENCE:WEIGHT`` is short for both, wherever an adapter is named: no file that is read ends
+    in a colon and a number.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: FilePath = Field(description="a .safetensors file, or the process id that trained it")
     weight: float = Field(1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        data = {"path": data} if isinstance(data, str) else data
+        if not isinstance(data, dict) or not isinstance(data.get("path"), str):
+            return data
+        path, weight = split_weight(data["path"])
+        if weight is None:
+            return data
+        if data.get("weight") is not None:
+            raise ValueError(
+                f"the path ends in :{weight:g}, and weight is given too; leave one of them out"
+            )
+        return {**data, "path": path, "weight": weight}
+
+
+_WEIGHT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)", re.ASCII)
+_LIKE_WEIGHT = re.compile(
+    r"[+-]?[0-9.,]*[0-9][0-9.,]*(?:e[+-]?[0-9]+)?%?|[+-]?(?:nan|inf)", re.ASCII | re.IGNORECASE
+)
+_SUFFIX = ".safetensors"
+
+
+def split_weight(text: str) -> tuple[str, float | None]:
+    """Split ``REFERENCE:WEIGHT``; the weight is None if the text has none.
+
+    What follows the ending of a file, or looks like a number, is meant as a weight. Raises
+    `ValueError` if it isn't one.
+    """
+    reference, colon, number = text.rpartition(":")
+    if not colon or not (_LIKE_WEIGHT.fullmatch(number) or reference.lower().endswith(_SUFFIX)):
+        return text, None
+    if not _WEIGHT.fullmatch(number):
+        pointed = number.replace(",", ".")
+        hint = f"write {pointed} with a point" if _WEIGHT.fullmatch(pointed) else "give a number"
+        raise ValueError(f"the weight {number[:40]!r} isn't a number: after the colon, {hint}")
+    weight = float(number)
+    if not -MAX_WEIGHT <= weight <= MAX_WEIGHT:
+        raise ValueError(f"the weight {weight:g} isn't between -10 and 10")
+    return reference, weight
 
 
 def _none_if_random(seed: Any) -> Any:

@@ -45,6 +45,7 @@ from loradash.domain.request_fields import (
     shown,
 )
 from loradash.domain.schema import nearest, path_text
+from loradash.domain.training_config import MAX_TEXT_CHARACTERS
 from loradash.errors import InvalidRequest
 
 MAX_PROBLEMS = 20
@@ -159,14 +160,16 @@ class GenerateRequest(_Request):
 
     type: Literal["generate"]
     config: Config | None = None
-    prompt: Annotated[Text, Field(min_length=1, max_length=2000)] | None = None
+    prompt: Annotated[Text, Field(max_length=MAX_TEXT_CHARACTERS)] | None = Field(
+        None, description="an empty one is drawn, too, but beside a config it counts as not given"
+    )
     model_path: JsonValue = Field(None, description="sent by older clients; has no effect")
     priority: Priority = 0
     idempotency_key: IdempotencyKey | None = None
     base_model: JsonValue = None
-    adapters: JsonValue = Field(None, description="a list of {path, weight}")
+    adapters: JsonValue = Field(None, description="a list of {path, weight} or REFERENCE:WEIGHT")
     lora: Annotated[Text, Field(min_length=1, max_length=4096)] | None = Field(
-        None, description="one adapter with weight 1"
+        None, description="one adapter, with :WEIGHT if it isn't 1"
     )
     negative_prompt: JsonValue = None
     num_images: JsonNumber = None
@@ -204,8 +207,8 @@ class GenerateRequest(_Request):
         direct = {name: getattr(self, name) for name in _DIRECT_FIELDS}
         given = {name: value for name, value in direct.items() if value is not None}
         if self.lora is not None:
-            given["adapters"] = [{"path": self.lora}]
-        if self.prompt is not None:
+            given["adapters"] = [self.lora]
+        if self.prompt is not None and (self.prompt.strip() or not self.text):
             given["prompts"] = [self.prompt]
         return given
 

@@ -73,7 +73,10 @@ def _refusing(reasons: dict[str, str]) -> BeforeValidator:
 AnyPrecision = Annotated[Precision, BeforeValidator(_precision)]
 Pixels = Annotated[int, Field(ge=8, le=8192)]
 Rate = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, BeforeValidator(printable), StringConstraints(max_length=10_000)]
+MAX_TEXT_CHARACTERS = 10_000
+"""Of a prompt and other texts, in configs, requests and options alike."""
+
+Text = Annotated[str, BeforeValidator(printable), StringConstraints(max_length=MAX_TEXT_CHARACTERS)]
 FilePath = Annotated[
     str,
     BeforeValidator(printable),

@@ -1,6 +1,5 @@
 """Generation: find the adapters, draw the images, keep them."""
 
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +12,6 @@ from pydantic import ValidationError
 from loradash.data import EMBEDDED_BASE_MODELS
 from loradash.domain.events import Done, Failed, Stopped, Terminal, Warned
 from loradash.domain.generation import (
-    MAX_WEIGHT,
     AdapterUse,
     GenerationRequest,
 )
@@ -41,11 +39,6 @@ from loradash.services.submission import stored_config, submit
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
-_WEIGHT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)", re.ASCII)
-_LIKE_WEIGHT = re.compile(
-    r"[+-]?[0-9.,]*[0-9][0-9.,]*(?:e[+-]?[0-9]+)?%?|[+-]?(?:nan|inf)", re.ASCII | re.IGNORECASE
-)
-_SUFFIX = ".safetensors"
 _MAX_SEED = 2**32
 
 PipelineMaker = Callable[[str, Mapping[str, str]], WarmPipeline]
@@ -244,33 +237,14 @@ def _summary(request: GenerationRequest) -> dict[str, Any]:
 
 
 def parse_adapter_use(text: str) -> AdapterUse:
-    """Parse ``REFERENCE`` or ``REFERENCE:WEIGHT``, as the command line takes them.
-
-    What follows the ending of a file, or looks like a number, is meant as a weight.
-    """
-    reference, colon, number = text.rpartition(":")
-    if not colon or not (_LIKE_WEIGHT.fullmatch(number) or reference.lower().endswith(_SUFFIX)):
-        reference, weight = text, 1.0
-    elif not _WEIGHT.fullmatch(number):
-        pointed = number.replace(",", ".")
-        hint = f"write {pointed} with a point" if _WEIGHT.fullmatch(pointed) else "give a number"
-        raise InvalidAdapter(
-            f"adapter {reference[:200]}: the weight {number[:40]!r} isn't a number",
-            remedy=f"After the colon, {hint}: 1 is as trained, 0 has no effect.",
-        )
-    else:
-        weight = float(number)
-    if not -MAX_WEIGHT <= weight <= MAX_WEIGHT:
-        raise InvalidAdapter(
-            f"adapter {reference[:200]}: the weight {weight:g} isn't between -10 and 10",
-            remedy="1 is as trained, 0 has no effect.",
-        )
+    """Parse ``REFERENCE`` or ``REFERENCE:WEIGHT`` as an option gives them, with its own errors."""
     try:
-        return AdapterUse(path=reference, weight=weight)
+        return AdapterUse.model_validate(text)
     except ValidationError as error:
         problem = error.errors()[0]
         raise InvalidAdapter(
-            f"adapter {text[:200]!r}: {problem['loc'][0]}: "
+            f"adapter {text[:200]!r}: {''.join(f'{part}: ' for part in problem['loc'])}"
             f"{problem['msg'].removeprefix('Value error, ')}",
-            remedy="Give a process id or a .safetensors file, and :WEIGHT from -10 to 10 after it.",
+            remedy="Give a process id or a .safetensors file, and :WEIGHT from -10 to 10 after it; "
+            "1 is as trained, 0 has no effect.",
         ) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
-from loradash.datasets.captions import MAX_CAPTION_BYTES
+from loradash.datasets.captions import MAX_CAPTION_BYTES, decode_caption
 from loradash.domain.dataset_files import Pairs
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, Upload
 from loradash.domain.dataset_names import composed, folder_from
@@ -348,8 +348,10 @@ def _caption_file(folder: str, name: str, text: str) -> tuple[DatasetFile, bytes
             f"text: {len(data):,} bytes; a caption may have {MAX_CAPTION_BYTES:,}",
             remedy="Shorten the caption.",
         )
-    if "\0" in text:
-        raise InvalidRequest("text: holds a NUL character", remedy="Remove it.")
+    try:
+        decode_caption(data)  # what could not be read again isn't written
+    except ValueError as error:
+        raise InvalidRequest(f"text: {error}", remedy="Correct it.") from error
     file = DatasetFile(
         name=name,
         key=keys.dataset_file(folder, new_upload_id(), name),
