@@ -12,9 +12,11 @@ from loradash.domain.generation import GenerationRequest
 from loradash.engines.diffusers.child import previews
 from loradash.engines.diffusers.child.run_generator import LoadedPipeline
 from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.diffusers.families import find_base_model
-from loradash.engines.diffusers.job import Generate
+from loradash.engines.diffusers.job import Generate, TrainingJob
 from loradash.errors import ImageNotFinite
+from loradash.services.datasets.folders import check_for_training
 from tests.engine.conftest import LocalTraining, Recorder
 
 Start = Callable[..., LocalTraining]
@@ -131,3 +133,33 @@ def test_a_prompts_own_settings_hold_for_it_alone(draw: Draw, tmp_path: Path) ->
     with Image.open(tmp_path / "own_0000.png") as image:
         assert image.size == (16, 32)
         assert "Negative prompt: x\nSteps: 3, Sampler: euler," in image.text["parameters"]
+
+
+def test_prompts_beyond_the_text_encoders_limit_are_told_with_their_end(draw: Draw) -> None:
+    long = "a red fox that jumps over a lazy dog in the deep snow of a cold winter night"
+    recorder = draw(prompts=(long, "a fox"), negative_prompt=long + " ugly")
+    warnings = recorder.of("warning")
+    assert [event.code for event in warnings] == ["text_cut", "text_cut"]
+    assert warnings[0].message.startswith("the prompt 'a red fox")
+    assert "longer than the 14 tokens" in warnings[0].message
+    assert warnings[1].message.startswith("the negative prompt ")
+
+
+def test_captions_and_sample_prompts_beyond_the_limit_are_told_by_the_training(
+    start: Start, tiny_base: Path, square_dataset: Path
+) -> None:
+    """What the check counts without torch is what the text encoder's own tokenizer says."""
+    long = "a red fox that jumps over a lazy dog in the deep snow of a cold winter night"
+    training = start(
+        dataset=str(square_dataset), base_model=str(tiny_base), steps=1, sample_steps=1,
+        sample_prompts=[long], sample_size=32, sample_every=9, trigger_word=f"{long} sks",
+    )  # fmt: skip
+    warnings = {event.code: event.message for event in training.run().of("warning")}
+    assert warnings["captions_cut"].startswith("4 of 4 captions are longer than the 14 tokens")
+    assert warnings["text_cut"].startswith("sample.prompts[0] is longer than the 14 tokens")
+    config = TrainingJob.model_validate_json((training.folder / "job.json").read_bytes()).config
+    section = config.process.datasets[0]
+    report = check_for_training(config)[0]
+    engine = DiffusersEngine(device="cpu", threads=1, offline=True)
+    told = engine.check_texts(config, [(section, report)])
+    assert set(told) == {warnings["captions_cut"], warnings["text_cut"]}

@@ -66,8 +66,9 @@ def test_steps_that_the_base_model_does_not_have_are_refused_before_it_is_loaded
     (problem,) = caught.value.problems
     assert problem.startswith("sample.sample_steps: 20 steps, but the base model's noise schedule")
     request = GenerationRequest(base_model=short_schedule, prompts=("x",), steps=20)
-    with pytest.raises(InvalidConfig, match=r"steps: 20 steps.*at most 19"):
+    with pytest.raises(InvalidConfig) as caught:
         engine.check_generation(request)
+    assert caught.value.problems[0].startswith("steps: 20 steps")
     engine.check_generation(request.model_copy(update={"steps": 19}))
 
 

@@ -77,6 +77,9 @@ class ScriptedEngine:
     def check_training(self, config):
         return ("a warning",)
 
+    def check_texts(self, config, data):
+        return ()
+
     def native_size(self, config):
         return self.size
 

@@ -46,7 +46,7 @@ def _plain(text: str) -> str:
 
 
 _SAME = {
-    "": "default", "automatic": "default", "auto": "default",
+    "automatic": "default", "auto": "default",
     "ddimscheduler": "ddim", "ddpmscheduler": "ddpm",
     "eulerdiscrete": "euler", "eulerdiscretescheduler": "euler",
     "eulerancestral": "euler_a", "eulerancestraldiscretescheduler": "euler_a",
@@ -104,7 +104,7 @@ def find_scheduler(text: str) -> FoundScheduler:
     plain = _plain(text)
     if text in SCHEDULERS:
         return FoundScheduler(cast(SchedulerName, text))
-    if plain in _SAME and (plain or not text.strip()):
+    if plain in _SAME:
         return FoundScheduler(cast(SchedulerName, _SAME[plain]))
     if plain in _NEAREST:
         name = cast(SchedulerName, _NEAREST[plain])

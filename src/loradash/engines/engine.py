@@ -5,7 +5,7 @@ typed events (`parse`), and says which files count as results (`artifacts`). It 
 registry or the object store. To add one, see ``docs/engines.md``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.events import Event
 from loradash.domain.generation import GenerationRequest
-from loradash.domain.training_config import TrainingConfig
+from loradash.domain.training_config import DatasetSection, TrainingConfig
 
 
 class Command(BaseModel):
@@ -63,6 +63,17 @@ class Engine(Protocol):
 
     def check_base_model(self, name: str) -> None:
         """Check that a base model is there, or may be downloaded. Raises `InvalidBaseModel`."""
+        ...
+
+    def check_texts(
+        self,
+        config: TrainingConfig,
+        data: Sequence[tuple[DatasetSection, DatasetReport]],
+    ) -> tuple[str, ...]:
+        """Return what to say of captions and prompts that the base model doesn't read to their end.
+
+        Nothing if that isn't known here; then the training says it.
+        """
         ...
 
     def check_generation(self, request: GenerationRequest) -> None:

@@ -153,16 +153,19 @@ class TrainingService:
         """
         errors = ErrorList("the training can't start")
         checked = self._quickly(config, places, errors)
-        reports: list[DatasetReport] = []
+        read: list[tuple[DatasetSection, DatasetReport]] = []
         for found, section in checked.datasets:
             with errors.noted():
                 if found.kind == "folder":
-                    section = section.model_copy(update={"folder_path": found.name})
-                    reports += check_sections([section], on_image, places)
+                    here = section.model_copy(update={"folder_path": found.name})
+                    read += [(section, one) for one in check_sections([here], on_image, places)]
                 elif with_stored:
-                    reports.append(self._read_stored(found.name, section, on_image))
+                    read.append((section, self._read_stored(found.name, section, on_image)))
         errors.raise_all()
-        return checked._replace(reports=tuple(reports))
+        return checked._replace(
+            reports=tuple(report for _, report in read),
+            warnings=checked.warnings + self._engine.check_texts(checked.config, read),
+        )
 
     def quick_check(
         self, config: TrainingConfig, places: Places, *, origin: Origin | None = None

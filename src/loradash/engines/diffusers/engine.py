@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ from loradash.datasets.folder import combined_hash
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.events import Event, parse_event
 from loradash.domain.generation import GenerationRequest
-from loradash.domain.training_config import TrainingConfig
+from loradash.domain.training_config import DatasetSection, TrainingConfig
 from loradash.engines.diffusers import support
 from loradash.engines.diffusers.adapter_dimensions import network_settings
 from loradash.engines.diffusers.adapter_layers import read_adapter_layout
@@ -37,6 +38,8 @@ from loradash.engines.diffusers.job import (
     TrainingJob,
 )
 from loradash.engines.diffusers.pretrained_adapter import check_pretrained
+from loradash.engines.diffusers.text_checks import cut_texts
+from loradash.engines.diffusers.token_count import cutting
 from loradash.engines.engine import Artifact, Checkpoint, Command
 from loradash.errors import EngineUnavailable, InvalidAdapter, InvalidCheckpoint, InvalidConfig
 from loradash.paths import local_path
@@ -79,13 +82,28 @@ class DiffusersEngine:
         """See `Engine.check_base_model`."""
         self._inspected(find_base_model(name))
 
+    def check_texts(
+        self,
+        config: TrainingConfig,
+        data: Sequence[tuple[DatasetSection, DatasetReport]],
+    ) -> tuple[str, ...]:
+        """See `Engine.check_texts`."""
+        cut = cutting(_source_of(config))
+        return () if cut is None else tuple(cut_texts(config, data, cut))
+
     def check_generation(self, request: GenerationRequest) -> None:
         """See `Engine.check_generation`."""
         limits = drawing_limits(find_base_model(request.base_model))
-        if problem := limits.problem(request.steps, "steps"):
+        places = [("steps", request.steps)]
+        places += [
+            (f"prompt {number}: steps", own.steps)
+            for number, own in enumerate(request.prompt_settings, start=1)
+            if own.steps is not None
+        ]
+        problems = [problem for place, steps in places if (problem := limits.problem(steps, place))]
+        if problems:
             raise InvalidConfig(
-                f"the base model can't draw this: {problem}",
-                remedy="Correct the request.",
+                "the base model can't draw this", problems=problems, remedy="Give fewer steps."
             )
 
     def write_training_job(

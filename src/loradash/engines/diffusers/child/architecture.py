@@ -12,6 +12,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor
 
 from loradash.domain.adapter import BaseModelNames
+from loradash.domain.text_length import CutText
 
 Conditioning = dict[str, Tensor]
 """What a denoiser is told about one caption; all tensors have a batch dimension of 1."""
@@ -67,6 +68,10 @@ class Architecture(Protocol):
 
     def sample_latents(self, parameters: Tensor, noise: Tensor) -> Tensor:
         """Draw scaled latents from `encode_images`' output with standard normal ``noise``."""
+        ...
+
+    def cut(self, text: str) -> CutText | None:
+        """Where a caption or prompt is cut because the text encoder reads no more; or None."""
         ...
 
     def encode_captions(self, captions: list[str]) -> list[Conditioning]:

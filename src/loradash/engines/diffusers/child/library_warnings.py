@@ -35,6 +35,9 @@ _WITHOUT_MEANING = tuple(
         r"You have disabled the safety checker",
         # Several adapters beside each other are what the generator wants.
         r"Already found a `peft_config` attribute in the model",
+        # Told with its place and length by `text_length`.
+        r"Token indices sequence length is longer than",
+        r"The following part of your input was truncated because CLIP",
         # Gradient checkpointing and caches exclude each other: the library chooses what we want.
         r"`use_cache=True` is incompatible with gradient checkpointing",
     )

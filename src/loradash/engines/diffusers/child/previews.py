@@ -46,6 +46,12 @@ class Previews:
         self._stop = stop
         self._items = sample_prompts(self._sample, job.config.trigger_word)
         self._own_scheduler = architecture.pipeline.scheduler
+        self._tell_of_cut_prompts()
+
+    def _tell_of_cut_prompts(self) -> None:
+        for item in self._items if not self._job.config.process.train.disable_sampling else ():
+            if cut := self._architecture.cut(item.text):
+                self._emitter.warn("text_cut", cut.sentence(item.place))
 
     def draw_if_due(self) -> None:
         """Draw the previews of the current step that are due and not there yet."""

@@ -13,8 +13,9 @@ import torch
 from pydantic import ValidationError
 
 from loradash.domain.events import Done, ImageWritten, Ready, Stopped
-from loradash.domain.generation import image_name
+from loradash.domain.generation import GenerationRequest, image_name
 from loradash.domain.prompt_text import PromptSettings
+from loradash.domain.sizes import counted
 from loradash.engines.diffusers.child.adapter_reading import put_adapter, read_adapter
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
@@ -34,6 +35,7 @@ from loradash.engines.diffusers.job import (
 from loradash.errors import Interrupted, InvalidConfig, LoradashError
 
 MAX_LOADED_ADAPTERS = 8
+MAX_CUT_TEXTS = 20
 
 _Value = TypeVar("_Value")
 
@@ -135,6 +137,7 @@ class LoadedPipeline:
         architecture = self._load(line.base_model, precision, device, stop)
         stop.check()
         names = self._use_adapters(architecture, line.adapters)
+        self._tell_of_cut_texts(request, architecture)
         first_seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         total = len(request.prompts) * request.num_images
         done = frozenset(line.done)
@@ -171,6 +174,17 @@ class LoadedPipeline:
                 index += 1
                 drawn += 1
                 self._emitter.phase("generating", "", drawn, total)
+
+    def _tell_of_cut_texts(self, request: GenerationRequest, architecture: Architecture) -> None:
+        texts = {prompt: f"the prompt {prompt[:40]!r}" for prompt in request.prompts}
+        negatives = [request.negative_prompt]
+        negatives += [one.negative_prompt or "" for one in request.prompt_settings]
+        texts |= {text: f"the negative prompt {text[:40]!r}" for text in negatives}
+        cuts = [(what, cut) for text, what in texts.items() if (cut := architecture.cut(text))]
+        for what, cut in cuts[:MAX_CUT_TEXTS]:
+            self._emitter.warn("text_cut", cut.sentence(what))
+        if more := cuts[MAX_CUT_TEXTS:]:
+            self._emitter.warn("text_cut", f"{counted(len(more), 'more prompt')} are cut, too")
 
     def unload(self) -> None:
         """Drop the base model and free its memory."""

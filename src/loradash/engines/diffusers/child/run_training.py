@@ -33,6 +33,7 @@ from loradash.engines.diffusers.child.training_data import (
     encode_items,
     items_of,
     read_datasets,
+    tell_of_cut_captions,
 )
 from loradash.engines.diffusers.families import fingerprint, on_this_machine
 from loradash.engines.diffusers.job import (
@@ -134,6 +135,7 @@ class TrainingRun:
         )
         self._stop.check()
         items = items_of(job, reports, self.architecture.bucket_step(), self._emitter)
+        tell_of_cut_captions(items, self.architecture, self._emitter)
         parameters = encode_items(
             items,
             self.architecture,

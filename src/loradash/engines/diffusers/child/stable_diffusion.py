@@ -7,6 +7,7 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
 from loradash.domain.adapter import BaseModelNames
+from loradash.domain.text_length import CutText, cut_of
 from loradash.engines.diffusers.child.architecture import AdaptedModule, Conditioning
 
 # What kohya's and ai-toolkit's trainers adapt by default: every linear layer of the transformers.
@@ -86,6 +87,12 @@ class StableDiffusion:
         mean, log_variance = parameters.chunk(2, dim=1)
         latents = mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise
         return latents * float(self.pipeline.vae.config.scaling_factor)
+
+    def cut(self, text: str) -> CutText | None:
+        """See `Architecture.cut`."""
+        tokenizer: Any = self.pipeline.tokenizer
+        tokens = tokenizer(text, truncation=False, return_offsets_mapping=True, verbose=False)
+        return cut_of(text, tokens.offset_mapping, tokenizer.model_max_length)
 
     def encode_captions(self, captions: list[str]) -> list[Conditioning]:
         """Hidden states of the text encoder's last layer, (1, tokens, width) each."""

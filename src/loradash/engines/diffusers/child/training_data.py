@@ -14,19 +14,21 @@ from torch import Tensor
 
 from loradash.datasets.batches import batches
 from loradash.datasets.buckets import bucket_size
-from loradash.datasets.captions import shuffled, with_trigger
+from loradash.datasets.captions import shuffled
 from loradash.datasets.changes import changes, summary
 from loradash.datasets.folder import combined_hash, require_usable, scan
 from loradash.datasets.images import fit, open_image
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.dataset_findings import findings, name_list
 from loradash.domain.sizes import counted
+from loradash.domain.text_length import cut_captions
 from loradash.domain.training_config import DatasetSection, TrainingConfig
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.randomness import python_random
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.job import TrainingJob
+from loradash.engines.diffusers.text_checks import caption_of
 from loradash.errors import InvalidBaseModel, InvalidDataset
 
 
@@ -169,12 +171,10 @@ def _items_of(
     config: TrainingConfig,
     bucket_step: int,
 ) -> Iterator[Item]:
-    trigger_word = "" if section.is_reg else (section.trigger_word or trigger_word).strip()
     weight = section.loss_multiplier
     if section.is_reg:
         weight *= config.process.train.reg_weight
     for image in report.images:
-        caption = image.caption if image.caption is not None else section.default_caption or ""
         # Where no image is scaled up, several resolutions can come to the same size: one is enough.
         sizes = dict.fromkeys(
             bucket_size(image.width, image.height, resolution, bucket_step)
@@ -187,10 +187,18 @@ def _items_of(
                     sha256=image.sha256,
                     size=size,
                     flipped=flipped,
-                    caption=with_trigger(caption, trigger_word, add=True),
+                    caption=caption_of(image.caption, section, trigger_word),
                     section=section,
                     weight=weight,
                 )
+
+
+def tell_of_cut_captions(items: list[Item], architecture: Architecture, emitter: Emitter) -> None:
+    """Warn of the captions whose end the text encoder doesn't read."""
+    captions = {item.path: item.caption for item in items}
+    cuts = [(path.name, architecture.cut(caption)) for path, caption in captions.items()]
+    if text := cut_captions(cuts):
+        emitter.warn("captions_cut", text)
 
 
 def encode_items(
