@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from loradash.cli.train_command import read_config
 from loradash.domain.generation import GenerationRequest, parse_generation_text
 from loradash.domain.random_seeds import with_seeds_drawn
 from loradash.domain.training_config import TrainingConfig
@@ -334,6 +335,21 @@ def test_a_job_in_yaml_is_read_with_marks_merged_keys_and_windows_line_ends(text
     assert (process.train.lr, process.network.rank) == (1e-4, 8)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_config_file_is_read_in_the_encoding_that_its_mark_says(tmp_path, encoding):
+    file = tmp_path / "job.yaml"
+    file.write_bytes(YAML_JOB.replace("name: mine", "name: 猫").encode(encoding))
+    assert parse_training_text(read_config(file)).name == "猫"
+
+
+@pytest.mark.parametrize("data", [b"name: \xff\xfe", "name: x".encode("utf-16-le"), b"\x93\xfa: 1"])
+def test_a_config_file_in_another_encoding_is_refused_by_the_cause(tmp_path, data):
+    file = tmp_path / "job.yaml"
+    file.write_bytes(data)
+    with pytest.raises(InvalidConfig, match="UTF-8 text"):
+        read_config(file)
+
+
 GENERATION = """\
 ---
 job: generate
@@ -368,6 +384,39 @@ def test_the_generation_form_of_ai_toolkit_takes_an_ending_with_a_dot_and_a_rand
     assert request.seed is None
     assert (request.width, request.height, request.steps) == (1024, 1024, 20)
     assert request.negative_prompt == ""
+
+
+def test_every_setting_of_a_generation_job_is_followed_or_named():
+    text = GENERATION.replace(
+        "      prompt_file: false\n",
+        "      prompt_file: true\n      compile: false\n      guidance_rescale: 0.5\n"
+        "      max_images: 10000\n      max_random_per_prompt: 1\n      size_list: [[64, 64]]\n",
+    ).replace("      is_v2: false\n", "      vae_path: other/vae\n      qtype: uint4\n")
+    assert parse_generation_text(GENERATION).warnings == ()
+    assert set(parse_generation_text(text).warnings) == {
+        "generate.prompt_file has no effect",
+        "generate.guidance_rescale has no effect",
+        "generate.size_list has no effect",
+        "model.vae_path has no effect",
+    }
+
+
+def test_null_in_our_own_form_of_a_generation_is_not_given():
+    text = "base_model: emoji-base\nprompts: [x]\nnegative_prompt: null\nsteps: null\nseed: null\n"
+    assert parse_generation_text(text).steps == GenerationRequest.model_fields["steps"].default
+
+
+def test_a_job_without_settings_of_the_training_has_the_defaults():
+    document = full()
+    del document["config"]["process"][0]["train"]
+    assert parse_training(document).process.train.steps == 1000
+
+
+@pytest.mark.parametrize("text", ['"a \\ud800 b"', '"a \\u0000 b"'])
+def test_text_in_json_that_is_no_text_is_refused(text):
+    document = json.dumps(full(trigger_word="WORD")).replace('"WORD"', text)
+    with pytest.raises(InvalidConfig):
+        parse_training_text(document)
 
 
 @pytest.mark.parametrize("ending", [".PNG", "png", "Png"])

@@ -245,7 +245,7 @@ def test_prompts_keep_their_own_settings():
             "algo=loha is another kind of network",
         ),
         ({"network_args": ["rank_dropout=0.1"]}, "rank_dropout"),
-        ({"network_args": ["magic=1"]}, "magic isn't an argument that is known"),
+        ({"network_args": ["magic=1"]}, "magic: isn't an argument that is known"),
         ({"optimizer_type": "Adafactor"}, "relative_step=False"),
         ({"optimizer_type": "DAdaptAdam"}, "train.optimizer"),
         ({"optimizer_type": "SGDNesterov"}, "SGD isn't available"),
@@ -493,6 +493,13 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, content):
         convert_file(file, None, "")
     with pytest.raises(InvalidConfig):
         convert_file(tmp_path / "missing.toml", None, "")
+
+
+def test_a_config_of_ai_toolkit_is_not_converted(tmp_path):
+    file = tmp_path / "job.json"
+    file.write_text('{"job": "extension", "config": {"name": "x", "process": []}}')
+    with pytest.raises(InvalidConfig, match="needs no conversion"):
+        convert_file(file, None, "")
 
 
 def test_the_command_writes_a_file_once_and_says_what_differs(tmp_path, photos):

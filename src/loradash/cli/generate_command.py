@@ -172,12 +172,13 @@ def _file_beside(config: Path, name: str) -> str:
 
 def _prompts_text(path: Path) -> str:
     """The text of a prompts file. Raises `InvalidConfig`."""
+    from loradash.domain.text_files import decoded
     from loradash.errors import InvalidConfig
 
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return decoded(path.read_bytes())
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        reason = getattr(error, "strerror", None) or str(error)
         raise InvalidConfig(
             f"prompts file {path}: {reason}",
             remedy="Give a file with a prompt a line, or the prompts themselves as a list.",

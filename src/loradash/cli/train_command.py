@@ -282,13 +282,14 @@ def _on(images: int, origin: "Origin | None") -> str:
 
 def read_config(path: Path) -> str:
     """Return a config file's text. Raises `InvalidConfig`."""
+    from loradash.domain.text_files import decoded
     from loradash.errors import InvalidConfig
 
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InvalidConfig(f"config {path}: {reason}", remedy="Check the path.") from error
+        return decoded(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidConfig(f"config {path}: {reason}", remedy="Check the file.") from error
 
 
 _FULL_FORM = {

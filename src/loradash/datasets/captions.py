@@ -1,20 +1,13 @@
 """From a caption file to the text that the model is trained on."""
 
-import codecs
 import random
 import re
 
 from loradash.domain.characters import find_unprintable, named_character
+from loradash.domain.text_files import decoded
 
 MAX_CAPTION_BYTES = 64_000
 
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, which its own begins with
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _PLACEHOLDERS = ("[trigger]", "[name]")  # ai-toolkit fills both with the trigger word
 
 
@@ -26,20 +19,7 @@ def decode_caption(data: bytes) -> str:
     """
     if len(data) > MAX_CAPTION_BYTES:
         raise ValueError(f"longer than the {MAX_CAPTION_BYTES:,} bytes that a caption may have")
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
-    shown = encoding.removesuffix("-sig").upper()
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        looks = ", it looks like UTF-16 without a byte order mark" if b"\0" in data[:100] else ""
-        raise ValueError(
-            f"not {shown} text (byte {error.start}{looks}); save it with that encoding"
-        ) from error
-    if "\0" in text:
-        raise ValueError(
-            f"a NUL byte: not {shown} text, perhaps UTF-16 without a byte order mark; save it with "
-            "that encoding"
-        )
+    text = decoded(data)
     if found := find_unprintable(" ".join(text.split())):
         line = text.count("\n", 0, text.index(found.group())) + 1
         raise ValueError(f"line {line}: {named_character(found.group())} can't be in a caption")

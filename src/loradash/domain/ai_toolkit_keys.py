@@ -98,12 +98,15 @@ PROCESS = _keys("""
     device log_dir performance_log_every sqlite_db_path torch_profiler training_folder
 """)
 GENERATE = _keys("""
-    neg_2 prompt_2 prompt_file random_prompts shuffle size_list
+    compile guidance_rescale max_images max_random_per_prompt neg_2 prompt_2 prompt_file
+    random_prompts shuffle size_list
 """)
-GENERATION_MODEL = _keys("""
-    arch assistant_lora_path dtype extras_name_or_path is_auraflow is_flux is_lumina2 is_pixart
-    is_pixart_sigma is_ssd is_v2 is_v3 is_v_pred is_vega is_xl lora_dtype low_vram qtype
-    quantize quantize_te vae_path
+GENERATION_MODEL = (MODEL - {"lora_path"}) | _keys("arch extras_name_or_path is_v_pred lora_dtype")
+# Of these, what changes a picture; the others speak of memory, speed, or what the base model says.
+GENERATION_MODEL_MENTIONED = _keys("""
+    accuracy_recovery_adapter assistant_lora_path extras_name_or_path inference_lora_path
+    is_v_pred model_kwargs model_paths refiner_name_or_path te_name_or_path
+    unconditional_lora_path unet_path vae_path
 """)
 GENERATION_PROCESS = _keys("""
     adapter decorator embedding guidance do_lorm lorm_extract_mode lorm_extract_mode_param slider
@@ -139,6 +142,7 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, ...]]] = {
         "compile_dynamic": (True,), "compile_mode": ("default",),
     },
     "sample": {"num_frames": (1,)},
+    "generate": {"max_images": (10_000,), "max_random_per_prompt": (1,)},
     "samples": {"num_frames": (1,)},
 }  # fmt: skip
 _OFF_WORDS = frozenset({"", "0", "false", "no", "off", "null", "none"})

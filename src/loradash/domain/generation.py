@@ -232,6 +232,7 @@ def parse_generation_text(text: str, read_file: ReadFile | None = None) -> Gener
             remedy="Use `loradash train` (request type train_with_yaml) for this file.",
         )
     if "job" not in document:
+        document = {key: value for key, value in document.items() if value is not None}
         if isinstance(document.get("prompts"), str):
             document = {**document, **_prompt_fields(document["prompts"], read_file)}
         return validate(GenerationRequest, document, "generation config")
@@ -285,6 +286,12 @@ def _from_process(
             f"generate.{key} has no effect"
             for key, value in generate.other_keys.items()
             if ai_toolkit_keys.asks_for_something("generate", key, value)
+        ),
+        *(
+            f"model.{key} has no effect"
+            for key, value in model.other_keys.items()
+            if key in ai_toolkit_keys.GENERATION_MODEL_MENTIONED
+            and ai_toolkit_keys.asks_for_something("model", key, value)
         ),
     ]
     return validate(

@@ -596,7 +596,7 @@ class TrainingProcess(Section):
     network: NetworkSection
     save: SaveSection = Field(default_factory=SaveSection)
     datasets: list[DatasetSection] = Field(min_length=1, max_length=100)
-    train: TrainSection
+    train: TrainSection = Field(default_factory=TrainSection)
     model: ModelSection
     sample: SampleSection = Field(default_factory=SampleSection)
     logging: LoggingSection = Field(default_factory=LoggingSection)

@@ -8,6 +8,7 @@ from typing import Any
 from loradash.datasets.inventory import take_inventory
 from loradash.domain.kohya.conversion import Conversion, convert
 from loradash.domain.kohya.folders import repeats_and_caption
+from loradash.domain.text_files import decoded
 from loradash.errors import InvalidConfig, InvalidDataset, LoradashError
 from loradash.paths import local_path
 
@@ -44,10 +45,10 @@ class LocalFiles:
             return None
 
     def text(self, path: str) -> str | None:
-        """The text of a file in UTF-8."""
+        """The text of a file."""
         try:
             file = Path(path).expanduser()
-            return file.read_text(encoding="utf-8-sig") if _is_small(file) else None
+            return decoded(file.read_bytes()) if _is_small(file) else None
         except (OSError, ValueError):
             return None
 
@@ -70,6 +71,11 @@ def convert_file(path: Path, dataset_config: Path | None, base_model: str) -> Co
         settings = {**_NO_CONFIG, "train_data_dir": str(path)}
     else:
         found = _read(path)
+        if "job" in found:
+            raise InvalidConfig(
+                f"{path} is a config of ai-toolkit, which needs no conversion",
+                remedy=f"Use it as it is: `loradash train {path}`.",
+            )
         if isinstance(found.get("datasets"), list):
             settings, datasets = dict(_NO_CONFIG), found
         else:
@@ -108,10 +114,10 @@ def _read(path: Path) -> dict[str, Any]:
             raise InvalidConfig(
                 f"{path}: larger than {_MAX_BYTES:,} bytes", remedy="Give a config file."
             )
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InvalidConfig(f"{path}: {reason}", remedy="Check the path.") from error
+        text = decoded(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidConfig(f"{path}: {reason}", remedy="Check the file.") from error
     try:
         data = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
     except (ValueError, RecursionError) as error:

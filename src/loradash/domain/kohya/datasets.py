@@ -124,7 +124,7 @@ def _section(source: Source, subset: dict[str, Any]) -> dict[str, Any]:
     where = f"dataset {folder}"
     for key, reason in UNSUPPORTED.items():
         if is_on(subset.get(key)):
-            source.problems.append(f"{where}: {key} {reason}")
+            source.problems.append(f"{where}: {key}: {reason}")
     if not isinstance(folder, str) or not folder:
         source.problems.append("datasets: a subset has no image_dir")
     if subset.get("caption_separator", ",") != ",":

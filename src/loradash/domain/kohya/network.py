@@ -36,7 +36,7 @@ def network_of(source: Source) -> dict[str, Any]:
     for key, value in arguments.items():
         if key not in _ARGUMENTS[module] and is_on(value):
             reason = UNSUPPORTED.get(key, "isn't an argument that is known here")
-            source.problems.append(f"network_args: {key} {reason}")
+            source.problems.append(f"network_args: {key}: {reason}")
     if module == _LYCORIS:
         _check_lycoris(source, arguments)
     values = Source(dict(arguments))
