@@ -412,3 +412,40 @@ def test_without_torch_it_says_so_before_a_process_is_started(monkeypatch, tmp_p
     with pytest.raises(EngineUnavailable, match="torch") as caught:
         engine.serve_command(tmp_path)
     assert "loradash[diffusers]" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"network": {"target_modules": ["to_x"]}}, "no layer of the unet matches to_x"),
+        (
+            {"network": {"network_kwargs": {"only_if_contains": ["nowhere"]}}},
+            "no layer of the unet matches to_q",
+        ),
+        ({"network": {"network_kwargs": {"ignore_if_contains": ["blocks", "mid"]}}}, "no layer"),
+        ({"network": {"target_modules": ["to_q"]}}, ""),
+        ({"network": {"target_modules": ["to_x"], "conv": 4}}, ""),
+    ],
+)
+def test_a_network_without_any_layer_is_refused_before_it_is_loaded(engine, sections, words):
+    if not words:
+        engine.check_training(config(**sections))
+        return
+    with pytest.raises(InvalidConfig) as caught:
+        engine.check_training(config(**sections))
+    assert words in str(caught.value)
+
+
+def test_what_is_wrong_with_config_and_base_model_is_told_together(engine, base_model):
+    folder = base_model({"_class_name": "FluxPipeline"})
+    with pytest.raises(InvalidConfig) as caught:
+        engine.check_training(config(model={"name_or_path": str(folder), "arch": "flux"}))
+    told = " ".join(caught.value.problems)
+    assert [word for word in ("FluxPipeline", "model.arch") if word not in told] == []
+
+
+def test_an_engine_without_torch_is_told(monkeypatch):
+    engine = DiffusersEngine(device="cpu", threads=1, offline=True)
+    monkeypatch.setattr(engine_module, "find_spec", lambda name: None)
+    with pytest.raises(EngineUnavailable, match="torch"):
+        engine.require_installed()

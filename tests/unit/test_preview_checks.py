@@ -1,15 +1,19 @@
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loradash.data import base_model_folder
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_config import TrainingConfig
 from loradash.domain.training_text import parse_training
 from loradash.engines.diffusers.drawing_limits import DrawingLimits, drawing_limits
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.diffusers.families import find_base_model
+from loradash.engines.diffusers.inspection import inspect
 from loradash.engines.diffusers.preview_checks import check_previews
 from loradash.engines.diffusers.sample_prompts import sample_prompts
 from loradash.engines.diffusers.support import check
@@ -26,10 +30,11 @@ def training(base_model: str = "emoji-base", **sample: Any) -> TrainingConfig:
 def short_schedule(tmp_path: Path) -> str:
     """A base model whose noise schedule has 20 steps."""
     folder = tmp_path / "short"
-    (folder / "scheduler").mkdir(parents=True)
-    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    config = json.dumps({"num_train_timesteps": 20})
-    (folder / "scheduler/scheduler_config.json").write_text(config)
+    shutil.copytree(base_model_folder("emoji-base"), folder, copy_function=os.symlink)
+    path = folder / "scheduler/scheduler_config.json"
+    config = {**json.loads(path.read_text()), "num_train_timesteps": 20}
+    path.unlink()
+    path.write_text(json.dumps(config))
     return str(folder)
 
 
@@ -60,7 +65,7 @@ def test_steps_that_the_base_model_does_not_have_are_refused_before_it_is_loaded
     short_schedule: str,
 ) -> None:
     engine = DiffusersEngine(device="cpu", threads=1, offline=True)
-    limits = drawing_limits(find_base_model(short_schedule))
+    limits = drawing_limits({"scheduler": {"num_train_timesteps": 20}})
     with pytest.raises(InvalidConfig) as caught:
         check(training(short_schedule, sample_steps=20), limits)
     (problem,) = caught.value.problems
@@ -73,13 +78,16 @@ def test_steps_that_the_base_model_does_not_have_are_refused_before_it_is_loaded
 
 
 def test_the_embedded_base_model_takes_all_steps_that_may_be_asked_for() -> None:
-    assert drawing_limits(find_base_model("emoji-base")).max_steps == 999
+    layout = inspect(find_base_model("emoji-base")).layout
+    assert layout
+    assert drawing_limits(layout.configs).max_steps == 999
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"num_train_timesteps": "many"}'])
-def test_a_damaged_scheduler_config_sets_no_limit(short_schedule: str, text: str) -> None:
-    Path(short_schedule, "scheduler/scheduler_config.json").write_text(text)
-    assert drawing_limits(find_base_model(short_schedule)).max_steps is None
+@pytest.mark.parametrize("configs", [{}, {"scheduler": {"num_train_timesteps": "many"}}])
+def test_a_scheduler_config_that_does_not_tell_sets_no_limit(
+    configs: dict[str, dict[str, str]],
+) -> None:
+    assert drawing_limits(configs).max_steps is None
 
 
 def test_an_option_that_cannot_be_read_is_refused_with_its_prompt() -> None:

@@ -83,6 +83,9 @@ class ScriptedEngine:
     def native_size(self, config):
         return self.size
 
+    def require_installed(self):
+        pass
+
     def write_training_job(self, process_id, config, reports, folder, created_at):
         self.job_file(folder).write_text(
             json.dumps(
@@ -1618,13 +1621,13 @@ def test_a_stored_dataset_that_is_not_there_names_the_folder_that_is(service, bo
 
 
 def test_a_check_reads_a_stored_dataset_by_the_rules_of_a_folder(here, service, both):
-    checked = service.check(uploaded_config("dataset:cats"), with_stored=True)
+    checked = service.check(uploaded_config("dataset:cats"), thoroughly=True)
     assert [len(report.images) for report in checked.reports] == [2]
     key = next(key for key in here.keys("dataset") if key.endswith("cat.png"))
     here.store.put(key, b"not a picture")
     service.check(uploaded_config("dataset:cats"))
     with pytest.raises(InvalidDataset):
-        service.check(uploaded_config("dataset:cats"), with_stored=True)
+        service.check(uploaded_config("dataset:cats"), thoroughly=True)
 
 
 def test_all_that_keeps_a_training_from_starting_is_told_at_once(

@@ -238,7 +238,7 @@ def _submit(core: "Core", asked: _Asked, check_only: bool, as_json: bool) -> "Pr
         checked = core.training.check_extension(asked.extend, given["steps"], given.get("name", ""))
     else:
         config = _parsed(asked.config, asked.given, list(asked.assignments))
-        checked = core.training.check(config, with_stored=check_only)
+        checked = core.training.check(config, thoroughly=check_only)
     parsed = checked.config
     for warning in checked.warnings:
         to_stderr(f"warning: {warning}")

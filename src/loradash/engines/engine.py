@@ -54,6 +54,10 @@ class Engine(Protocol):
         """
         ...
 
+    def require_installed(self) -> None:
+        """Raise `EngineUnavailable` if the engine can't be started on this machine."""
+        ...
+
     def native_size(self, config: TrainingConfig) -> int | None:
         """Side in pixels of the images that the base model was trained on.
 

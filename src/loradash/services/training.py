@@ -141,17 +141,19 @@ class TrainingService:
         on_image: ImageProgress | None = None,
         places: Places = ANYWHERE,
         *,
-        with_stored: bool = False,
+        thoroughly: bool = False,
     ) -> CheckedTraining:
         """Check config, base model and datasets, as far as can be done without loading a model.
 
         Datasets in folders are read completely, so that a corrupt file shows now. Those in the
-        object store are fetched and read too, ``with_stored``; else they are when the training
-        starts. All problems are told at once. The config that is returned names local paths in
-        full. Raises `InvalidConfig`, `InvalidBaseModel`, `InvalidAdapter`, `InvalidDataset` or
-        `NotFound`.
+        object store are fetched and read too if that is to be done ``thoroughly``, and the engine
+        is looked for; else both are when the training starts. All problems are told at once. The
+        config that is returned names local paths in full. Raises `InvalidConfig`,
+        `InvalidBaseModel`, `InvalidAdapter`, `InvalidDataset`, `NotFound`, `EngineUnavailable`.
         """
         errors = ErrorList("the training can't start")
+        if thoroughly:
+            self._engine.require_installed()
         checked = self._quickly(config, places, errors)
         read: list[tuple[DatasetSection, DatasetReport]] = []
         for found, section in checked.datasets:
@@ -159,7 +161,7 @@ class TrainingService:
                 if found.kind == "folder":
                     here = section.model_copy(update={"folder_path": found.name})
                     read += [(section, one) for one in check_sections([here], on_image, places)]
-                elif with_stored:
+                elif thoroughly:
                     read.append((section, self._read_stored(found.name, section, on_image)))
         errors.raise_all()
         return checked._replace(

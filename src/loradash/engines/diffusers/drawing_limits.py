@@ -1,12 +1,8 @@
 """What a base model can't draw, told from its configs before anything is loaded. No torch."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-from loradash.engines.diffusers.families import BaseModelSource
-
-_SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -28,17 +24,16 @@ class DrawingLimits:
 UNKNOWN_LIMITS = DrawingLimits()
 
 
-def drawing_limits(source: BaseModelSource) -> DrawingLimits:
-    """Read the limits of a base model that is a folder here; a file or a hub id has none yet.
+def drawing_limits(configs: Mapping[str, Mapping[str, Any]]) -> DrawingLimits:
+    """Read the limits of a base model from its parts' configs, as far as they are known.
 
     One step less than the noise schedule has is what every scheduler takes: at as many, those that
     begin at step 1 look one up that isn't there, and others divide by the zero between two equals.
     """
-    if source.kind != "folder":
+    if "scheduler" not in configs:
         return UNKNOWN_LIMITS
     try:
-        config = json.loads(Path(source.location, _SCHEDULER_CONFIG).read_text("utf-8"))
-        trained = int(config.get("num_train_timesteps", 1000))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        trained = int(configs["scheduler"].get("num_train_timesteps", 1000))
+    except (ValueError, TypeError):
         return UNKNOWN_LIMITS  # loading says what is wrong with it
     return DrawingLimits(max_steps=max(1, trained - 1))

@@ -37,10 +37,12 @@ from loradash.engines.diffusers.job import (
     ResolvedAdapter,
     TrainingJob,
 )
+from loradash.engines.diffusers.pipeline_layout import Layout
 from loradash.engines.diffusers.pretrained_adapter import check_pretrained
 from loradash.engines.diffusers.text_checks import cut_texts
 from loradash.engines.diffusers.token_count import cutting
 from loradash.engines.engine import Artifact, Checkpoint, Command
+from loradash.error_list import ErrorList
 from loradash.errors import EngineUnavailable, InvalidAdapter, InvalidCheckpoint, InvalidConfig
 from loradash.paths import local_path
 
@@ -65,14 +67,29 @@ class DiffusersEngine:
 
     def check_training(self, config: TrainingConfig) -> tuple[str, ...]:
         """Check what can be checked without torch; see `Engine.check_training`."""
-        source = _source_of(config)
-        found = self._inspected(source)
+        errors = ErrorList("the training config and what it names")
+        found = Inspection(None)
+        warnings: tuple[str, ...] = ()
+        with errors.noted():
+            found = self._inspected(_source_of(config))
+        layout = found.layout or Layout()
+        with errors.noted():
+            warnings = support.check(config, drawing_limits(layout.configs), layout.layers)
         if lora := config.process.network.pretrained_lora_path:
-            check_pretrained(
-                local_path(lora, InvalidAdapter, "network.pretrained_lora_path"), config.process
-            )
-        warnings = support.check(config, drawing_limits(source)) + found.warnings
+            with errors.noted():
+                path = local_path(lora, InvalidAdapter, "network.pretrained_lora_path")
+                check_pretrained(path, config.process)
+        errors.raise_all()
+        warnings += found.warnings
         return warnings + support.warnings_about_machine(config, self._device)
+
+    def require_installed(self) -> None:
+        """See `Engine.require_installed`."""
+        if self._python == sys.executable and find_spec("torch") is None:
+            raise EngineUnavailable(
+                "torch isn't installed here, so nothing can be trained or generated",
+                remedy="pip install 'loradash[diffusers]', or deploy an image that has it.",
+            )
 
     def native_size(self, config: TrainingConfig) -> int | None:
         """See `Engine.native_size`."""
@@ -93,7 +110,8 @@ class DiffusersEngine:
 
     def check_generation(self, request: GenerationRequest) -> None:
         """See `Engine.check_generation`."""
-        limits = drawing_limits(find_base_model(request.base_model))
+        layout = self._inspected(find_base_model(request.base_model)).layout or Layout()
+        limits = drawing_limits(layout.configs)
         places = [("steps", request.steps)]
         places += [
             (f"prompt {number}: steps", own.steps)
@@ -320,11 +338,7 @@ class DiffusersEngine:
         }
         if self._offline:
             environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        if self._python == sys.executable and find_spec("torch") is None:
-            raise EngineUnavailable(
-                "torch isn't installed here, so nothing can be trained or generated",
-                remedy="pip install 'loradash[diffusers]', or deploy an image that has it.",
-            )
+        self.require_installed()
         return Command(
             argv=(self._python, "-m", "loradash.engines.diffusers", *arguments),
             environment=environment,

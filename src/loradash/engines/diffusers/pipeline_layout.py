@@ -61,6 +61,8 @@ class Layout:
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of parts whose config can be read."""
     weights: dict[str, Weights] = field(default_factory=dict)
+    layers: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Of parts whose weights were looked at: the names of the layers that have a matrix."""
 
     @property
     def native_size(self) -> int | None:
@@ -238,6 +240,11 @@ def _read_weights(part: Part, files: ModelFiles, names: frozenset[str], layout: 
             "use the model's version that isn't quantised",
         )
         return
+    layout.layers[part.name] = frozenset(
+        key.removesuffix(".weight")
+        for key, one in tensors.items()
+        if key.endswith(".weight") and len(one.shape) > 1
+    )
     where = found.files[0] if len(found.files) == 1 else found.index_file
     if missing := missing_parts(part.name, layout.configs[part.name], tensors):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

@@ -1,5 +1,6 @@
 """Which settings of a training config this engine follows, and which it must refuse or mention."""
 
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 
 from loradash.domain.ai_toolkit_keys import asks_for_something
@@ -9,15 +10,24 @@ from loradash.engines.diffusers.drawing_limits import UNKNOWN_LIMITS, DrawingLim
 from loradash.engines.diffusers.families import FAMILIES, find_base_model
 from loradash.engines.diffusers.foreign_keys import foreign_keys
 from loradash.engines.diffusers.preview_checks import check_previews
+from loradash.engines.diffusers.target_layers import no_layers
 from loradash.errors import InvalidConfig
 
 
-def check(config: TrainingConfig, limits: DrawingLimits = UNKNOWN_LIMITS) -> tuple[str, ...]:
-    """Return a sentence for each setting without effect; raise `InvalidConfig` for others."""
+def check(
+    config: TrainingConfig,
+    limits: DrawingLimits = UNKNOWN_LIMITS,
+    layers: Mapping[str, Collection[str]] | None = None,
+) -> tuple[str, ...]:
+    """Return a sentence for each setting without effect; raise `InvalidConfig` for others.
+
+    ``layers`` are the base model's by the part that they belong to, as far as they are known.
+    """
     process = config.process
     found = foreign_keys(config)
     refused, warnings = [*found.refused], [*found.mentioned]
     refused += _other_families(config)
+    refused += no_layers(config, layers or {})
     previews = check_previews(config, limits)
     refused += previews.problems
     warnings += previews.warnings

@@ -1,13 +1,12 @@
 """Putting a LoRA on a module."""
 
-from collections.abc import Callable
-
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from loradash.domain.training_config import NetworkSection
 from loradash.engines.diffusers.child.architecture import AdaptedModule
+from loradash.engines.diffusers.target_layers import chosen_layers
 from loradash.errors import InvalidConfig
 
 ADAPTER_NAME = "default"
@@ -73,24 +72,15 @@ def _target_names(adapted: AdaptedModule, network: NetworkSection) -> list[str]:
         endings = list(adapted.target_modules)  # target_modules speaks of the denoiser
     if network.conv:
         endings += adapted.convolutions
-    matches = _ending_matcher(endings)
-    only = network.network_kwargs.only_if_contains
-    never = network.network_kwargs.ignore_if_contains or []
-    names = sorted(
+    layers = (
         name
         for name, layer in adapted.module.named_modules()
         if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
-        and matches(name)
-        and (only is None or any(part in name for part in only))
-        and not any(part in name for part in never)
     )
+    names = chosen_layers(layers, endings, network)
     if not names:
         raise InvalidConfig(
             f"network: no layer of the {adapted.name} matches {', '.join(endings)}",
             remedy="Check network.target_modules, only_if_contains and ignore_if_contains.",
         )
     return names
-
-
-def _ending_matcher(endings: list[str]) -> Callable[[str], bool]:
-    return lambda name: any(name == ending or name.endswith(f".{ending}") for ending in endings)

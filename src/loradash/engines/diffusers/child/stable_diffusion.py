@@ -9,12 +9,11 @@ from torch import Tensor
 from loradash.domain.adapter import BaseModelNames
 from loradash.domain.text_length import CutText, cut_of
 from loradash.engines.diffusers.child.architecture import AdaptedModule, Conditioning
-
-# What kohya's and ai-toolkit's trainers adapt by default: every linear layer of the transformers.
-_TRANSFORMER_LINEARS = (
-    "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
-)  # fmt: skip
-_CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+from loradash.engines.diffusers.target_layers import (
+    CLIP_ATTENTION,
+    UNET_CONVOLUTIONS,
+    UNET_LINEARS,
+)
 
 
 class StableDiffusion:
@@ -41,8 +40,8 @@ class StableDiffusion:
             name="unet",
             module=self.pipeline.unet,
             kohya_prefix="lora_unet",
-            target_modules=_TRANSFORMER_LINEARS,
-            convolutions=("conv1", "conv2", "conv_shortcut"),
+            target_modules=UNET_LINEARS,
+            convolutions=UNET_CONVOLUTIONS,
         )
 
     def text_encoders(self) -> list[AdaptedModule]:
@@ -52,7 +51,7 @@ class StableDiffusion:
                 name="text_encoder",
                 module=self.pipeline.text_encoder,
                 kohya_prefix="lora_te",
-                target_modules=_CLIP_ATTENTION,
+                target_modules=CLIP_ATTENTION,
             )
         ]
 
