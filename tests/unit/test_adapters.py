@@ -101,7 +101,9 @@ def test_an_adapter_is_shown_by_id_and_name_with_what_its_file_says(world, comma
     )  # fmt: skip
     assert shown["sha256"] == hashlib.sha256(lora(padding=70_000)).hexdigest()
     assert "ComfyUI" in shown["works_in"]
+    assert (told["layers"], shown["path"]) == (1, shown["s3_key"])
     text = commands("show", "cat").stdout
+    assert shown["path"] in text  # nothing is cut off
     for part in (record.id, shown["sha256"], "rank 8 alpha 4.5", "sks", "A1111"):
         assert part in text
 
@@ -253,3 +255,27 @@ def test_the_former_name_of_the_command_still_works(world, commands):
     assert "cat" in run(app, ["models"]).stdout
     assert run(app, ["models", "rename", "cat", "dog"]).exit_code == 0
     assert run(app, ["models", "rm", "dog", "--yes"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "key_names"),
+    [
+        ("lora_unet_x.lora_down.weight", "kohya"),
+        ("unet.x.attn1.processor.to_q_lora.down.weight", "diffusers"),
+        ("unet.x.to_q.lora_A.weight", "diffusers"),
+        ("text_encoder.x.lora_linear_layer.down.weight", "diffusers"),
+        ("base_model.model.x.lora_A.default.weight", "other"),
+    ],
+)
+def test_layers_and_rank_are_told_of_files_with_any_names_and_without_metadata(
+    world, client, name, key_names
+):
+    up = name.replace("down", "up").replace("lora_A", "lora_B")
+    header = {
+        name: {"dtype": "F16", "shape": [8, 1], "data_offsets": [0, 16]},
+        up: {"dtype": "F16", "shape": [1, 8], "data_offsets": [16, 32]},
+    }
+    text = json.dumps(header).encode()
+    cat = finished(world, "cat", struct.pack("<Q", len(text)) + text + bytes(32)).id
+    told = client.get(f"/models/{cat}").json()["metadata"]
+    assert (told["layers"], told["rank"], told["key_names"]) == (1, 8, key_names)

@@ -513,4 +513,4 @@ def test_the_command_writes_a_file_once_and_says_what_differs(tmp_path, photos):
     assert parse_training_text(out.read_text()).process.train.steps == 60
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
     assert again.returncode == 1
-    assert "exists already" in json.loads(again.stdout.splitlines()[-1])["message"]
+    assert "exists, and no file" in json.loads(again.stdout.splitlines()[-1])["message"]

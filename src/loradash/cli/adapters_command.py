@@ -60,14 +60,12 @@ def list_(
 
 def show(adapter: Adapter, as_json: Json = False) -> None:
     """Show what a trained LoRA is: its settings, its file, and which programs read it."""
-    from loradash.cli.terminal import print_facts
-
     with _backend() as backend:
         one = backend.adapter(adapter)
     if as_json:
         say_json(one)
     else:
-        print_facts((label, text) for label, text in _facts(one) if text)
+        say(*(f"{label:<12}  {text}" for label, text in _facts(one) if text))
 
 
 def rename(

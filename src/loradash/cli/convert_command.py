@@ -14,7 +14,10 @@ def convert_config(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; default: print it.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="File to write, which must not exist; default: print it."
+        ),
     ] = None,
     dataset_config: Annotated[
         Path | None, typer.Option(help="The file of sd-scripts' --dataset_config.")
@@ -31,20 +34,14 @@ def convert_config(
     """
     from loradash.cli.lines import say
     from loradash.cli.output import print_result, to_stderr
+    from loradash.cli.output_folder import NamedFile
     from loradash.domain.kohya.conversion import named
-    from loradash.errors import ConflictingState
     from loradash.services.kohya_files import convert_file
 
     converted = convert_file(config, dataset_config, base_model)
     text = converted.text(config.name)
     if output:
-        try:
-            with output.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError as error:
-            raise ConflictingState(
-                f"--output {output} exists already", remedy="Give another name, or remove it."
-            ) from error
+        NamedFile(output).write(lambda path: path.write_text(text, encoding="utf-8"))
     if as_json:
         print_result(
             {

@@ -1,5 +1,6 @@
 """Trained adapters as things that a user keeps: shown, renamed, deleted."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -23,10 +24,14 @@ _FAMILIES = {
     "stable-diffusion-v2": "Stable Diffusion 2.x",
 }
 _READERS = {
-    "kohya": ("loradash", "diffusers", "ComfyUI", "A1111", "Forge"),
+    "kohya": ("loradash", "diffusers", "sd-scripts", "ComfyUI", "A1111"),
     "diffusers": ("loradash", "diffusers", "ComfyUI"),
 }
-"""Programs that read files with these names of tensors (`docs/training-config.md`)."""
+"""Programs that read files with these names of tensors (`docs/adapters.md`)."""
+
+
+_DOWN = re.compile(r"lora_(?:A|down)\b|lora(?:_linear_layer)?\.down\b")
+"""The one tensor of each layer whose first dimension is the rank, in all programs' names."""
 
 
 class AdapterService:
@@ -68,13 +73,13 @@ class AdapterService:
                 "base_model": metadata.get("loradash.base_model")
                 or shown["metadata"]["base_model"],
                 "family": _FAMILIES.get(architecture, architecture) or None,
-                "rank": _number(metadata, "loradash.rank", "ss_network_dim"),
+                "rank": _number(metadata, "loradash.rank", "ss_network_dim") or _rank(header),
                 "alpha": _number(metadata, "loradash.alpha", "ss_network_alpha"),
                 "trigger_word": metadata.get("loradash.trigger_word") or told["trigger_word"],
                 "steps": _number(metadata, "loradash.steps", "ss_steps") or told["steps"],
                 "key_names": names,
                 "dtype": _most_common_dtype(header),
-                "layers": len({name.partition(".lora")[0] for name in header if ".lora" in name}),
+                "layers": sum(1 for name in header if _DOWN.search(name)),
             },
             "works_in": list(_READERS.get(names, ())),
             "used_by": [one.id for one in users_of(self._registry, entry.process_id, "lora")],
@@ -112,6 +117,13 @@ class AdapterService:
         except NotFound:
             return self._results.delete_model(reference)  # which says what is there instead
         return self._results.delete_model(process_id)
+
+
+def _rank(header: Mapping[str, Any]) -> int | None:
+    """The rank that most layers have."""
+    shapes = (one.get("shape") for name, one in header.items() if _DOWN.search(name))
+    ranks = Counter(shape[0] for shape in shapes if isinstance(shape, list) and shape)
+    return ranks.most_common(1)[0][0] if ranks else None
 
 
 def _key_names(header: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ class Extensions:
         text = stored_config(self._store, record)
         before = parse_training_text(text)
         done = before.process.train.updates
-        overrides = {"train.steps": steps, "name": name or _longer_name(before, steps)}
+        overrides = {"train.steps": steps, "name": name or _longer_name(record.name, before, steps)}
         config = parse_training_text(training_text(before), overrides)
         if config.process.train.updates <= done:
             raise InvalidConfig(
@@ -142,11 +142,10 @@ class Extensions:
             return False
 
 
-def _longer_name(config: TrainingConfig, steps: int) -> str:
+def _longer_name(name: str, config: TrainingConfig, steps: int) -> str:
     """The name of the extended adapter: with the number of steps, so that both can be named."""
-    stem = config.name.removesuffix(f"-{config.process.train.steps}")
-    name = f"{stem}-{steps}"
-    return name if len(name) <= _MAX_NAME else config.name
+    longer = f"{name.removesuffix(f'-{config.process.train.steps}')}-{steps}"
+    return longer if len(longer) <= _MAX_NAME else config.name
 
 
 def _gone(process_id: str, what: str) -> InvalidCheckpoint:
