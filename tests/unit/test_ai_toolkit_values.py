@@ -118,6 +118,12 @@ VALUES: list[tuple[dict[str, Any], str, Any]] = [
     ({"datasets": [{"folder_path": "a", "resolution": ["64"]}]}, "datasets.0.resolution", [64]),
     ({"datasets": [{"folder_path": "a", "caption_ext": ""}]}, "datasets.0.caption_ext", "txt"),
     (
+        {"datasets": [{"folder_path": "a", "caption_type": ".caption", "caption_ext": "txt"}]},
+        "datasets.0.caption_suffix",
+        ".caption",
+    ),
+    ({"network": {"network_kwargs": {"varbose": True}}}, "network.linear", 4),
+    (
         {"datasets": [{"folder_path": "old", "dataset_path": "new"}]},
         "datasets.0.folder_path",
         "new",

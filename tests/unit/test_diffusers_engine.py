@@ -190,6 +190,7 @@ def test_a_config_without_special_settings_gives_no_warning():
         ({"sample": {"samples": [{"prompt": "(x:1.2)"}]}}, "sample.samples[0]: drawn as words"),
         ({"train": {"steps": 100, "gradient_accumulation_steps": 4}}, "25 optimizer updates"),
         ({"train": {"optimizer": "prodigy"}}, "prodigy finds the rate itself, so 1 is used"),
+        ({"train": {"text_encoder_lr": 1e-5}}, "train.text_encoder_lr has no effect"),
         ({"save": {"save_every": 0}}, "a crash costs the whole training"),
     ],
 )
@@ -240,6 +241,7 @@ def test_a_learning_rate_that_is_not_given_is_mentioned():
         ({"train": {"timestep_type": "one_step"}}, "train.timestep_type"),
         ({"train": {"ema_config": {"use_ema": True, "use_feedback": True}}}, "use_feedback"),
         ({"network": {"lorm": {"x": 1}}}, "network.lorm"),
+        ({"network": {"network_kwargs": {"rank_dropout": 0.1}}}, "network_kwargs.rank_dropout"),
         ({"model": {"lora_path": "a.safetensors"}}, "model.lora_path"),
         ({"datasets": [{"folder_path": "a", "mask_path": "b"}]}, "datasets[0].mask_path"),
         ({"model": {"arch": "flux"}}, "model.arch"),

@@ -17,13 +17,20 @@ NETWORK = _keys("""
     layer_offloading lokr_factor lokr_full_rank lorm old_lokr_format split_multistage_loras
     transformer_only
 """)
+NETWORK_KWARGS = _keys("""
+    attn_only block_alphas block_dims conv_block_alphas conv_block_dims dropout full_if_contains
+    full_train_in_out
+    is_assistant_adapter module_class module_dropout parameter_threshold peft_format rank_dropout
+    target_conv_modules target_lin_modules transformer_only use_bias use_text_encoder_1
+    use_text_encoder_2 varbose
+""")
 SAVE = _keys("""
     hf_private hf_repo_id
 """)
 DATASETS = _keys("""
     alpha_mask audio_normalize audio_preserve_pitch augmentations augments auto_frame_count
     batch_size bucket_tolerance buckets cache_clip_vision_to_disk cache_latents_num_workers
-    cache_tensors_to_disk cache_text_embeddings caption_type clip_image_augmentations
+    cache_tensors_to_disk cache_text_embeddings clip_image_augmentations
     clip_image_from_same_folder clip_image_path clip_image_shuffle_augmentations
     control_from_same_folder control_path control_path_1 control_path_2 control_path_3
     control_transparent_color controls debug diff_output_preservation
@@ -119,6 +126,9 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "network": {
         "transformer_only": (True,), "lokr_full_rank": (True,), "lokr_factor": (-1,),
         "split_multistage_loras": (True,),
+    },
+    "network_kwargs": {
+        "transformer_only": (True,), "use_text_encoder_1": (True,), "use_text_encoder_2": (True,),
     },
     "datasets": {
         "type": ("image",), "scale": (1,), "buckets": (True,), "bucket_tolerance": (64,),

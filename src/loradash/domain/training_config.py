@@ -208,6 +208,8 @@ class NetworkSection(Section):
 class NetworkKwargs(Section):
     """Which layers are chosen, by parts of their names."""
 
+    passthrough = ai_toolkit_keys.NETWORK_KWARGS
+
     only_if_contains: list[str] | None = None
     ignore_if_contains: list[str] | None = None
 
@@ -252,7 +254,7 @@ class DatasetSection(Section):
     """One folder of images with captions."""
 
     passthrough = ai_toolkit_keys.DATASETS
-    other_names = frozenset({"dataset_path"})
+    other_names = frozenset({"dataset_path", "caption_type"})
 
     folder_path: DatasetPath
     caption_ext: Annotated[
@@ -284,12 +286,14 @@ class DatasetSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _aliases(cls, data: Any) -> Any:
-        """``dataset_path`` is ai-toolkit's other name of ``folder_path``, and wins there."""
-        if isinstance(data, dict) and "dataset_path" in data:
-            data = dict(data)
-            path = data.pop("dataset_path")
-            if path is not None:
-                data["folder_path"] = path
+        """``dataset_path`` and ``caption_type`` are ai-toolkit's other names, and win there."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for other, name in (("dataset_path", "folder_path"), ("caption_type", "caption_ext")):
+            value = data.pop(other, None)
+            if value is not None:
+                data[name] = value
         return data
 
     @property

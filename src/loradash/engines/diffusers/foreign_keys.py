@@ -8,7 +8,7 @@ details of what is switched off are quiet; the rest is mentioned as having no ef
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from loradash.domain.ai_toolkit_keys import asks_for_something
+from loradash.domain.ai_toolkit_keys import NETWORK_KWARGS, asks_for_something
 from loradash.domain.schema import Section
 from loradash.domain.training_config import TrainingConfig
 
@@ -21,6 +21,7 @@ def _keys(text: str) -> frozenset[str]:
 _REFUSED = {
     "process": _keys("adapter decorator embedding do_lorm slider guidance"),
     "network": _keys("lorm all_layers"),
+    "network_kwargs": NETWORK_KWARGS - {"peft_format", "transformer_only", "varbose"},
     "datasets": _keys("""
         control_path control_path_1 control_path_2 control_path_3 control_from_same_folder controls
         inpaint_path mask_path unconditional_path alpha_mask clip_image_path
@@ -61,6 +62,7 @@ _QUIET = {
         layer_offloading lokr_factor lokr_full_rank old_lokr_format split_multistage_loras
         transformer_only
     """),
+    "network_kwargs": _keys("peft_format transformer_only varbose"),
     "save": _keys("hf_repo_id hf_private"),
     "datasets": _keys("""
         audio_normalize audio_preserve_pitch bucket_tolerance cache_clip_vision_to_disk
@@ -137,6 +139,7 @@ def _sections(config: TrainingConfig) -> Iterator[tuple[str, str, Section]]:
     process = config.process
     yield "process", "process[0]", process
     yield "network", "network", process.network
+    yield "network_kwargs", "network.network_kwargs", process.network.network_kwargs
     yield "save", "save", process.save
     for number, dataset in enumerate(process.datasets):
         yield "datasets", f"datasets[{number}]", dataset

@@ -79,6 +79,8 @@ def _warnings_about_training(config: TrainingConfig) -> list[str]:
             f"train.lr of {train.lr:g} is for other optimizers: {train.optimizer} finds the rate "
             "itself, so 1 is used; give 1, and change it with optimizer_params.d_coef"
         )
+    if train.text_encoder_lr and not train.train_text_encoder:
+        warnings.append("train.text_encoder_lr has no effect while train_text_encoder is false")
     schedule = train.lr_scheduler_params
     if train.lr_scheduler == "linear" and schedule.start_factor is schedule.end_factor is None:
         warnings.append(
