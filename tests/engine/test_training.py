@@ -274,6 +274,33 @@ def test_missing_captions_are_mentioned_and_the_default_is_used(
     assert "image_01.png" in warning.message
 
 
+def test_images_of_every_format_are_trained_on_and_what_is_left_out_is_told(
+    start: Start, tiny_base: Path, tmp_path: Path
+) -> None:
+    dataset = write_dataset(tmp_path / "data", [(32, 32)])
+    whole = Image.open(dataset / "image_00.png")
+    for ending in ("gif", "tiff", "avif", "jfif"):
+        whole.convert("RGB").save(dataset / f"more.{ending}")
+    heic = Path(__file__).parents[1] / "data" / "half.heic"
+    (dataset / "photo.HEIC").write_bytes(heic.read_bytes())
+    (dataset / "photo.caption").write_text("half red, half blue")
+    (dataset / "empty.txt").write_text("")
+    (dataset / "more.jxl").write_bytes(b"x")
+    (dataset / "_controls").mkdir()
+    (dataset / "_controls" / "image_00.png").write_bytes(b"x")
+    training = start(dataset=str(dataset), base_model=str(tiny_base), steps=1)
+    recorder = training.run()
+    assert recorder.events[-1].type == "done"
+    told = {event.code: event.message for event in recorder.of("warning")}
+    assert "empty.txt" in told["captions_without_image"]
+    left_out = [event.message for event in recorder.of("warning")
+                if event.code == "files_left_out"]  # fmt: skip
+    assert any("_controls/" in text for text in left_out)
+    assert any("more.jxl" in text for text in left_out)
+    assert told["captions_missing"].startswith("4 of 6 images")
+    assert "photo" not in told["captions_missing"]
+
+
 def test_prior_images_keep_the_base_model_where_the_trigger_is_absent(
     start: Start, tiny_base: Path, square_dataset: Path, tmp_path: Path
 ) -> None:

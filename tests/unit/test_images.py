@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageOps
@@ -234,3 +235,53 @@ def test_a_palette_image_takes_what_was_reckoned(how, bytes_a_pixel):
 def test_fitting_leaves_what_fits_alone():
     image = colourful((64, 64))
     assert fit(image, 64, 64) is image
+
+
+BOMBS = {
+    "gif": saved(Image.new("P", (9000, 9000)), "GIF"),
+    "tiff": saved(Image.new("RGB", (4000, 4000)), "TIFF", compression="tiff_deflate"),
+    "grey tiff": saved(Image.new("L", (7000, 7000)), "TIFF", compression="tiff_deflate"),
+    "avif": saved(Image.new("RGB", (3000, 3000)), "AVIF", speed=10),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_file_of_any_format_that_takes_much_memory_is_refused_undecoded(kind, monkeypatch):
+    """Within memory that a PNG of its size hardly fits into."""
+
+    def decode(*_arguments):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
+    monkeypatch.setattr("PIL.AvifImagePlugin.AvifImageFile.load", decode)
+    assert len(BOMBS[kind]) < 500_000
+    for look in (inspect_image, open_image):
+        with pytest.raises(ImageTooLarge):
+            look(BOMBS[kind], "a", ENOUGH)
+
+
+def heic_of(width, height):
+    """The picture of a HEIC file with another size in its header."""
+    data = (Path(__file__).parents[1] / "data" / "half.heic").read_bytes()
+    coded = b"ispe" + bytes(4) + (64).to_bytes(4, "big") * 2  # of which 64 x 48 are shown
+    assert data.count(coded) == 1
+    other = b"ispe" + bytes(4) + width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    return data.replace(coded, other)
+
+
+def test_a_heic_image_that_takes_much_memory_is_refused_undecoded(monkeypatch):
+    assert inspect_image(heic_of(64, 64), "a.heic", ENOUGH)[:2] == (64, 48)
+
+    def decode(_image):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("pi_heif.HeifImageFile.load", decode)
+    with pytest.raises(ImageTooLarge):
+        inspect_image(heic_of(9000, 9000), "a.heic", ENOUGH)
+    with pytest.raises(ImageTooLarge):
+        inspect_image(heic_of(30_000, 30_000), "a.heic", DecodingBudget(2**40))
+
+
+def test_a_heic_image_that_is_larger_than_it_says_is_refused():
+    with pytest.raises(InvalidDataset):
+        inspect_image(heic_of(8, 8), "a.heic", ENOUGH)

@@ -231,6 +231,7 @@ def _parsed(config: Path | None, given: dict[str, Any], assignments: list[str]) 
 
 def _submit(core: "Core", asked: _Asked, check_only: bool, as_json: bool) -> "ProcessRecord | None":
     from loradash.cli.output import print_result, to_stderr
+    from loradash.domain.dataset_findings import check_warnings
     from loradash.domain.sizes import counted
 
     if asked.extend:
@@ -240,7 +241,9 @@ def _submit(core: "Core", asked: _Asked, check_only: bool, as_json: bool) -> "Pr
         config = _parsed(asked.config, asked.given, list(asked.assignments))
         checked = core.training.check(config, thoroughly=check_only)
     parsed = checked.config
-    for warning in checked.warnings:
+    # A training that runs tells of its datasets itself.
+    warnings = [*checked.warnings, *(check_warnings(checked.reports) if check_only else ())]
+    for warning in warnings:
         to_stderr(f"warning: {warning}")
     images = checked.images()
     if check_only:
@@ -253,7 +256,7 @@ def _submit(core: "Core", asked: _Asked, check_only: bool, as_json: bool) -> "Pr
                         {"kind": one.kind, "name": one.name, "images": one.images}
                         for one in checked.found()
                     ],
-                    "warnings": list(checked.warnings),
+                    "warnings": warnings,
                 }
             )
         else:

@@ -9,6 +9,7 @@ what must be converted is converted in strips.
 import contextlib
 import functools
 import io
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ _DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 8, "AVIF": 14, "HEIF": 12}
 """What decoders take of a pixel beside the image: canvases, planes of up to 16 bits, and what they
 hand over."""
 _PROFILE_COPIES = 3  # the file's, the colour engine's, and the tables that it makes of it
+_CODED_PIXELS = "loradash_coded_pixels"  # a key of Pillow's `info`
+_SPATIAL_EXTENTS = re.compile(rb"\0\0\0\x14ispe\0{4}(.{4})(.{4})", re.DOTALL)
 _SMALL_BYTES = {"1": 1, "L": 1, "P": 1}
 _DRAFT = 8  # what libjpeg can leave out at most, in each direction
 
@@ -158,6 +161,8 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image.Image]:
         try:
             image = stack.enter_context(Image.open(file, formats=formats))
             correct_transparent_colour(image)
+            if image.format in ("AVIF", "HEIF"):
+                image.info[_CODED_PIXELS] = _coded_pixels(file)
             if code_points:
                 image.info[CODE_POINTS] = code_points
             yield image
@@ -186,6 +191,18 @@ def _may_be_heif(file: IO[bytes]) -> bool:
     head = file.read(12)
     file.seek(0)
     return head[4:8] == b"ftyp" and head[8:12] not in (b"avif", b"avis")
+
+
+def _coded_pixels(file: IO[bytes]) -> int:
+    """Return how many pixels the largest picture in an AVIF or HEIC file has (``ispe`` boxes).
+
+    What is shown may be a small part of it (``clap``), but all of it is decoded. Decoders refuse
+    pictures that aren't of the size that their box says.
+    """
+    file.seek(0)
+    sizes = _SPATIAL_EXTENTS.findall(file.read())
+    file.seek(0)
+    return max((int.from_bytes(w) * int.from_bytes(h) for w, h in sizes), default=0)
 
 
 @functools.cache
@@ -218,7 +235,9 @@ def _room(
     wanted = decoded * (stored + max(stored, more_bytes))  # it may have to be turned
     wanted += _PROFILE_COPIES * len(image.info.get("icc_profile") or b"")
     if image.format in _DECODER_BYTES:
-        wanted += _DECODER_BYTES[image.format] * decoded
+        coded = image.info.get(_CODED_PIXELS, 0)
+        wanted += _DECODER_BYTES[image.format] * max(decoded, coded)
+        pixels = max(pixels, coded)
     elif "progressive" in image.info:
         wanted += _COEFFICIENT_BYTES * pixels
     if pixels > MAX_PIXELS or wanted > budget.size_bytes:

@@ -1,6 +1,6 @@
 """What people are told of a dataset that can be used: in the same words at every door."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from loradash.domain.dataset import DatasetReport
@@ -94,6 +94,17 @@ def repeats_not_followed(folders: Sequence[str]) -> str:
         "image comes num_repeats times; `loradash convert-config` with the folder above makes a "
         "config that follows them"
     )
+
+
+def check_warnings(reports: Iterable[DatasetReport]) -> list[str]:
+    """Return what a training would warn of in these folders, for who only asks beforehand."""
+    warnings = []
+    for report in reports:
+        warnings += [f"{report.folder}: {finding.text}" for finding in findings(report)]
+        if bare := report.missing_captions:
+            text = f"{counted(len(bare), 'image')} without a caption: {name_list(bare)}"
+            warnings.append(f"{report.folder}: {text}")
+    return warnings
 
 
 def lost_captions(names: Sequence[str]) -> str:
