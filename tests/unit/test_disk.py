@@ -90,6 +90,7 @@ class SafetensorError(Exception):
         ),
         SafetensorError("I/O error: Das Kontingent ist erschöpft (os error 122)"),
         SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
+        SafetensorError("I/O error: failed to write whole buffer"),
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
         RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
         sqlite3.OperationalError("database or disk is full"),

@@ -23,7 +23,7 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # What libraries make of these errors: safetensors (and all of Rust), torch's writer of zip files,
 # SQLite, and whoever keeps only the system's text.
 _NO_SPACE_TEXT = re.compile(
-    r"no space left on device|disk quota exceeded|file too large"
+    r"no space left on device|disk quota exceeded|file too large|failed to write whole buffer"
     rf"|\(os error (?:{'|'.join(str(number) for number in sorted(_NO_SPACE))})\)"
     r"|database or disk is full|\bunexpected pos \d+|PytorchStreamWriter failed writing",
     re.IGNORECASE,

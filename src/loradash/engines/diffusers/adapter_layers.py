@@ -164,7 +164,13 @@ def _layout(file: TensorFile) -> AdapterLayout:
             unknown.append(key)
         else:
             component, layer, part = place
-            found.setdefault((component, layer), {})[part] = key
+            parts = found.setdefault((component, layer), {})
+            if part in parts:
+                raise InvalidAdapter(
+                    f"adapter {name}: {parts[part]} and {key} are the same part of one layer",
+                    remedy="Save the adapter again with each layer once, and one adapter a file.",
+                )
+            parts[part] = key
     layers = []
     for (component, layer), parts in found.items():
         if set(parts) <= {"alpha"}:
@@ -208,6 +214,12 @@ def _check_layer(file: TensorFile, layer: AdapterLayer) -> None:
             f"adapter {file.path.name}: layer {layer.name} has no {missing}",
             remedy="The file isn't complete: copy or save it again.",
         )
+    if foreign := sorted(set(layer.parts) - _allowed_parts(layer)):
+        raise InvalidAdapter(
+            f"adapter {file.path.name}: layer {layer.name} has {', '.join(foreign)} beside the "
+            f"parts of {layer.algorithm}, and which of them counts isn't said",
+            remedy="Save the adapter again with one kind of change for each layer.",
+        )
     tensors = {part: file.tensors[key] for part, key in layer.parts.items()}
     for part, tensor in tensors.items():
         if problem := _problem_of(part, tensor):
@@ -232,6 +244,20 @@ def _missing_part(layer: AdapterLayer) -> str:
     elif layer.algorithm == "lora":
         wanted = ("down", "up")
     return next((part for part in wanted if part not in parts), "")
+
+
+def _allowed_parts(layer: AdapterLayer) -> set[str]:
+    """The parts that the layer's algorithm looks at; alpha may be there without any effect."""
+    allowed = {"alpha", "magnitude"}
+    if layer.algorithm == "loha":
+        return allowed | {part for part in layer.parts if part.startswith("hada_")}
+    if layer.algorithm == "full":
+        return allowed | {"diff"}
+    if layer.algorithm == "lora":
+        return allowed | {"down", "up", "mid"}
+    for half, core in (("lokr_w1", "lokr_t1"), ("lokr_w2", "lokr_t2")):
+        allowed |= {half} if half in layer.parts else {f"{half}_a", f"{half}_b", core}
+    return allowed
 
 
 def _problem_of(part: str, tensor: StoredTensor) -> str:

@@ -83,6 +83,12 @@ def read_adapter(path: Path, modules: list[AdaptedModule]) -> ReadAdapter:
                     homeless.append(layer.name)
                     continue
                 part, name = place
+                if name in changes[part]:
+                    raise InvalidAdapter(
+                        f"adapter {path.name}: layer {layer.name} is there twice, under names of "
+                        "two programs",
+                        remedy="Save the adapter again with each layer once.",
+                    )
                 tensors = {key: file.get_tensor(source) for key, source in layer.parts.items()}
                 weight = bases[part][layer.flat_name][1]
                 changes[part][name] = _change(layout, layer, tensors, weight)
@@ -208,12 +214,18 @@ def _change(
         change = _computed(layer, values, weight.detach(), scale)
     except RuntimeError as error:  # shapes that don't multiply, or don't make up the layer's
         raise _misfit(layout, layer, weight) from error
-    if not (change.down.isfinite().all() and change.up.isfinite().all()):
+    if not _is_finite(change):
         raise InvalidAdapter(
             f"adapter {layout.file.path.name}: the change of layer {layer.name} isn't finite",
             remedy="The training that made it has failed: use an earlier checkpoint of it.",
         )
     return change
+
+
+def _is_finite(change: LayerChange) -> bool:
+    """Whether no sum that the layer computes leaves the range of float32."""
+    largest = float(change.down.abs().max()) * float(change.up.abs().max())
+    return abs(largest * change.scale * change.rank) < torch.finfo(torch.float32).max
 
 
 def _computed(
