@@ -253,9 +253,9 @@ def test_an_attempt_is_told_to_a_database_in_the_same_way(tmp_path):
         assert len(registry.artifacts(attempt.id, ["checkpoint"])) == 3
         found = registry.get(attempt.id)
         assert found.status is Status.FAILED
-        assert found.error.message == "caf?.png is odd"
+        assert found.error.message == r"caf\udce9.png is odd"
         assert found.error.problems == ("?",)
-        assert texts(registry, attempt.id)[-1] == "failed (config_invalid): caf?.png is odd"
+        assert texts(registry, attempt.id)[-1] == r"failed (config_invalid): caf\udce9.png is odd"
 
 
 def test_images_are_counted_by_the_phase_that_tells_them(begin, registry, tmp_path):
@@ -717,7 +717,7 @@ def test_a_failure_stays_what_it_is_if_its_results_can_not_be_stored(
         attempt.event(image(tmp_path))
         attempt.finish(Failed(code="out_of_memory", message="full"))
     assert registry.get(attempt.id).error.code == "out_of_memory"
-    assert texts(registry, attempt.id)[-2].startswith("warning: 1 results could not be stored")
+    assert texts(registry, attempt.id)[-2].startswith("warning: 1 result could not be stored")
 
 
 def test_a_file_that_arrived_in_part_is_not_listed(begin, registry, store, tmp_path, monkeypatch):

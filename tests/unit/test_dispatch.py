@@ -334,7 +334,7 @@ def test_clearing_logs_says_which(world):
     reply = world.ask("clear_logs", log_type="app")
     assert reply.pop("request_id")
     assert reply == {
-        "message": "1 log files cleared", "log_type": "app",
+        "message": "1 log file cleared", "log_type": "app",
         "cleared": [{"name": "app.log", "size": 5}],
     }  # fmt: skip
 

@@ -26,7 +26,7 @@ def copy(
     from dataclasses import asdict
 
     from loradash.cli.output import print_result, to_stderr
-    from loradash.domain.sizes import size_text
+    from loradash.domain.sizes import counted, size_text
     from loradash.errors import InvalidSettings, NotFound
     from loradash.services.store_copy import copy_objects
     from loradash.settings import load_settings
@@ -54,8 +54,8 @@ def copy(
         print_result(asdict(report))
     else:
         say(
-            f"{report.copied} objects copied ({size_text(report.copied_bytes)}), "
-            f"{report.there} were there already, {len(report.problems)} not copied"
+            f"{counted(report.copied, 'object')} copied ({size_text(report.copied_bytes)}), "
+            f"{report.there} already there, {len(report.problems)} not copied"
         )
         for problem in report.problems:
             to_stderr(problem)

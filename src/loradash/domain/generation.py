@@ -14,6 +14,7 @@ from loradash.domain.prompt_text import PromptSettings, ReadPrompt, read_options
 from loradash.domain.prompts_file import is_prompts_file, read_prompts
 from loradash.domain.schedulers import MAX_STEPS, AnySchedulerName, find_scheduler
 from loradash.domain.schema import Section, validate
+from loradash.domain.sizes import counted
 from loradash.domain.training_config import (
     RANDOM_SEED,
     AnyPrecision,
@@ -134,7 +135,8 @@ class GenerationRequest(BaseModel):
     def _settings_of_each_prompt(self) -> Self:
         if self.prompt_settings and len(self.prompt_settings) != len(self.prompts):
             raise ValueError(
-                f"{len(self.prompts)} prompts, but {len(self.prompt_settings)} prompt_settings"
+                f"{counted(len(self.prompts), 'prompt')}, but "
+                f"{len(self.prompt_settings)} prompt_settings"
             )
         return self
 
@@ -146,7 +148,8 @@ class GenerationRequest(BaseModel):
     def _not_too_many(self) -> Self:
         if len(self.prompts) * self.num_images > MAX_IMAGES:
             raise ValueError(
-                f"{len(self.prompts)} prompts x {self.num_images} images are more than {MAX_IMAGES}"
+                f"{counted(len(self.prompts), 'prompt')} x "
+                f"{counted(self.num_images, 'image')}: more than {MAX_IMAGES}"
             )
         return self
 

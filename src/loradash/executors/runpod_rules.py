@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from loradash.domain.process import Kind, Problem, ProcessRecord
 from loradash.domain.requests import RUN_PROCESS
+from loradash.domain.sizes import counted
 from loradash.errors import TimedOut, WorkerLost
 from loradash.executors.runpod_client import RunpodJob
 
@@ -118,7 +119,7 @@ def _again(record: ProcessRecord, reason: str, rules: JobRules) -> Verdict:
         return Verdict("resend", reason)
     problem = Problem(
         code=WorkerLost.code,
-        message=f"no worker took it: {count} jobs were sent to RunPod; the last: {reason}",
+        message=f"no worker took it: RunPod was sent {counted(count, 'job')}; the last: {reason}",
         remedy="Check the endpoint's workers and their logs in RunPod's console, then resume it.",
         resumable=True,
     )

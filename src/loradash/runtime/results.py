@@ -24,6 +24,7 @@ from pathlib import Path
 import structlog
 
 from loradash.domain.process import ProcessRecord
+from loradash.domain.sizes import counted
 from loradash.errors import (
     DiskFull,
     LeaseLost,
@@ -179,7 +180,7 @@ class ResultKeeper:
             problems = [(str(error) or type(error).__name__).splitlines()[0] for error in errors]
             is_full = any(as_disk_full(error) for error in errors)
             raise (DiskFull if is_full else ResultsNotStored)(
-                f"{len(problems)} results could not be stored", problems=problems,
+                f"{counted(len(problems), 'result')} could not be stored", problems=problems,
                 remedy="Free space, then resume the process." if is_full
                 else "Make room or repair the object store, then resume the process.",
             )  # fmt: skip

@@ -20,6 +20,7 @@ from loradash.domain.ids import key_of_client
 from loradash.domain.native_sizes import users_text
 from loradash.domain.requests import AnyRequest, parse_request, unknown_fields
 from loradash.domain.schema import validate
+from loradash.domain.sizes import counted
 from loradash.domain.training_text import parse_training
 from loradash.errors import InvalidRequest, LoradashError
 from loradash.executors.executor import Executor
@@ -371,7 +372,7 @@ def _clear_logs(services: Services, request: requests.ClearLogsRequest, context:
     del context
     cleared = services.log_files.clear(request.log_type)
     return {
-        "message": f"{len(cleared)} log files cleared",
+        "message": f"{counted(len(cleared), 'log file')} cleared",
         "log_type": request.log_type,
         "cleared": [{"name": entry.name, "size": entry.size_bytes} for entry in cleared],
     }

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from loradash.domain.ids import is_process_id
 from loradash.domain.process import Origin, ProcessRecord, Status
+from loradash.domain.sizes import counted
 from loradash.domain.training_config import TrainingConfig
 from loradash.domain.training_text import parse_training_text, training_text
 from loradash.engines.engine import Engine, ExtendsTrainings
@@ -66,8 +67,8 @@ class Extensions:
         config = parse_training_text(training_text(before), overrides)
         if config.process.train.updates <= done:
             raise InvalidConfig(
-                f"steps: {process_id} has {before.process.train.steps} steps already, and {steps} "
-                "aren't more",
+                f"steps: {process_id} has {counted(before.process.train.steps, 'step')} already, "
+                f"and {steps} aren't more",
                 remedy=f"Give the steps in all, more than {before.process.train.steps}.",
             )
         self._require_checkpoint(record)

@@ -418,7 +418,7 @@ class ResultService:
         if link is None:
             size = size_text(sum(entry.size_bytes for entry in entries))
             raise self._too_large(
-                f"the {len(entries)} images of {process_id} have {size}", url,
+                f"{counted(len(entries), 'image')} of {process_id}: {size} together", url,
                 "use bulk_download, which gives a link for each",
             )  # fmt: skip
         return _link(link, name, result_zip(self._store, entries).size_bytes)

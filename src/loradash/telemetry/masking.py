@@ -28,6 +28,22 @@ _NO_VALUE = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[A-Za-z]?[a-z']+[.:!?]?")
+# A line of its own, `password: correct horse battery`: a passphrase unless it speaks of one.
+_PASSPHRASE = re.compile(
+    r"^(?P<name>[ \t\-\"']{0,20}(?:[\w-]{1,40}[_.-])?(?:passw(?:or)?d|passphrase|pwd|secret)[\"']?)"
+    r"(?P<sign>[ \t]?:[ \t]{1,3})(?P<first>[A-Za-z']{1,40})(?=[ \t]+\w)[^\n]+$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SPEAKS_OF_IT = frozenset(
+    {
+        "a", "an", "as", "can", "can't", "cannot", "could", "do", "does", "doesn't", "expected",
+        "field", "give", "has", "have", "holds", "in", "input", "is", "isn't", "it", "its", "key",
+        "keys", "length", "longer", "may", "missing", "must", "needs", "no", "none", "not", "null",
+        "of", "only", "optional", "required", "send", "set", "should", "shorter", "some", "string",
+        "text", "that", "the", "this", "to", "too", "unknown", "unset", "value", "was", "were",
+        "with",
+    }
+)  # fmt: skip
 _SHORT_NUMBER = re.compile(r"[\d.]{1,6}")
 # Passwords within URLs, headers, and secrets that are known by their form: keys of RunPod, Hugging
 # Face, AWS, GitHub, GitLab, Slack, Google and others, signed tokens, private keys.
@@ -60,7 +76,8 @@ def masked(text: str) -> str:
 
     A text that only speaks of passwords stays as it is.
     """
-    return _NAMED.sub(_without_value, _FORMED.sub(_without_form, text))
+    lines = _PASSPHRASE.sub(_without_passphrase, _FORMED.sub(_without_form, text))
+    return _NAMED.sub(_without_value, lines)
 
 
 def cleaned(name: str, value: object, depth: int = 0) -> object:
@@ -85,6 +102,12 @@ def cleaned(name: str, value: object, depth: int = 0) -> object:
 
 def _without_form(match: re.Match[str]) -> str:
     return f"{match['user'] or match['scheme'] or match['basic'] or ''}{MASK}"
+
+
+def _without_passphrase(match: re.Match[str]) -> str:
+    if match["first"].lower() in _SPEAKS_OF_IT:
+        return match[0]
+    return f"{match['name']}{match['sign']}{MASK}"
 
 
 def _without_value(match: re.Match[str]) -> str:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 from loradash.domain.ai_toolkit_keys import asks_for_something
 from loradash.domain.optimizers import LEAST_OWN_RATE, kind_of
+from loradash.domain.sizes import counted
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers.drawing_limits import UNKNOWN_LIMITS, DrawingLimits
 from loradash.engines.diffusers.families import FAMILIES, find_base_model
@@ -45,8 +46,10 @@ def check(
     warnings += _warnings_about_training(config)
     if process.train.steps_per_update > 1:
         warnings.append(
-            f"train.gradient_accumulation_steps counts batches: {process.train.steps} steps are "
-            f"{process.train.updates} optimizer updates, and save_every and sample_every follow"
+            f"train.gradient_accumulation_steps counts batches: "
+            f"{counted(process.train.steps, 'step')} make "
+            f"{counted(process.train.updates, 'optimizer update')}, and save_every and "
+            "sample_every follow"
         )
     return tuple(warnings)
 

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from loradash.domain.media_types import media_type
+from loradash.domain.sizes import counted
 from loradash.errors import (
     LoradashError,
     NotFound,
@@ -251,7 +252,7 @@ class S3Store:
         if len(keys) > 1 and self.capabilities.bulk_delete:
             bulks = [keys[start : start + _BULK] for start in range(0, len(keys), _BULK)]
             done = in_parallel(bulks, self._delete_bulk, concurrency=self._config.concurrency)
-            done.or_raise("delete", lambda bulk: f"{len(bulk)} objects from {bulk[0]}")
+            done.or_raise("delete", lambda bulk: f"{counted(len(bulk), 'object')} from {bulk[0]}")
             return
         single = in_parallel(keys, self.delete, concurrency=self._config.concurrency)
         single.or_raise("delete", str)
