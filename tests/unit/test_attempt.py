@@ -254,7 +254,7 @@ def test_an_attempt_is_told_to_a_database_in_the_same_way(tmp_path):
         found = registry.get(attempt.id)
         assert found.status is Status.FAILED
         assert found.error.message == r"caf\udce9.png is odd"
-        assert found.error.problems == ("?",)
+        assert found.error.problems == (r"\ud800",)
         assert texts(registry, attempt.id)[-1] == r"failed (config_invalid): caf\udce9.png is odd"
 
 

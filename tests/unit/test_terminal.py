@@ -211,3 +211,13 @@ def test_a_dataset_with_nasty_names_is_reported_by_name(tmp_path, screen):
     assert f"{BRACKETS}.jpg: not" in text
     for name in ON_DISK:
         assert "/" in name or visible(f"{name}.jpg") in text
+
+
+def test_facts_are_not_cut_off_for_programs(capsys):
+    terminal.print_facts([("stored as", "results/" + "x" * 300), ("size", "1 MB")])
+    assert "x" * 300 in capsys.readouterr().out
+
+
+def test_facts_are_folded_at_a_terminal_and_not_cut_off(screen):
+    terminal.print_facts([("stored as", "x" * 500)])
+    assert screen.getvalue().count("x") == 500

@@ -43,12 +43,10 @@ def print_labelled(label: str, style: str, text: str, width: int = 9) -> None:
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], nothing: str) -> None:
     """Print rows below their heads, or what to say if there are none. Nothing is cut off."""
-    console = make_console()
+    console = _console_for_tables()
     if not rows:
         console.print(plain_text(nothing))
         return
-    if not console.is_terminal:
-        console.width = _PROGRAM_WIDTH
     table = Table(box=None)
     for number, head in enumerate(heads):
         table.add_column(plain_text(head), overflow="fold", no_wrap=number == 0)
@@ -58,12 +56,22 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], nothing: st
 
 
 def print_facts(rows: Iterable[Sequence[str | tuple[str, str]]]) -> None:
-    """Print rows without heads; a cell is a text, or a text and its style."""
+    """Print rows without heads; a cell is a text, or a text and its style. Nothing is cut off."""
+    console = _console_for_tables()
+    lines = [[(cell, "") if isinstance(cell, str) else cell for cell in row] for row in rows]
     table = Table(box=None, show_header=False, padding=(0, 1))
-    for row in rows:
-        cells = ((cell, "") if isinstance(cell, str) else cell for cell in row)
-        table.add_row(*(plain_text(text, style) for text, style in cells))
-    make_console().print(table)
+    for _ in range(max(map(len, lines), default=0)):
+        table.add_column(overflow="fold")
+    for line in lines:
+        table.add_row(*(plain_text(text, style) for text, style in line))
+    console.print(table)
+
+
+def _console_for_tables() -> Console:
+    console = make_console()
+    if not console.is_terminal:
+        console.width = _PROGRAM_WIDTH
+    return console
 
 
 class _Description(ProgressColumn):
