@@ -203,11 +203,11 @@ def test_changed_dataset_is_refused_at_resume_and_each_file_is_named(
     assert failed.code == "dataset_invalid"
     assert failed.resumable
     assert [text.partition(": not")[0] for text in failed.problems] == [
-        "added: new.png", "another caption: image_00.png", "another caption: image_01.png",
-        "another image: image_03.png", "can't be read any more: image_05.png",
-        "removed: image_02.png", "renamed: image_04.png is now moved.png",
+        "added: new.png", "can't be read any more: image_05.png", "removed: image_02.png",
+        "renamed: image_04.png is now moved.png", "with another caption: image_00.png",
+        "with another caption: image_01.png", "with another image: image_03.png",
     ]  # fmt: skip
-    assert "7 files (1 added, 2 another caption" in failed.message
+    assert "7 files (1 added, 1 can't be read any more, 1 removed" in failed.message
     assert "resume" in failed.remedy
     assert "--from-adapter" in failed.remedy
     shutil.rmtree(dataset)

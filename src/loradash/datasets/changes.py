@@ -35,8 +35,8 @@ def changes(before: Mapping[str, str], report: DatasetReport) -> list[str]:
             one != other
             for one, other in zip(before[name].split("/"), now[name].split("/"), strict=True)
         )
-        lines += [f"another image: {name}"] if image else []
-        lines += [f"another caption: {name}"] if caption else []
+        lines += [f"with another image: {name}"] if image else []
+        lines += [f"with another caption: {name}"] if caption else []
     return sorted(lines)
 
 
