@@ -196,8 +196,9 @@ def _may_be_heif(file: IO[bytes]) -> bool:
 def _coded_pixels(file: IO[bytes]) -> int:
     """Return how many pixels the largest picture in an AVIF or HEIC file has (``ispe`` boxes).
 
-    What is shown may be a small part of it (``clap``), but all of it is decoded. Decoders refuse
-    pictures that aren't of the size that their box says.
+    What is shown may be a small part of it (``clap``), but all of it is decoded. Of pictures that
+    aren't of the size that their box says, libheif refuses larger ones; libavif scales them, and
+    decodes none of more than 16,384 x 16,384 pixels.
     """
     file.seek(0)
     sizes = _SPATIAL_EXTENTS.findall(file.read())

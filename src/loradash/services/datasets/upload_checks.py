@@ -169,7 +169,11 @@ def check_sources(
     good = [one for _, one in outcomes.done if isinstance(one, CheckedSource)]
     problems = [one for _, one in outcomes.done if isinstance(one, FileProblem)]
     problems += [
-        FileProblem(source.name, f"can't be read ({getattr(error, 'strerror', None) or error})")
+        FileProblem(
+            source.name,
+            f"can't be read ({getattr(error, 'strerror', None) or error})",
+            is_damaged=True,
+        )
         for source, error in outcomes.failed
     ]
     return good, problems
@@ -325,7 +329,7 @@ def stamp_of(path: Path) -> tuple[int, int]:
 
 def _checked_source(source: SourceFile) -> CheckedSource | FileProblem:
     if not source.path.is_file():
-        return FileProblem(source.name, "there is no such file")
+        return FileProblem(source.name, "there is no such file", is_damaged=True)
     stamp = stamp_of(source.path)
     try:
         return CheckedSource(check_file(source.name, source.path), source.path, stamp)
