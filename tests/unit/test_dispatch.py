@@ -515,3 +515,10 @@ def test_health_shows_no_secrets_of_what_is_away(tmp_path):
     shown = json.dumps(World(tmp_path, store=Away()).ask("health"))
     assert "X-Amz-Signature=*** ***" in shown
     assert "0a1b2c" not in shown
+
+
+def test_what_a_prompt_says_beside_words_is_answered_as_warnings(world):
+    reply = world.ask("generate", prompt="(red:1.5) fox <lora:unheard:1>", base_model="emoji-base")
+    left_out, drawn = reply["warnings"]
+    assert left_out.startswith("prompt: <lora:unheard:1> is left out")
+    assert drawn == "prompt: drawn as words: (red:1.5) (a weight)"

@@ -267,7 +267,7 @@ def test_prompts_keep_their_own_settings():
         ({"train_data_dir": "/empty"}, "no folder such as 10_name"),
         ({"pretrained_model_name_or_path": None}, "pretrained_model_name_or_path: missing"),
         ({"sample_prompts": "/missing.txt", "sample_every_n_steps": 5}, "sample_prompts"),
-        ({"sample_prompts": "a --cn x.png", "sample_every_n_steps": 5}, "--cn"),
+        ({"sample_prompts": "a --w wide", "sample_every_n_steps": 5}, "--w: 'wide' isn't"),
     ],
 )
 def test_what_would_be_another_training_is_refused_by_name(settings, words):

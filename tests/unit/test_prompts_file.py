@@ -5,7 +5,7 @@ from loradash.errors import InvalidConfig
 
 
 def test_lines_are_prompts_with_their_options():
-    read = read_prompts("p.txt", "a fox --n ugly\n\n# a comment\n  a car --w 100\r\n")
+    read = read_prompts("p.txt", "\ufeffa fox --n ugly\n\n# a comment\n  a car --w 100\r\n")
     assert [one.text for one in read] == ["a fox", "a car"]
     assert read[0].settings.negative_prompt == "ugly"
     assert read[1].settings.width == 96

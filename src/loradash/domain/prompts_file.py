@@ -31,6 +31,7 @@ def read_prompts(name: str, text: str) -> tuple[ReadPrompt, ...]:
     each line or entry that can't be read.
     """
     ending = PurePath(name).suffix.lower()
+    text = text.removeprefix("\ufeff")
     try:
         entries = _entries(text, ending)
     except (ValueError, RecursionError) as error:

@@ -1,43 +1,38 @@
-"""Prompts of sd-scripts: a text with options at the end of each line."""
+"""Prompts of sd-scripts: a file of them, or their text, with the options of each."""
 
-import re
 from typing import Any
 
 from loradash.domain.kohya.folders import Files
 from loradash.domain.kohya.source import Source
+from loradash.domain.prompt_text import ReadPrompt
+from loradash.domain.prompts_file import is_prompts_file, read_prompts
+from loradash.errors import InvalidConfig
 
-_OPTION = re.compile(r" --(?=[A-Za-z]+ )")
-_OPTIONS = {
-    "w": ("width", int), "h": ("height", int), "d": ("seed", int), "s": ("sample_steps", int),
-    "l": ("guidance_scale", float), "g": ("guidance_scale", float), "n": ("neg", str),
+_KEYS = {
+    "negative_prompt": "neg", "width": "width", "height": "height", "seed": "seed",
+    "steps": "sample_steps", "guidance_scale": "guidance_scale", "multiplier": "network_multiplier",
 }  # fmt: skip
 
 
 def samples_of(source: Source, prompts: str, files: Files) -> list[dict[str, Any]]:
-    """Return the samples of a prompt file, or of its text where that is given itself."""
-    text = prompts if "\n" in prompts else files.text(prompts)
-    if text is None and not prompts.endswith((".txt", ".toml", ".json")):
-        text = prompts
-    if text is None or prompts.endswith((".toml", ".json")):
-        source.problems.append(
-            f"sample_prompts: {prompts[:100]} isn't a text file on this machine, one prompt a line"
-        )
+    """Return the samples of a prompts file, or of its text where that is given itself."""
+    name = prompts.strip()
+    text = files.text(name) if is_prompts_file(name) else prompts
+    if text is None:
+        source.problems.append(f"sample_prompts: {name[:100]} isn't on this machine")
         return []
-    lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines()]
-    return [_sample(source, line) for line in lines if line and not line.startswith("#")]
+    try:
+        read = read_prompts(name if is_prompts_file(name) else "prompts.txt", text)
+    except InvalidConfig as error:
+        source.problems += [f"sample_prompts: {one}" for one in error.problems or (error.message,)]
+        return []
+    source.notes += [f"sample_prompts: {note}" for one in read for note in one.notes]
+    return [_sample(one) for one in read]
 
 
-def _sample(source: Source, line: str) -> dict[str, Any]:
-    prompt, *options = _OPTION.split(line)
-    sample: dict[str, Any] = {"prompt": prompt.strip()}
-    for option in options:
-        name, _, value = option.partition(" ")
-        key, kind = _OPTIONS.get(name.lower(), ("", str))
-        if not key:
-            source.problems.append(f"sample_prompts: --{name} of {prompt[:40]!r} isn't supported")
-            continue
-        try:
-            sample[key] = kind(value.strip())
-        except ValueError:
-            source.problems.append(f"sample_prompts: --{name} {value[:40]!r} is no number")
-    return sample
+def _sample(read: ReadPrompt) -> dict[str, Any]:
+    settings = read.settings.model_dump(exclude_none=True)
+    # A sample has no key for its scheduler; as an option in its prompt it has the same effect.
+    scheduler = f" --ss {settings['scheduler']}" if "scheduler" in settings else ""
+    sample: dict[str, Any] = {"prompt": read.text + scheduler}
+    return sample | {_KEYS[key]: value for key, value in settings.items() if key in _KEYS}
