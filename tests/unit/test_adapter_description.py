@@ -2,11 +2,13 @@
 
 import json
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 from loradash.domain.adapter import AdapterDescription, BaseModelNames, DatasetSummary
 from loradash.domain.adapter_metadata import adapter_metadata
+from loradash.domain.kohya.conversion import convert
 from loradash.domain.training_text import parse_training
 from loradash.errors import InvalidConfig
 
@@ -173,6 +175,21 @@ def test_the_short_form_takes_what_the_file_shall_say():
     )
     assert (config.meta.author, config.meta.tags) == ("Ann", ["a", "b"])
     assert config.process.save.metadata == "minimal"
+
+
+def test_what_sd_scripts_was_told_to_write_or_not_is_written_or_not_here_too():
+    settings = {
+        "pretrained_model_name_or_path": "/base.safetensors", "train_data_dir": "/photos",
+        "network_module": "networks.lora", "max_train_steps": 10, "no_metadata": True,
+        "metadata_title": "My blob",
+        "metadata_author": "Ann", "resolution": "512",
+    }  # fmt: skip
+    files = SimpleNamespace(
+        folders=lambda path: ["10_sks"], images=lambda path: 3, text=lambda path: None
+    )
+    config = parse_training(convert(settings, None, files).document)
+    assert config.process.save.metadata == "minimal"
+    assert (config.meta.title, config.meta.author) == ("My blob", "Ann")
 
 
 @pytest.mark.parametrize(

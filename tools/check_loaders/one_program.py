@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 from made_files import LEVELS
+from safetensors import safe_open
 from safetensors.torch import load_file
 from stand_ins import stand_in
 from torch import Tensor, nn
@@ -159,6 +160,8 @@ def a1111_reader(checkout: Path, comfyui: Path) -> Callable[[Path, Any], Answer]
     devices, sd_models = sys.modules["modules.devices"], sys.modules["modules.sd_models"]
     devices.cpu, devices.dtype = torch.device("cpu"), torch.float32
     sd_models.read_state_dict = load_file
+    sd_models.read_metadata_from_safetensors = _metadata
+    sys.modules["modules.cache"].cached_data_for_file = lambda *call: call[-1]()
     shared = sys.modules["modules.shared"]
     empty = str(Path(sys.argv[2], "empty"))
     shared.cmd_opts = SimpleNamespace(lora_dir=empty, lyco_dir_backcompat=empty)
@@ -170,7 +173,9 @@ def a1111_reader(checkout: Path, comfyui: Path) -> Callable[[Path, Any], Answer]
         model, places = _original_model(pipeline, names)
         shared.sd_model = model.requires_grad_(False)
         networks.assign_network_names_to_compvis_modules(model)
-        disk = SimpleNamespace(filename=str(file))
+        disk = network.NetworkOnDisk("ours", str(file))
+        if disk.sd_version.name.lower() != file.name[:3]:  # it hides those of another version
+            raise AssertionError(f"{file.name} is taken to be for {disk.sd_version}")
         net = networks.load_network("ours", disk)
         used = {key for module in net.modules.values() for key in _keys_of(module, file)}
         before = {name: get().clone() for name, get in places.items()}
@@ -185,6 +190,13 @@ def a1111_reader(checkout: Path, comfyui: Path) -> Callable[[Path, Any], Answer]
 
     network.Network.dyn_dim = None
     return read
+
+
+def _metadata(file: str) -> dict[str, Any]:
+    """The metadata as A1111 has it: with what looks like a JSON object parsed."""
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    return {key: json.loads(text) if text[:1] == "{" else text for key, text in metadata.items()}
 
 
 def _keys_of(module: Any, file: Path) -> set[str]:

@@ -67,7 +67,10 @@ def convert(
         "type": "sd_trainer",
         "training_seed": -1 if seed is None else seed,
         "network": network,
-        "save": save_of(source, length),
+        "save": {
+            **save_of(source, length),
+            **({"metadata": "minimal"} if source.switch("no_metadata") else {}),
+        },
         "datasets": datasets.sections,
         "train": train,
         "model": _model(source),
@@ -131,6 +134,7 @@ def _model(source: Source) -> dict[str, Any]:
 
 def _meta(source: Source) -> dict[str, Any]:
     found = {
+        "title": source.take("metadata_title"),
         "description": source.take("metadata_description") or source.take("training_comment"),
         "author": source.take("metadata_author"),
         "license": source.take("metadata_license"),

@@ -17,8 +17,8 @@ NO_EFFECT = _keys("""
     log_prefix log_tracker_config log_tracker_name log_with logging_dir logit_mean logit_std lowram
     lr_decay_steps lr_scheduler_timescale max_bucket_reso max_data_loader_n_workers
     max_validation_steps mem_eff_attn metadata_merged_from metadata_preprocessor metadata_thumbnail
-    metadata_title metadata_trigger_phrase min_bucket_reso mode_scale multires_noise_discount
-    no_half_vae no_metadata noise_offset_random_strength offload_optimizer_device
+    metadata_trigger_phrase min_bucket_reso mode_scale multires_noise_discount
+    no_half_vae noise_offset_random_strength offload_optimizer_device
     offload_optimizer_nvme_path offload_param_device offload_param_nvme_path output_config
     output_dir persistent_data_loader_workers resize_interpolation save_last_n_epochs
     save_last_n_epochs_state save_last_n_steps_state save_model_as save_n_epoch_ratio save_state
