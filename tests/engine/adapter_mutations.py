@@ -58,7 +58,7 @@ def write(seed: int, pipeline: Any, path: Path) -> str:
         accidents.append(f"with {other}")
         keys = source.sample(sorted(_made(other, pipeline).tensors), 1)
         tensors |= {key: _made(other, pipeline).tensors[key] for key in keys}
-    save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata=metadata)
+    save_file({key: value.contiguous().clone() for key, value in tensors.items()}, path, metadata)
     if source.random() < 0.3:
         name = source.choice(list(_BYTES))
         accidents.append(name)

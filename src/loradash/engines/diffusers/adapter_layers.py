@@ -24,6 +24,9 @@ from loradash.engines.diffusers.tensor_files import (
 )
 from loradash.errors import InvalidAdapter
 
+PEFT_SETTINGS = "adapter_config.json"
+"""The file in which peft keeps the alpha of the adapter beside it."""
+
 Algorithm = Literal["lora", "loha", "lokr", "full"]
 Component = Literal["unet", "text_encoder", ""]
 
@@ -294,7 +297,7 @@ def _not_an_adapter(file: TensorFile) -> InvalidAdapter:
 def _peft_settings(file: TensorFile) -> Mapping[str, Any]:
     """peft's settings: from the metadata that diffusers writes, or from the file beside it."""
     text = file.metadata.get("lora_adapter_metadata", "")
-    neighbour = file.path.with_name("adapter_config.json")
+    neighbour = file.path.with_name(PEFT_SETTINGS)
     try:
         if not text and any(key.startswith("base_model.model.") for key in file.tensors):
             text = neighbour.read_text(encoding="utf-8") if neighbour.is_file() else ""

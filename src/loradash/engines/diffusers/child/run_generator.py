@@ -16,6 +16,7 @@ from loradash.domain.events import Done, ImageWritten, Ready, Stopped
 from loradash.domain.generation import GenerationRequest, image_name
 from loradash.domain.prompt_text import PromptSettings
 from loradash.domain.sizes import counted
+from loradash.engines.diffusers.adapter_layers import PEFT_SETTINGS
 from loradash.engines.diffusers.child.adapter_reading import put_adapter, read_adapter
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
@@ -233,7 +234,10 @@ class LoadedPipeline:
 
     def _load_adapter(self, architecture: Architecture, path: Path) -> str:
         with path.open("rb") as file:
-            name = f"adapter_{hashlib.file_digest(file, 'sha256').hexdigest()[:24]}"
+            digest = hashlib.file_digest(file, "sha256")
+        if (settings := path.with_name(PEFT_SETTINGS)).is_file():
+            digest.update(settings.read_bytes())  # they may hold the file's alpha
+        name = f"adapter_{digest.hexdigest()[:24]}"
         if name not in self._adapters:
             modules = [architecture.denoiser(), *architecture.text_encoders()]
             read = read_adapter(path, modules)
