@@ -145,7 +145,7 @@ def test_broken_base_model_fails_with_a_remedy(
         (("train", "--resume", "../../etc"), "there is no process"),
         (("generate", "--base-model", "emoji-base"), "prompt"),
         (("generate", "-p", "x", "-a", "nowhere.safetensors"), "nowhere.safetensors"),
-        (("generate", "-p", "x", "-a", "nowhere.pt"), "only .safetensors"),
+        (("generate", "-p", "x", "-a", "nowhere.pt"), "nowhere.pt"),
         (("generate", "-p", "x", "--base-model", "emoji-base", "--steps", "0"), "steps"),
         (("datasets", "check", "/no/where"), "/no/where"),
     ],
