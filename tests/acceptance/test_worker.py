@@ -43,6 +43,18 @@ def test_a_job_lasts_as_long_as_its_training_and_its_results_are_in_the_bucket(
         process_id
     ]
 
+    endpoint.kill("a")  # what other trainings go on from comes out of the bucket
+    endpoint.start("b")
+    for request in (
+        {"extend": {"process_id": process_id, "steps": 8}},
+        {"config": training("shapes", steps=1, from_adapter=process_id)},
+    ):
+        job = endpoint.end_of(endpoint.queue.submit({"type": "train", **request}))
+        assert job["status"] == "COMPLETED", (job, endpoint.log("b"))
+        shown = endpoint.ask(type="process_status", process_id=job["output"]["process_id"])
+        assert shown["origin"]["process_id"] == process_id
+        assert shown["attempts"][0]["from_step"] == (6 if "extend" in request else 0)
+
 
 def test_a_training_goes_on_at_another_worker_when_its_own_is_killed(
     endpoint: Endpoint, dataset: Path
