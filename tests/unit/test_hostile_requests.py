@@ -170,9 +170,10 @@ NO_NUMBER = [*NO_JSON, True, "x", [], {}]
 
 WRONG = {
     "train": {"config": NO_CONFIG, "yaml_config": NO_CONFIG, "priority": [11, *NO_COUNT[1:]],
+              "extend": [*NO_JSON, 3, True, "x", [], {}, {"process_id": 3}],
               "idempotency_key": [*NO_TEXT, "", "x" * 201]},
     "train_with_yaml": {"config": NO_CONFIG, "yaml_config": NO_CONFIG, "priority": [-11],
-                        "idempotency_key": [3]},
+                        "extend": ["x", {}], "idempotency_key": [3]},
     "generate": {
         "config": NO_CONFIG,
         "prompt": [*NO_TEXT, "x" * 10_001],
@@ -182,7 +183,7 @@ WRONG = {
                      [{"path": "x", "weight": 11}], [{"path": "x", "other": 1}],
                      [{"path": "x"}] * 17],
         "negative_prompt": [*NO_JSON, 3, [], "x" * 10_001],
-        "num_images": [*NO_NUMBER, 0, 1001, 1.5], "seed": [*NO_NUMBER, -1, 2**63],
+        "num_images": [*NO_NUMBER, 0, 1001, 1.5], "seed": [*NO_NUMBER, -2, 2**63],
         "steps": [*NO_NUMBER, 0, 501], "guidance_scale": [*NO_NUMBER, -1, 101],
         "width": [*NO_NUMBER, 7, 8193], "height": [*NO_NUMBER, 7, 8193],
         "scheduler": [*NO_JSON, "nope", 3, [], ""], "model_path": NO_JSON, "priority": [-11, "1"],
