@@ -104,6 +104,8 @@ NAME = f"lora_unet_{FLAT}"
          "is empty", "again"),
         (lora(NAME, dtype="I8"), "type I8", "fp16"),
         (tensors({f"{NAME}.lora_down.weight": (2, 3), f"{NAME}.lora_up.weight": (5, 2),
+                  f"{NAME}.dora_scale": ()}), "is a single number", "fp16"),
+        (tensors({f"{NAME}.lora_down.weight": (2, 3), f"{NAME}.lora_up.weight": (5, 2),
                   f"{NAME}.lora_A.weight": (2, 3)}), "the same part of one layer", "once"),
         (tensors({f"{NAME}.lora_down.weight": (2, 3), f"{NAME}.lora_up.weight": (5, 2),
                   f"{NAME}.diff": (5, 3)}), "has down, up beside the parts of full", "one kind"),

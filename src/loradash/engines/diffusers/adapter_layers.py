@@ -268,6 +268,8 @@ def _problem_of(part: str, tensor: StoredTensor) -> str:
         return "" if tensor.count == 1 else f"isn't one number but has shape {list(tensor.shape)}"
     if tensor.dtype not in _FLOATS:
         return f"is of type {tensor.dtype}, which isn't a type of weights"
+    if not tensor.shape:
+        return "is a single number"
     if not tensor.count:
         return f"is empty (shape {list(tensor.shape)})"
     return ""

@@ -212,7 +212,7 @@ def _change(
         scale = layout.told_scale(layer, rank) if rank is not None else 1.0
     try:
         change = _computed(layer, values, weight.detach(), scale)
-    except RuntimeError as error:  # shapes that don't multiply, or don't make up the layer's
+    except (RuntimeError, IndexError) as error:  # shapes don't multiply, or don't make the layer's
         raise _misfit(layout, layer, weight) from error
     if not _is_finite(change):
         raise InvalidAdapter(
