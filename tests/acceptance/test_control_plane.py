@@ -252,9 +252,18 @@ def test_an_owner_that_was_frozen_past_its_lease_writes_nothing(
     # A put that was under way may arrive under a key of its own, which nobody lists: its owner
     # deletes it. What is listed may not change for a moment.
     listed = [one["key"] for one in before[0]["artifacts"]]
+
+    def is_as_before(now_is: tuple[dict[str, Any], dict[str, str]]) -> bool:
+        # A part of its log that it had put and not named yet when it was frozen is swept.
+        gone = {key for key in before[1].keys() - now_is[1].keys() if "process-data/" in key}
+        named = {key: tag for key, tag in before[1].items() if key not in gone}
+        return now_is == (before[0], named)
+
     deadline = time.monotonic() + 60
     over = time.monotonic() + 5
-    while time.monotonic() < over or (everything() != before and time.monotonic() < deadline):
+    while time.monotonic() < over or (
+        not is_as_before(everything()) and time.monotonic() < deadline
+    ):
         now_is = everything()
         assert {key: now_is[1].get(key) for key in listed} == {
             key: before[1][key] for key in listed
@@ -262,13 +271,7 @@ def test_an_owner_that_was_frozen_past_its_lease_writes_nothing(
         assert now_is[0] == before[0]
         time.sleep(0.5)
     after = everything()
-    for was, now_is in zip(before, after, strict=True):
-        changed = {
-            name: (was.get(name), now_is.get(name))
-            for name in was.keys() | now_is.keys()
-            if was.get(name) != now_is.get(name)
-        }
-        assert changed == {}
+    assert is_as_before(after), (before, after)
     assert [one["ending"] for one in after[0]["attempts"]] == ["lost", "completed"]
     os.kill(worker.pid, 0)  # it is there, and takes other jobs
 

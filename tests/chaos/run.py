@@ -1,6 +1,7 @@
 """The run: trainings undisturbed, the same ones while machines die, and the verdict."""
 
 import random
+import signal
 import subprocess
 import tempfile
 import time
@@ -194,6 +195,7 @@ def _end_workers(stage: Scene, outcome: Outcome) -> None:
             outcome.problems.append(f"worker {name} didn't end")
             continue
         del stage.endpoint.workers[name]
-        if code:
+        still_starting = code == -signal.SIGTERM and not stage.endpoint.log(name)
+        if code and not still_starting:
             outcome.problems.append(f"worker {name} ended with {code}")
     outcome.problems += [f"still there: {one}" for one in stage.left_over()]
