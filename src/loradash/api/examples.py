@@ -3,12 +3,11 @@
 from typing import Any
 
 _TRAINING = """dataset: my_photos
-base_model: stable-diffusion-v1-5/stable-diffusion-v1-5
+base_model: emoji-base  # small, ships with loradash; or a hub id, a folder, a .safetensors file
 name: my_lora
 trigger_word: sks
-steps: 1500
+steps: 200
 rank: 16
-resolution: [512]
 sample_prompts: ["a photo of [trigger]"]
 """
 
