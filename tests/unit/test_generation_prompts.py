@@ -139,7 +139,7 @@ def test_one_prompt_of_our_own_form_needs_no_list():
 
 
 def test_settings_for_another_number_of_prompts_are_refused():
-    with pytest.raises(ValueError, match="1 prompts, but 2 prompt_settings"):
+    with pytest.raises(ValueError, match="1 prompt, but 2 prompt_settings"):
         GenerationRequest(base_model="x", prompts=("a",), prompt_settings=({}, {}))
 
 
