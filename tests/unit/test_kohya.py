@@ -39,6 +39,9 @@ class Files:
     def images(self, path: str) -> int | None:
         return IMAGES.get(path)
 
+    def images_beside(self, path: str) -> int:
+        return {"/photos": 2}.get(path, 0)
+
     def text(self, path: str) -> str | None:
         return PROMPTS.get(path)
 
@@ -268,6 +271,11 @@ def test_prompts_keep_their_own_settings():
         ({"pretrained_model_name_or_path": None}, "pretrained_model_name_or_path: missing"),
         ({"sample_prompts": "/missing.txt", "sample_every_n_steps": 5}, "sample_prompts"),
         ({"sample_prompts": "a --w wide", "sample_every_n_steps": 5}, "--w: 'wide' isn't"),
+        ({"mixed_precision": "fp8"}, "mixed_precision: 'fp8' isn't followed"),
+        ({"save_precision": "int4"}, "save_precision: 'int4' isn't followed"),
+        ({"network_dim": True}, "network_dim: not a number (got 'True')"),
+        ({"learning_rate": [1e-4, 1e-5]}, "learning_rate: not a number"),
+        ({"gradient_checkpointing": "maybe"}, "gradient_checkpointing: neither true nor false"),
     ],
 )
 def test_what_would_be_another_training_is_refused_by_name(settings, words):
@@ -293,6 +301,39 @@ def test_what_a_dataset_config_asks_for_beyond_that_is_refused_by_name(change, w
 def test_all_problems_are_told_at_once():
     found = problems(clip_skip=2, masked_loss=True, network_module="x", learning_rate="y")
     assert len(found.splitlines()) == 4
+
+
+def test_values_that_no_training_can_have_are_told_with_the_settings_that_are_refused():
+    found = problems(clip_skip=2, optimizer_type="CAME", pretrained_model_name_or_path=None)
+    assert "clip_skip" in found
+    assert "train.optimizer" in found
+    assert found.count("missing") == 1
+
+
+def test_a_switch_may_be_a_word():
+    assert converted(gradient_checkpointing="on").document["config"]["process"][0]["train"][
+        "gradient_checkpointing"
+    ]
+
+
+def test_the_old_name_of_the_caption_ending_is_followed():
+    sections = converted(caption_extention=".txt").document["config"]["process"][0]["datasets"]
+    assert {section["caption_ext"] for section in sections} == {"txt"}
+
+
+def test_of_the_rates_of_two_text_encoders_the_first_is_used_and_that_is_told():
+    found = converted(text_encoder_lr=[5e-5, 1e-5])
+    assert found.document["config"]["process"][0]["train"]["text_encoder_lr"] == 5e-5
+    assert any("text_encoder_lr" in note for note in found.notes)
+
+
+def test_images_beside_the_folders_with_repeats_are_named():
+    assert any("2 images beside these folders left out" in note for note in converted().notes)
+
+
+def test_other_settings_in_a_dataset_config_are_refused_by_name():
+    config = {"datasets": [{"resolution": 64, "subsets": [{"image_dir": "/one"}]}], "steps": 3}
+    assert "steps: sd-scripts knows no such setting" in problems(config, train_data_dir=None)
 
 
 def test_epochs_that_can_not_be_counted_are_a_problem():
@@ -478,6 +519,18 @@ def test_a_dataset_config_or_a_folder_alone_needs_a_base_model(tmp_path, photos)
         found = parse_training(convert_file(path, None, "emoji-base").document).process
         assert found.model.name_or_path == "emoji-base"
         assert found.network.rank == 16
+
+
+def test_a_config_that_holds_its_datasets_is_used_whole(tmp_path, photos):
+    file = tmp_path / "all.toml"
+    text = TOML.format(folder=photos).replace(f'train_data_dir = "{photos}"\n', "")
+    subset = f'[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{photos}"\nnum_repeats = 2\n'
+    file.write_text(text + subset)
+    found = parse_training(convert_file(file, None, "").document).process
+    assert (found.model.name_or_path, found.train.steps) == ("emoji-base", 12)
+    assert found.datasets[0].num_repeats == 2
+    with pytest.raises(InvalidConfig, match="--dataset-config is given too"):
+        convert_file(file, file, "")
 
 
 def test_a_folder_without_repeats_is_refused(photos):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from loradash.datasets.inventory import take_inventory
+from loradash.domain.dataset_files import file_reason, file_type
 from loradash.domain.kohya.conversion import Conversion, convert
 from loradash.domain.kohya.folders import repeats_and_caption
 from loradash.domain.text_files import decoded
@@ -44,6 +45,14 @@ class LocalFiles:
         except LoradashError:
             return None
 
+    def images_beside(self, path: str) -> int:
+        """How many images are in a folder itself."""
+        try:
+            names = [one.name for one in Path(path).expanduser().iterdir() if one.is_file()]
+        except OSError:
+            return 0
+        return sum(file_type(name) == "image" and file_reason(name) is None for name in names)
+
     def text(self, path: str) -> str | None:
         """The text of a file."""
         try:
@@ -77,7 +86,13 @@ def convert_file(path: Path, dataset_config: Path | None, base_model: str) -> Co
                 remedy=f"Use it as it is: `loradash train {path}`.",
             )
         if isinstance(found.get("datasets"), list):
-            settings, datasets = dict(_NO_CONFIG), found
+            settings, own = _split(found)
+            if datasets is not None:
+                raise InvalidConfig(
+                    f"{path} has datasets, and --dataset-config is given too",
+                    remedy="Leave one of them out.",
+                )
+            datasets = own
         else:
             settings = _flat(found)
     if base_model:
@@ -97,6 +112,17 @@ def convert_file(path: Path, dataset_config: Path | None, base_model: str) -> Co
 
 def _has_repeats(name: str) -> bool:
     return repeats_and_caption(name) is not None
+
+
+def _split(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the training and of the datasets, of a file that may hold both.
+
+    ``[general]`` belongs to the datasets, as in a dataset config. Where that is all that there is,
+    the training is what our short form makes of it.
+    """
+    own = {key: value for key, value in config.items() if key in ("general", "datasets")}
+    rest = {key: value for key, value in config.items() if key not in own}
+    return (_flat(rest) if rest else dict(_NO_CONFIG)), own
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

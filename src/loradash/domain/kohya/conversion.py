@@ -88,26 +88,30 @@ def convert(
     if unknown and not from_gui:
         source.notes.append(f"not known, and so not converted: {named(unknown)}")
     if source.problems:
+        # what stands in the place of a refused setting is valid, or missing, which is told already
+        others = [one for one in _problems_of(document) if not one.endswith(": missing")]
         raise InvalidConfig(
             "config of sd-scripts: it can't be converted to the same training",
-            problems=source.problems,
+            problems=[*source.problems, *others],
             remedy="Change these settings, or remove them if the training may be another one.",
         )
-    _validate(document)
+    if problems := _problems_of(document):
+        raise InvalidConfig(
+            "config of sd-scripts: values that can't be followed",
+            problems=problems,
+            remedy="Change them in the config of sd-scripts; the names above are ours.",
+        )
     silent = sorted({*source.silent, *(key for key in left if key in NO_EFFECT)})
     return Conversion(document, tuple(source.notes), (*silent, *(unknown if from_gui else ())))
 
 
-def _validate(document: dict[str, Any]) -> None:
-    """Raise `InvalidConfig` for values that no training here can have."""
+def _problems_of(document: dict[str, Any]) -> tuple[str, ...]:
+    """What no training here can have."""
     try:
         parse_training(document)
     except InvalidConfig as error:
-        raise InvalidConfig(
-            "config of sd-scripts: values that can't be followed",
-            problems=error.problems or (error.message,),
-            remedy="Change them in the config of sd-scripts; the names above are ours.",
-        ) from error
+        return error.problems or (error.message,)
+    return ()
 
 
 def _model(source: Source) -> dict[str, Any]:

@@ -47,6 +47,11 @@ def _of_config(source: Source, config: dict[str, Any]) -> Iterator[dict[str, Any
     if not isinstance(general, dict) or not isinstance(datasets, list) or not datasets:
         source.problems.append("datasets: the dataset config has no [[datasets]]")
         return
+    source.problems += [
+        f"{key}: sd-scripts knows no such setting in a dataset config"
+        for key in config
+        if key not in ("general", "datasets")
+    ]
     _name_unknown(source, "general", general, DATASET_LEVEL | SUBSET_LEVEL)
     for number, dataset in enumerate(datasets):
         where = f"datasets[{number}]"
@@ -95,11 +100,16 @@ def _of_folders(source: Source, files: Files) -> Iterator[dict[str, Any]]:
         folders, others = named_folders(str(parent), names)
         if others:
             source.notes.append(
-                f"{parent}: {counted(len(others), 'folder')} without repeats in its name left out, "
-                f"as sd-scripts does: {', '.join(others[:10])}"
+                f"{parent}: {counted(len(others), 'folder')} without repeats in the name left out, "
+                f"as sd-scripts does: {', '.join(others[:10])}{', ...' if others[10:] else ''}"
             )
         if not folders:
             source.problems.append(f"{parent}: it has no folder such as 10_name")
+        elif beside := files.images_beside(str(parent)):
+            source.notes.append(
+                f"{parent}: {counted(beside, 'image')} beside these folders left out, as "
+                "sd-scripts does"
+            )
         for folder in folders:
             yield {
                 **arguments,
@@ -115,7 +125,7 @@ def _from_arguments(source: Source) -> dict[str, Any]:
     names = FOLLOWED_IN_DATASETS - {"image_dir", "is_reg", "class_tokens"}
     found = {name: source.take(_OTHER_NAMES.get(name, name)) for name in sorted(names)}
     if (old := source.take("caption_extention")) is not None:
-        found.setdefault("caption_extension", old)
+        found["caption_extension"] = old  # which goes first in sd-scripts, too
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -24,6 +24,9 @@ class Files(Protocol):
     def images(self, path: str) -> int | None:
         """How many images a folder has; None if it isn't here."""
 
+    def images_beside(self, path: str) -> int:
+        """How many images are in a folder itself, beside its folders."""
+
     def text(self, path: str) -> str | None:
         """The text of a file; None if it isn't here."""
 

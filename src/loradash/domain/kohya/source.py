@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+_ON = frozenset({"true", "1", "yes", "on"})
+
 
 class Source:
     """Settings by name; an empty text, like ``null``, is one that isn't given."""
@@ -30,19 +32,27 @@ class Source:
     def switch(self, key: str, default: bool = False) -> bool:
         """Return a setting that is on or off."""
         value = self.take(key, default)
-        return (
-            value.strip().lower() in ("true", "1", "yes") if isinstance(value, str) else bool(value)
-        )
+        if not isinstance(value, str):
+            return bool(value)
+        word = value.strip().lower()
+        if word not in _ON and is_on(word):
+            self.problems.append(f"{key}: neither true nor false (got {value[:40]!r})")
+        return word in _ON
 
-    def number(self, key: str, default: float | None = None) -> float | None:
-        """Return a setting that is a number; what isn't becomes a problem."""
+    def number(
+        self, key: str, default: float | None = None, *, of_several: bool = False
+    ) -> float | None:
+        """Return a setting that is a number; what isn't becomes a problem.
+
+        With ``of_several`` it may be the first of a list.
+        """
         value = self.take(key)
         if value is None:
             return default
-        if isinstance(value, list) and value:
+        if isinstance(value, list) and (len(value) == 1 or (value and of_several)):
             value = value[0]
         try:
-            number = float(value)
+            number = math.nan if value is True else float(value)
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):

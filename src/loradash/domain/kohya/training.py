@@ -55,7 +55,7 @@ def train_of(source: Source, datasets: Datasets) -> tuple[dict[str, Any], Length
         "batch_size": datasets.batch_size,
         "gradient_accumulation": accumulation,
         "gradient_checkpointing": source.switch("gradient_checkpointing"),
-        "dtype": _PRECISIONS.get(str(source.take("mixed_precision", "no")).lower(), "fp32"),
+        "dtype": _precision(source, "mixed_precision", "no"),
         "noise_scheduler": "ddpm",
         **_rates(source),
         **_optimizer(source),
@@ -77,7 +77,7 @@ def _rates(source: Source) -> dict[str, Any]:
         rate = _DEFAULT_RATE
         source.notes.append(f"learning_rate isn't given: {rate:g}, as in sd-scripts")
     unet = source.number("unet_lr", rate) or 0.0
-    text = source.number("text_encoder_lr", rate) or 0.0
+    text = _text_encoder_rate(source, rate) or 0.0
     if not unet and not text:  # which would train nothing
         unet = text = rate
     unet_only = source.switch("network_train_unet_only")
@@ -90,6 +90,14 @@ def _rates(source: Source) -> dict[str, Any]:
     if rates["train_text_encoder"] and text != rates["lr"]:
         rates["text_encoder_lr"] = text
     return rates
+
+
+def _text_encoder_rate(source: Source, rate: float) -> float | None:
+    """The first of several, as in sd-scripts: the others are of a second text encoder."""
+    given = source.take("text_encoder_lr")
+    if isinstance(given, list) and len(given) > 1:
+        source.notes.append("text_encoder_lr: the first one is used; there is one text encoder")
+    return source.number("text_encoder_lr", rate, of_several=True)
 
 
 def _optimizer(source: Source) -> dict[str, Any]:
@@ -164,12 +172,20 @@ def _objective(source: Source) -> dict[str, Any]:
     return objective
 
 
+def _precision(source: Source, key: str, default: str) -> str:
+    given = str(source.take(key, default))
+    if (found := _PRECISIONS.get(given.lower())) is None:
+        source.problems.append(
+            f"{key}: {given[:40]!r} isn't followed here; give fp16, bf16 or none"
+        )
+    return found or "fp32"
+
+
 def save_of(source: Source, length: Length) -> dict[str, Any]:
     """Return our ``save`` section."""
-    precision = str(source.take("save_precision", "float")).lower()
     every = _every(source, "save_every_n_steps", "save_every_n_epochs", length)
     save: dict[str, Any] = {
-        "dtype": _PRECISIONS.get(precision, precision),
+        "dtype": _precision(source, "save_precision", "float"),
         "save_every": every or min(1000, length.steps),
     }
     steps = source.whole("save_last_n_steps")
