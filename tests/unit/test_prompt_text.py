@@ -32,6 +32,12 @@ def test_options_for_other_models_and_unknown_ones_are_left_out_and_told():
     )
 
 
+def test_a_negative_prompt_without_text_leaves_that_of_all_prompts():
+    read = read_options("a fox --n --w 64")
+    assert read.settings == PromptSettings(width=64)
+    assert read.notes == ("--n has no text and is left out",)
+
+
 @pytest.mark.parametrize(
     "text", ["a man -- a legend", "well--known", "a -w 5", "--", "x --very good", "a --5 b", ""]
 )
@@ -88,6 +94,7 @@ def test_a_random_seed_is_none_of_its_own_and_sides_are_rounded():
         ("a __beasts/animal__", "__beasts/animal__ (a wildcard)"),
         ("embedding:easynegative", "embedding:easynegative (an embedding)"),
         ("a fox --n ugly", "--n (an option)"),
+        ("a fox \u2014w 512", "\u2014w (an option)"),
     ],
 )
 def test_what_other_programs_would_follow_is_named(text, found):
@@ -111,6 +118,7 @@ def test_what_other_programs_would_follow_is_named(text, found):
         "a photo of a man -- a legend -- walking his dog",
         "snake_case_name on a whiteboard, 50% off, #1, $5, a/b, <3",
         "Mercedes-Benz 300 SL, f/1.8, 85mm, ISO 100; 8k!",
+        "a fox \u2014 a legend", "a fox \u2014a legend", "a fox\u2014n", "pages 3\u20135",
         "日本の庭園、桜", "кот (рыжий) на крыше", "",
     ],
 )  # fmt: skip
@@ -120,10 +128,12 @@ def test_ordinary_prompts_give_no_alarm(text):
 
 
 def test_adapter_tags_are_taken_out_of_a_prompt():
-    text, tags = take_tags("a fox <lora:good one:0.8>, snow <LoRA:b> <lora:c:much> <lora:d:11>")
+    text, tags = take_tags(
+        "a fox <lora:good one:0.8>, snow <LoRA:b> <lora:c:much> <lora:d:11> <lora:e:5e-1>"
+    )
     assert text == "a fox , snow"
     assert [(tag.name, tag.weight) for tag in tags] == [
-        ("good one", 0.8), ("b", 1.0), ("c", None), ("d", None)
+        ("good one", 0.8), ("b", 1.0), ("c", None), ("d", None), ("e", 0.5)
     ]  # fmt: skip
 
 

@@ -1,6 +1,9 @@
 import pytest
 
+from loradash.domain.generation import parse_generation_text
 from loradash.domain.schema import nearest, path_text
+from loradash.domain.training_text import parse_training_text
+from loradash.errors import InvalidConfig
 
 
 @pytest.mark.parametrize(
@@ -19,3 +22,36 @@ def test_a_place_is_written_as_in_a_program(location, text):
 def test_the_nearest_word_is_proposed_and_nothing_far_fetched():
     assert nearest("stesp", ["steps", "seed"]) == "; did you mean 'steps'?"
     assert nearest("entirely", ["steps", "seed"]) == ""
+
+
+SHORT = "dataset: /photos\nbase_model: emoji-base\n"
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "key"),
+    [
+        (parse_training_text, SHORT + "steps: true", "steps"),
+        (parse_training_text, SHORT + "alpha: true", "alpha"),
+        (parse_training_text, SHORT + "min_snr_gamma: true", "min_snr_gamma"),
+        (parse_generation_text, "base_model: x\nprompts: [cat]\nsteps: true", "steps"),
+        (parse_generation_text, "base_model: x\nprompts: [cat]\nseed: true", "seed"),
+        (
+            parse_generation_text,
+            "base_model: x\nprompts: [cat]\nadapters: [{path: a, weight: true}]",
+            "adapters[0].weight",
+        ),
+    ],
+)
+def test_a_switch_is_no_number(parse, text, key):
+    with pytest.raises(InvalidConfig) as caught:
+        parse(text)
+    assert caught.value.problems[0].startswith(f"{key}: ")
+    assert len(caught.value.problems) == 1
+
+
+def test_a_switch_that_is_off_is_zero_and_a_switch_stays_one():
+    process = parse_training_text(
+        SHORT + "save_every: false\nmin_snr_gamma: false\ngradient_checkpointing: true"
+    ).process
+    assert (process.save.save_every, process.train.min_snr_gamma) == (0, None)
+    assert process.train.gradient_checkpointing is True

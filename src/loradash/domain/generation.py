@@ -13,7 +13,7 @@ from loradash.domain.names import Name
 from loradash.domain.prompt_text import PromptSettings, ReadPrompt, read_options
 from loradash.domain.prompts_file import is_prompts_file, read_prompts
 from loradash.domain.schedulers import MAX_STEPS, AnySchedulerName, find_scheduler
-from loradash.domain.schema import Section, validate
+from loradash.domain.schema import Section, validate, without_switches_for_numbers
 from loradash.domain.sizes import counted
 from loradash.domain.training_config import (
     RANDOM_SEED,
@@ -51,6 +51,7 @@ class AdapterUse(BaseModel):
         data = {"path": data} if isinstance(data, str) else data
         if not isinstance(data, dict) or not isinstance(data.get("path"), str):
             return data
+        data = without_switches_for_numbers(cls, data)
         path, weight = split_weight(data["path"])
         if weight is None:
             return data
@@ -61,7 +62,9 @@ class AdapterUse(BaseModel):
         return {**data, "path": path, "weight": weight}
 
 
-_WEIGHT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)", re.ASCII)
+_WEIGHT = re.compile(
+    r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]{1,3})?", re.ASCII | re.IGNORECASE
+)
 _LIKE_WEIGHT = re.compile(
     r"[+-]?[0-9.,]*[0-9][0-9.,]*(?:e[+-]?[0-9]+)?%?|[+-]?(?:nan|inf)", re.ASCII | re.IGNORECASE
 )
@@ -121,8 +124,11 @@ class GenerationRequest(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _tell_of_another_scheduler(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not isinstance(data.get("scheduler"), str):
+    def _read_as_given(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = without_switches_for_numbers(cls, data)
+        if not isinstance(data.get("scheduler"), str):
             return data
         try:
             note = find_scheduler(data["scheduler"]).note

@@ -64,10 +64,11 @@ _WITHOUT_EFFECT = frozenset({
     "ctrl_img", "ctrl_img_1", "ctrl_img_2", "ctrl_img_3", "ctrl_idx", "cn", "ctr", "rcfg", "fs",
 })  # fmt: skip
 _OPTION = re.compile(r"(?:(?<=\s)|^)--([A-Za-z]\w*)(?=[\s=]|$)")
+_ONE_DASH = re.compile(r"(?:(?<=\s)|^)([\u2013\u2014])([A-Za-z]\w*)(?=[\s=]|$)")
 _TAG = re.compile(
     r"<(lora|lyco|lycoris|locon|hypernet|hypernetwork):([^<>:]+)((?::[^<>]*)?)>", re.I
 )
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d{1,3})?", re.I | re.A)
 
 
 def read_options(text: str) -> ReadPrompt:
@@ -88,6 +89,9 @@ def read_options(text: str) -> ReadPrompt:
         name, value = match[1].lower(), text[match.end() : end].strip()
         if name not in _FIELDS:
             notes.append(f"--{name} has no effect here and is left out")
+            continue
+        if not value and _FIELDS[name] == "negative_prompt":  # as in kohya's scripts
+            notes.append(f"--{name} has no text and is left out")
             continue
         try:
             values[_FIELDS[name]] = _value(_FIELDS[name], value, notes)
@@ -139,8 +143,14 @@ def setting(field: str, value: Any, notes: list[str]) -> Any:
 
 
 def option_names(text: str) -> list[str]:
-    """Names of the options, such as ``--w``, that a prompt holds; each once."""
-    return list(dict.fromkeys(f"--{match[1]}" for match in _OPTION.finditer(text)))
+    """Names of the options, such as ``--w``, that a prompt holds; each once.
+
+    Phones and word processors make one dash of the two; of those, known names alone are meant.
+    """
+    found = [*_OPTION.finditer(text)]
+    found += (match for match in _ONE_DASH.finditer(text) if match[2].lower() in _FIELDS)
+    found.sort(key=lambda match: match.start())
+    return list(dict.fromkeys(match[0] for match in found))
 
 
 def take_tags(text: str) -> tuple[str, tuple[AdapterTag, ...]]:

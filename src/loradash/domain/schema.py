@@ -6,8 +6,8 @@ training config an ignored typo costs GPU hours.
 """
 
 import difflib
-from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from loradash.errors import InvalidConfig
 
@@ -50,6 +51,7 @@ class Section(BaseModel):
             for key, value in data.items()
             if key not in cls.passthrough and not (value is None and key in cls.model_fields)
         }
+        kept = without_switches_for_numbers(cls, kept)
         return {**kept, _OTHER_KEYS: others} if others else kept
 
     @model_serializer(mode="wrap")
@@ -60,6 +62,33 @@ class Section(BaseModel):
     def known_keys(cls) -> list[str]:
         """All keys that this section accepts."""
         return sorted({*cls.model_fields, *cls.passthrough, *cls.other_names} - {"other_keys"})
+
+
+def without_switches_for_numbers(model: type[BaseModel], data: dict[str, Any]) -> dict[str, Any]:
+    """Return ``data`` with ``true`` as text where ``model`` has a number, so that it is refused.
+
+    Python takes it for 1: ``steps: true`` would be a training of one step. ``false`` stays 0,
+    which is off wherever a number may be.
+    """
+    return {
+        key: "true" if value is True and _is_number(model, key) else value
+        for key, value in data.items()
+    }
+
+
+def _is_number(model: type[BaseModel], key: str) -> bool:
+    field = model.model_fields.get(key)
+    types = set(_types_in(field.annotation)) if field else set()
+    return bool(types & {int, float}) and bool not in types
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    if not (arguments := get_args(annotation)):
+        yield annotation
+    for argument in arguments:
+        if not isinstance(argument, Hashable) or isinstance(argument, FieldInfo):
+            continue  # what Annotated says beside the type
+        yield from _types_in(argument)
 
 
 Model = TypeVar("Model", bound=BaseModel)
