@@ -1,5 +1,6 @@
 """Base models in every form that people have them, and what is said when one can't be loaded."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,6 +160,23 @@ def test_both_layouts_of_clip_keys_load(tiny_base: Path, tmp_path: Path, prefixe
 def test_hub_model_offline_names_the_ways_out() -> None:
     with pytest.raises(InvalidBaseModel, match="HF_HUB_OFFLINE"):
         load(find_base_model("somebody/some-model"))
+
+
+@pytest.mark.parametrize("told", [None, 10**30])
+def test_texts_are_cut_at_the_text_encoders_last_position(
+    tiny_base: Path, tmp_path: Path, told: int | None
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_base, folder)
+    path = folder / "tokenizer/tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.unlink()
+    if told is not None:
+        path.write_text(json.dumps({**config, "model_max_length": told}))
+    architecture = load(find_base_model(str(folder)))
+    (encoded,) = architecture.encode_captions(["a red fox " * 20])
+    assert encoded["encoder_hidden_states"].shape[-2] == 16
+    assert architecture.cut("a red fox " * 20) is not None
 
 
 def rewritten(base: Path, folder: Path, part: str, change: Callable[[dict], None]) -> Path:

@@ -19,6 +19,7 @@ EMOJI = base_model_folder("emoji-base")
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
+SCHEDULER = "scheduler/scheduler_config.json"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 13468464\n"
 PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
 
@@ -216,6 +217,24 @@ BROKEN: dict[str, tuple[Callable[[Model], None], list[str]]] = {
         edited("scheduler/scheduler_config.json", prediction_type="sample"),
         ["scheduler/scheduler_config.json", "'sample'"],
     ),
+    "a flow scheduler's config": (
+        edited(SCHEDULER, _class_name="FlowMatchEulerDiscreteScheduler"),
+        [SCHEDULER, "FlowMatchEulerDiscreteScheduler", "flow models"],
+    ),
+    **{
+        f"a schedule with {key} {value!r:.20}": (edited(SCHEDULER, **{key: value}), [key, words])
+        for key, value, words in (
+            ("beta_schedule", "foo", "'foo' isn't known"),
+            ("beta_schedule", None, "None isn't known"),
+            ("num_train_timesteps", -5, "-5 isn't a number of steps"),
+            ("num_train_timesteps", True, "True isn't a number of steps"),
+            ("beta_end", "0.012", "isn't a number between 0 and 1"),
+            ("beta_start", 1.5, "1.5 isn't a number between 0 and 1"),
+            ("beta_start", float("nan"), "nan isn't a number between 0 and 1"),
+            ("trained_betas", [0.1, 2.0], "aren't numbers between 0 and 1"),
+            ("trained_betas", [0.1, 0.2], "there are 2 trained_betas for 1000 timesteps"),
+        )
+    },
     **{
         f"damaged {name}": (written(name, content), [name, words])
         for name, content, words in (
@@ -228,6 +247,7 @@ BROKEN: dict[str, tuple[Callable[[Model], None], list[str]]] = {
             ("scheduler/scheduler_config.json", b"nope", "JSON"),
             ("tokenizer/tokenizer.json", b"{", "JSON"),
             ("tokenizer/tokenizer.json", b"{}", "no vocabulary"),
+            ("tokenizer/tokenizer.json", b'{"a": 1}', "no vocabulary"),
             ("model_index.json", b"", "empty"),
             ("model_index.json", PAGE, "web page"),
         )

@@ -87,6 +87,23 @@ def test_a_tokenizer_that_cannot_be_read_counts_nothing(tmp_path: Path, damage: 
     assert cutting(BaseModelSource(name="x", kind="folder", location=str(tmp_path))) is None
 
 
+@pytest.mark.parametrize("told", [None, 10**30, 99])
+def test_a_text_is_never_longer_than_the_text_encoder_has_positions(
+    cut: CutOf, tmp_path: Path, told: int | None
+) -> None:
+    for part in ("tokenizer", "text_encoder"):
+        (tmp_path / part).mkdir()
+    for name in ("tokenizer/tokenizer.json", "text_encoder/config.json"):
+        shutil.copyfile(base_model_folder("emoji-base") / name, tmp_path / name)
+    if told is not None:
+        config = {"model_max_length": told}
+        (tmp_path / "tokenizer/tokenizer_config.json").write_text(json.dumps(config))
+    same = cutting(BaseModelSource(name="x", kind="folder", location=str(tmp_path)))
+    assert same is not None
+    assert same(LONG) == cut(LONG)
+    assert same(LONG) is not None
+
+
 def test_a_base_model_of_the_hub_is_counted_when_it_is_loaded() -> None:
     assert cutting(BaseModelSource(name="a/b", kind="hub", location="a/b")) is None
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from loradash.engines.diffusers.findings import COMPLETE, Finding, Findings
 from loradash.engines.diffusers.model_files import ModelFiles, read_json
 from loradash.engines.diffusers.network_parts import missing_parts
+from loradash.engines.diffusers.noise_schedule import SCHEDULER_CONFIG, schedule_findings
 from loradash.engines.diffusers.weights import NotWeights, Tensor, read_header
 from loradash.engines.diffusers.weights_choice import Weights, weights_of
 
@@ -40,7 +41,7 @@ class Part(NamedTuple):
 
 
 PARTS = (
-    Part("scheduler", frozenset(), "scheduler_config.json", ""),
+    Part("scheduler", frozenset(), SCHEDULER_CONFIG, ""),
     Part("tokenizer", frozenset({"CLIPTokenizer", "CLIPTokenizerFast"}), "", ""),
     Part("text_encoder", frozenset({"CLIPTextModel"}), "config.json", "model"),
     Part("vae", frozenset({"AutoencoderKL"}), "config.json", "diffusion_pytorch_model"),
@@ -151,7 +152,7 @@ def _read_config(part: Part, files: ModelFiles, names: frozenset[str], layout: L
 def _check_configs(layout: Layout) -> None:
     """Whether the parts fit together, as their configs describe them."""
     unet, vae = layout.configs.get("unet", {}), layout.configs.get("vae", {})
-    text, scheduler = layout.configs.get("text_encoder", {}), layout.configs.get("scheduler", {})
+    text = layout.configs.get("text_encoder", {})
     channels, latents = unet.get("in_channels"), vae.get("latent_channels")
     if isinstance(channels, int) and isinstance(latents, int) and channels != latents:
         what = INPUT_CHANNELS.get(channels)
@@ -168,12 +169,7 @@ def _check_configs(layout: Layout) -> None:
             f"{hidden}",
             "use unet and text_encoder of the same model",
         )
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        layout.find(
-            f"scheduler/scheduler_config.json: prediction_type {prediction!r} can't be trained",
-            "use a model that predicts noise (epsilon) or velocity (v_prediction)",
-        )
+    layout.findings += schedule_findings(layout.configs.get("scheduler", {}))
 
 
 def _read_tokenizer(files: ModelFiles, names: frozenset[str], layout: Layout) -> None:
@@ -200,8 +196,10 @@ def _read_tokenizer(files: ModelFiles, names: frozenset[str], layout: Layout) ->
 
 
 def _check_vocabulary(name: str, content: dict[str, Any], layout: Layout) -> None:
-    model = content.get("model", content) if name.endswith("tokenizer.json") else content
-    tokens = model.get("vocab", model) if isinstance(model, dict) else None
+    tokens: Any = content
+    if name.endswith("tokenizer.json"):  # the vocabulary is a part of it
+        model = content.get("model")
+        tokens = model.get("vocab") if isinstance(model, dict) else None
     numbers = [number for number in tokens.values() if isinstance(number, int)] if isinstance(
         tokens, dict
     ) else []  # fmt: skip

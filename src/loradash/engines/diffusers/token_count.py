@@ -27,8 +27,7 @@ def cutting(source: BaseModelSource) -> CutOf | None:
     if source.kind != "folder" or find_spec("tokenizers") is None:
         return None
     try:
-        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-        limit = int(config["model_max_length"])
+        limit = _limit(Path(source.location))
         tokenizer = _tokenizer(folder)
     except Exception:  # noqa: BLE001 - of the library, too; loading says what is wrong with it
         return None
@@ -37,6 +36,30 @@ def cutting(source: BaseModelSource) -> CutOf | None:
         return cut_of(text, tokenizer.encode(text).offsets, limit)
 
     return cut
+
+
+def text_limit(told: object, positions: object) -> int:
+    """The number of tokens that are read of a text.
+
+    ``told`` is the tokenizer's ``model_max_length``: where its config doesn't say it, that is None
+    or an enormous number, and the text encoder's number of ``positions`` counts, which no text
+    can exceed. Raises `ValueError` if neither is a number.
+    """
+    limits = [one for one in (told, positions) if isinstance(one, int | float) and one >= 1]
+    if not limits:
+        raise ValueError("neither tokenizer nor text encoder says how long a text may be")
+    return int(min(limits))
+
+
+def _limit(folder: Path) -> int:
+    tokenizer, encoder = (
+        json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        for path in (
+            folder / "tokenizer/tokenizer_config.json",
+            folder / "text_encoder/config.json",
+        )
+    )
+    return text_limit(tokenizer.get("model_max_length"), encoder.get("max_position_embeddings"))
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -17,6 +17,7 @@ from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.families import BaseModelSource
 from loradash.engines.diffusers.findings import Finding, invalid_base_model
 from loradash.engines.diffusers.inspection import inspect
+from loradash.engines.diffusers.token_count import text_limit
 from loradash.errors import InvalidBaseModel, LoradashError, OutOfMemory
 
 ARCHITECTURES: dict[str, Callable[[Any], Architecture]] = {
@@ -72,6 +73,10 @@ def load_base_model(
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False)
             component.eval()
+    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
+    tokenizer.model_max_length = text_limit(
+        tokenizer.model_max_length, encoder.config.max_position_embeddings
+    )
     networks = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder")}
     if findings := list(not_finite(networks, dtype)):
         raise invalid_base_model(source.name, findings)
