@@ -294,6 +294,12 @@ def test_a_job_of_the_ui_for_stable_diffusion_passes_without_a_word():
     assert "passes for `sd15`" in DOCUMENT.read_text(encoding="utf-8")
 
 
+def test_a_job_of_an_older_ui_which_switches_on_what_only_videos_have_passes_without_a_word():
+    job = ui_job()
+    job["config"]["process"][0]["datasets"][0]["do_i2v"] = True
+    assert outcome(job) == "passes"
+
+
 def test_a_job_of_the_ui_for_every_other_model_is_refused_for_its_model():
     archs = [name for name in ui_archs() if name != "sd15"]
     assert len(archs) > 40

@@ -59,6 +59,12 @@ def test_a_file_that_is_no_prompts_file_is_refused(name, text, words):
     assert words in str(caught.value)
 
 
+def test_a_switch_is_no_value_of_a_prompt():
+    with pytest.raises(InvalidConfig) as caught:
+        read_prompts("p.json", '[{"prompt": "cat", "seed": true}]')
+    assert caught.value.problems == ("entry 1: seed: must be a value, not true",)
+
+
 def test_a_key_without_effect_is_told_with_the_nearest():
     (one,) = read_prompts("p.json", '[{"prompt": "x", "widht": 64, "enum": 1}]')
     assert one.notes[0] == "entry 1: widht has no effect here; did you mean 'width'?"

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from loradash.domain.generation import parse_generation_text
@@ -47,6 +49,51 @@ def test_a_switch_is_no_number(parse, text, key):
         parse(text)
     assert caught.value.problems[0].startswith(f"{key}: ")
     assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("lr_scheduler: cosin", "lr_scheduler: input should be 'constant'"),
+        ("optimizer: came", "optimizer: "),
+        ("sample_steps: 100000", "sample_steps: input should be less"),
+        ("resolution: []", "resolution: must have at least 1 item"),
+    ],
+)
+def test_a_problem_of_the_short_form_has_its_key(text, problem):
+    with pytest.raises(InvalidConfig) as caught:
+        parse_training_text(SHORT + text)
+    assert [one[: len(problem)] for one in caught.value.problems] == [problem]
+
+
+def test_a_path_that_was_given_stays_in_its_problem():
+    with pytest.raises(InvalidConfig) as caught:
+        parse_training_text(SHORT, {"train.lr_scheduler": "cosin"})
+    assert caught.value.problems[0].startswith("config.process[0].train.lr_scheduler: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("- a", "the document is a list,"), ("hello", "is a text,"), ("5", "is a single value,")],
+)
+def test_what_is_no_mapping_is_told_in_plain_words(text, words):
+    with pytest.raises(InvalidConfig, match=words):
+        parse_training_text(text)
+
+
+def test_too_many_entries_are_told_in_plain_words():
+    with pytest.raises(InvalidConfig) as caught:
+        parse_generation_text(json.dumps({"base_model": "x", "prompts": ["cat"] * 1001}))
+    assert caught.value.problems == ("prompts: must have at most 1,000 items",)
+
+
+def test_an_entry_that_must_be_a_mapping_says_so():
+    job = {"job": "generate", "config": {"name": "x", "process": ["to_folder"]}}
+    with pytest.raises(InvalidConfig) as caught:
+        parse_generation_text(json.dumps(job))
+    assert caught.value.problems == (
+        "config.process[0]: must be a mapping of keys to values (got 'to_folder')",
+    )
 
 
 def test_a_switch_that_is_off_is_zero_and_a_switch_stays_one():

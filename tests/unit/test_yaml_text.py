@@ -221,7 +221,7 @@ def test_more_than_one_document_is_refused(text):
 
 @pytest.mark.parametrize(
     ("text", "kind"),
-    [("", "empty"), ("# only a comment", "empty"), ("- a\n- b", "a list"), ("word", "a str")],
+    [("", "empty"), ("# only a comment", "empty"), ("- a\n- b", "a list"), ("word", "a text")],
 )
 def test_a_document_that_is_not_a_mapping_is_refused_by_its_kind(text, kind):
     assert f"is {kind}" in refusal(text).message

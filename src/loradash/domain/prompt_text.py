@@ -124,6 +124,8 @@ def setting(field: str, value: Any, notes: list[str]) -> Any:
 
     Raises `ValueError` with one sentence.
     """
+    if value is True:
+        raise ValueError("must be a value, not true")
     if field == "seed" and value == RANDOM_SEED:
         return None
     if field == "scheduler" and isinstance(value, str):

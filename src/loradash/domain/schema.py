@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from loradash.domain.sizes import counted
 from loradash.errors import InvalidConfig
 
 _OTHER_KEYS = "\0other_keys"  # no key of a YAML text has this name
@@ -139,6 +140,13 @@ def _describe(problem: Any, root: type[BaseModel], sections: dict[str, type[Sect
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if problem["type"] == "missing":
         return f"{path_text(location)}: missing"
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        message = "Must be a mapping of keys to values"
+    if problem["type"] == "too_short":
+        least = problem["ctx"]["min_length"]
+        message = f"Must have at least {counted(least, 'item')}"
+    if problem["type"] == "too_long":
+        message = f"Must have at most {counted(problem['ctx']['max_length'], 'item')}"
     given = problem["input"]
     shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
     if len(shown) > 80:

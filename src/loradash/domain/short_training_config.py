@@ -1,5 +1,7 @@
 """The short form of a training config, which expands to the full one."""
 
+import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -22,6 +24,37 @@ from loradash.domain.training_config import (
 
 def _list_or_none(value: Any) -> Any:
     return None if value is None else as_list(value)
+
+
+_KEYS = {
+    "network.linear": "rank", "network.linear_alpha": "alpha",
+    "network.target_modules": "target_modules", "network.pretrained_lora_path": "from_adapter",
+    "train.steps": "steps", "train.lr": "learning_rate", "train.lr_scheduler": "lr_scheduler",
+    "train.text_encoder_lr": "text_encoder_learning_rate", "train.optimizer": "optimizer",
+    "train.batch_size": "batch_size", "train.gradient_accumulation": "gradient_accumulation",
+    "train.reg_weight": "regularization_weight", "train.min_snr_gamma": "min_snr_gamma",
+    "train.ema_config.ema_decay": "ema_decay", "train.lr_scheduler_params": "warmup_steps",
+    "save.save_every": "save_every", "save.max_step_saves_to_keep": "keep_checkpoints",
+    "datasets[0].num_repeats": "num_repeats", "sample.sample_every": "sample_every",
+    "sample.sampler": "sampler", "sample.width": "sample_size", "sample.height": "sample_size",
+    "sample.sample_steps": "sample_steps", "sample.guidance_scale": "guidance_scale",
+    "sample.prompts": "sample_prompts",
+}  # fmt: skip
+"""Where keys of the short form stand below the process."""
+_PROCESS = "config.process[0]."
+
+
+def short_name(problem: str, given: Collection[str]) -> str:
+    """Name the key of the short form in a problem of the full one.
+
+    Keys that were given by their path (``--set train.lr=1``) keep it.
+    """
+    place, colon, text = problem.removeprefix(_PROCESS).partition(": ")
+    for path, key in _KEYS.items():
+        if path in given or not re.fullmatch(rf"{re.escape(path)}(\[\d+\])?", place):
+            continue
+        return f"{key}{place[len(path) :]}{colon}{text}"
+    return problem
 
 
 class ShortTrainingConfig(Section):

@@ -6,7 +6,7 @@ from typing import Any
 
 from loradash.domain.job_kinds import refuse_other_jobs
 from loradash.domain.schema import nearest, path_text, validate
-from loradash.domain.short_training_config import ShortTrainingConfig
+from loradash.domain.short_training_config import ShortTrainingConfig, short_name
 from loradash.domain.training_config import TrainingConfig, TrainingProcess
 from loradash.domain.yaml_text import dump_mapping, load_mapping
 from loradash.errors import InvalidConfig
@@ -27,7 +27,8 @@ def parse_training(
     """As `parse_training_text`, for a document that is already parsed."""
     overrides = dict(overrides or {})
     refuse_template_text({**document, "overrides": overrides}, "training config")
-    if "job" not in document and "config" not in document:
+    is_short = "job" not in document and "config" not in document
+    if is_short:
         paths = {key: overrides.pop(key) for key in list(overrides) if "." in key}
         short = validate(
             ShortTrainingConfig, {**document, **overrides}, "training config (short form)"
@@ -36,7 +37,13 @@ def parse_training(
     document = _apply_overrides(document, overrides)
     refuse_other_jobs(document)
     document = with_name_filled(document)
-    return validate(TrainingConfig, document, "training config", TrainingConfig.sections)
+    try:
+        return validate(TrainingConfig, document, "training config", TrainingConfig.sections)
+    except InvalidConfig as error:
+        if not is_short:
+            raise
+        problems = [short_name(one, overrides) for one in error.problems]
+        raise InvalidConfig(error.message, problems=problems, remedy=error.remedy) from error
 
 
 def training_text(config: TrainingConfig) -> str:

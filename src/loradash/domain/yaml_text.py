@@ -139,6 +139,9 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
+_KINDS: dict[Any, str] = {str: "a text", list: "a list"}
+
+
 def load_mapping(text: str, what: str = "config") -> dict[str, Any]:
     """Parse one YAML document that must be a mapping with text keys.
 
@@ -168,7 +171,7 @@ def load_mapping(text: str, what: str = "config") -> dict[str, Any]:
     except RecursionError as error:
         raise InvalidConfig(f"{what}: nested too deeply", remedy="Flatten the YAML.") from error
     if not isinstance(data, dict):
-        kind = "empty" if data is None else f"a {type(data).__name__}"
+        kind = "empty" if data is None else _KINDS.get(type(data), "a single value")
         raise InvalidConfig(
             f"{what}: the document is {kind}, but must be a mapping of keys to values",
             remedy="Start with 'job: extension' or with the short form ('dataset: ...').",

@@ -26,7 +26,7 @@ _REFUSED = {
         control_path control_path_1 control_path_2 control_path_3 control_from_same_folder controls
         inpaint_path mask_path unconditional_path alpha_mask clip_image_path
         clip_image_from_same_folder replacements diff_output_preservation random_triggers
-        token_dropout_rate network_weight num_frames auto_frame_count do_i2v do_audio type
+        token_dropout_rate network_weight num_frames auto_frame_count do_audio type
     """),
     "train": _keys("""
         adapter_assist_name_or_path adaptive_scaling_factor blank_prompt_preservation
@@ -68,10 +68,10 @@ _QUIET = {
         audio_normalize audio_preserve_pitch bucket_tolerance cache_clip_vision_to_disk
         cache_latents_num_workers cache_tensors_to_disk cache_text_embeddings
         clip_image_augmentations clip_image_shuffle_augmentations control_transparent_color debug
-        diff_output_preservation_class fast_image_size fps full_size_control_images guidance_type
-        invert_mask load_image_when_caching_latents mask_min_value num_controls_from_same_folder
-        num_workers prefetch_factor random_triggers_max replay_transforms shrink_video_to_frames
-        shuffle_augmentations trim_auto_frame_count_tail
+        diff_output_preservation_class do_i2v fast_image_size fps full_size_control_images
+        guidance_type invert_mask load_image_when_caching_latents mask_min_value
+        num_controls_from_same_folder num_workers prefetch_factor random_triggers_max
+        replay_transforms shrink_video_to_frames shuffle_augmentations trim_auto_frame_count_tail
     """),
     "train": _keys("""
         adapter_assist_type adapter_lr attention_backend audio_loss_multiplier

@@ -36,7 +36,7 @@ def check(
         raise InvalidConfig(
             "training config: settings that this engine can't follow",
             problems=refused,
-            remedy="Remove them, or train with another engine.",
+            remedy="Correct or remove them, or train with another engine.",
         )
     warnings += _warnings_about_model(config)
     if "lr" not in process.train.model_fields_set:
