@@ -166,6 +166,37 @@ def test_tensors_that_nothing_is_known_of_are_named(
     assert f"{name}.lora_up.bias" in warning
 
 
+@pytest.mark.parametrize("part", ["lora_up.weight", "lora_down.weight", "alpha"])
+def test_an_adapter_that_changes_nothing_is_named(
+    kohya: Path, modules: list[AdaptedModule], part: str
+) -> None:
+    changed(kohya, lambda tensors: [tensors[key].zero_() for key in tensors if key.endswith(part)])
+    (warning,) = read_adapter(kohya, modules).warnings
+    assert "good.safetensors has no effect: every layer's change is zero" in warning
+
+
+def test_a_layer_that_changes_nothing_beside_others_is_usual(
+    kohya: Path, modules: list[AdaptedModule]
+) -> None:
+    name = names_of(kohya)[0]
+    changed(kohya, lambda tensors: tensors[f"{name}.lora_up.weight"].zero_())
+    assert read_adapter(kohya, modules).warnings == ()
+
+
+def test_an_adapter_of_one_layer_without_a_place_is_refused(
+    kohya: Path, modules: list[AdaptedModule]
+) -> None:
+    first = names_of(kohya)[0]
+    tensors = {
+        key.replace(first, f"{first}_x"): value
+        for key, value in load_file(kohya).items()
+        if key.startswith(f"{first}.")
+    }
+    save_file(tensors, kohya)
+    with pytest.raises(InvalidAdapter, match="has no place for the adapter's only layer"):
+        read_adapter(kohya, modules)
+
+
 def test_peft_without_its_settings_says_that_alpha_is_unknown(
     architecture: Any, modules: list[AdaptedModule], tmp_path: Path
 ) -> None:

@@ -4,7 +4,8 @@ import json
 import math
 import struct
 
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "I64": 8}
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "I64": 8,
+         "BOOL": 1, "C64": 8}  # fmt: skip
 
 
 def file_of(header, data=b""):
@@ -13,14 +14,15 @@ def file_of(header, data=b""):
     return struct.pack("<Q", len(text)) + text + data
 
 
-def tensors(shapes, metadata=None, dtype="F32", values=None):
-    """A whole file: zeros of these shapes, or the bytes given in ``values``."""
+def tensors(shapes, metadata=None, dtype="F32", values=None, dtypes=None):
+    """A whole file: zeros of these shapes, or the bytes given in ``values``; types by name."""
     header = {} if metadata is None else {"__metadata__": metadata}
     data = b""
     for name, shape in shapes.items():
-        content = (values or {}).get(name, bytes(math.prod(shape) * BYTES[dtype]))
+        kind = (dtypes or {}).get(name, dtype)
+        content = (values or {}).get(name, bytes(math.prod(shape) * BYTES[kind]))
         header[name] = {
-            "dtype": dtype,
+            "dtype": kind,
             "shape": list(shape),
             "data_offsets": [len(data), len(data) + len(content)],
         }

@@ -129,6 +129,14 @@ def test_an_adapter_is_renamed_unless_another_one_has_the_name(world, commands):
     assert world.registry.get(dog).name == "dog"
 
 
+@pytest.mark.parametrize("name", ["", " cat", "cat ", "a/b", "a\nb", "x" * 101, "{dog}", "-x"])
+def test_what_can_be_no_name_is_refused(world, commands, name):
+    cat, dog = finished(world, "cat").id, finished(world, "dog").id
+    refused = commands("rename", cat, "--", name.format(dog=dog))
+    assert "can't be used" in str(refused.exception)
+    assert world.registry.get(cat).name == "cat"
+
+
 def test_an_adapter_is_deleted_only_when_the_user_says_yes(world, commands):
     cat = finished(world, "cat").id
     asked = commands("delete", "cat", input="n\n")

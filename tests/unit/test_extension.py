@@ -141,9 +141,9 @@ def test_an_extension_is_named_and_found_by_names_and_by_its_key(here, first):
     assert one.config_key == same.config_key
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_a_number_of_steps_that_is_not_more_is_refused(here, first, steps):
-    with pytest.raises(InvalidConfig, match="2 steps already"):
+@pytest.mark.parametrize(("steps", "verb"), [(1, "is"), (2, "are")])
+def test_a_number_of_steps_that_is_not_more_is_refused(here, first, steps, verb):
+    with pytest.raises(InvalidConfig, match=f"2 steps already, and {steps} in all {verb} not more"):
         here.service.check_extension(first, steps)
 
 
@@ -180,7 +180,8 @@ def test_what_is_lost_while_it_waits_fails_the_extension_with_the_remedy(here, f
     here.store.delete_many([entry.key for entry in here.registry.artifacts(first, [kind])])
     assert here.run(record.id).code == "checkpoint_invalid"
     error = here.record(record.id).error
-    assert f"its {kind}" in error.message
+    verb = "are" if kind == "checkpoint" else "is"
+    assert f"its {kind}{'s' if kind == 'checkpoint' else ''} {verb} not in" in error.message
     assert first in error.remedy
 
 

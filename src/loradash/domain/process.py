@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from loradash.domain.ids import ProcessId
+from loradash.domain.ids import ProcessId, is_process_id
 from loradash.errors import ConflictingState, InvalidRequest, LeaseLost, WorkerLost
 
 Kind = Literal["training", "generation"]
@@ -419,11 +419,11 @@ def reprioritized(record: ProcessRecord, priority: int, now: datetime) -> Proces
 
 def renamed(record: ProcessRecord, name: str, now: datetime) -> ProcessRecord:
     """Change the name that is shown; files keep theirs. Raises `InvalidRequest`."""
-    if not re.fullmatch(r"[\w][\w ._-]{0,99}", name):
+    if not re.fullmatch(r"\w(?:[\w ._-]{0,98}[\w._-])?", name) or is_process_id(name):
         raise InvalidRequest(
             f"name {name[:100]!r} can't be used",
             remedy="Give 1 to 100 letters, digits, spaces, '.', '_' and '-', with a letter or "
-            "digit first.",
+            "digit first and no space last, and not the form of a process id.",
         )
     return record.model_copy(update={"name": name, "updated_at": now})
 

@@ -68,7 +68,7 @@ class Extensions:
         if config.process.train.updates <= done:
             raise InvalidConfig(
                 f"steps: {process_id} has {counted(before.process.train.steps, 'step')} already, "
-                f"and {steps} aren't more",
+                f"and {steps} in all {'is' if steps == 1 else 'are'} not more",
                 remedy=f"Give the steps in all, more than {before.process.train.steps}.",
             )
         self._require_checkpoint(record)
@@ -92,7 +92,7 @@ class Extensions:
             fetch(self._store, entry, path)
             engine.write_extended_job(record.id, config, path, data, folder, record.created_at)
         except (ValueError, NotFound, ResultsNotStored) as error:
-            raise _gone(before, "its job") from error
+            raise _gone(before, "its job is") from error
         finally:
             path.unlink(missing_ok=True)
 
@@ -100,7 +100,7 @@ class Extensions:
         """Bring the checkpoint to go on from to disk; return how many came. `InvalidCheckpoint`."""
         count = restore_checkpoints(self._registry, self._store, origin.process_id, folder)
         if not count:
-            raise _gone(origin.process_id, "its checkpoints")
+            raise _gone(origin.process_id, "its checkpoints are")
         return count
 
     def _extending_engine(self, record: ProcessRecord) -> ExtendsTrainings:
@@ -127,12 +127,12 @@ class Extensions:
         """Raise `InvalidCheckpoint` unless a whole checkpoint and the job are in the store."""
         jobs = self._registry.artifacts(record.id, ["job"])
         if not jobs or not self._are_there(jobs):
-            raise _gone(record.id, "its job")
+            raise _gone(record.id, "its job is")
         by_folder: dict[str, list[StoredArtifact]] = {}
         for entry in self._registry.artifacts(record.id, ["checkpoint"]):
             by_folder.setdefault(entry.name.partition("/")[0], []).append(entry)
         if not any(self._are_there(by_folder[name]) for name in sorted(by_folder, reverse=True)):
-            raise _gone(record.id, "its checkpoints")
+            raise _gone(record.id, "its checkpoints are")
 
     def _are_there(self, entries: "tuple[StoredArtifact, ...] | list[StoredArtifact]") -> bool:
         try:
@@ -151,7 +151,8 @@ def _longer_name(name: str, config: TrainingConfig, steps: int) -> str:
 
 def _gone(process_id: str, what: str) -> InvalidCheckpoint:
     return InvalidCheckpoint(
-        f"training {process_id} can't be extended: {what} isn't in the object store any more",
+        f"training {process_id} can't be extended: {what} not in the object store any more, or not "
+        "as stored",
         remedy="Start another training from its adapter: `loradash train --from-adapter "
         f"{process_id} ...` (the optimizer begins anew then).",
     )

@@ -94,6 +94,14 @@ _ARCHITECTURES = (
         _OTHER_BASE,
     ),
     _rule(
+        r"^(lora_unet_|lycoris_|unet\.|diffusion_model\.|base_model\.model\.)*"
+        r"(input_blocks|output_blocks|middle_block)[._]",
+        "an adapter whose layers have the names of the original Stable Diffusion code "
+        "(input_blocks, middle_block, output_blocks)",
+        "Use the version with names of diffusers or sd-scripts (down_blocks, mid_block, ...), or "
+        "convert it; if it was made for Stable Diffusion XL, it can't be used.",
+    ),
+    _rule(
         r"(^|\.)model\.layers\.\d+\.(self_attn|mlp)\.",
         "an adapter for a language model",
         _OTHER_BASE,

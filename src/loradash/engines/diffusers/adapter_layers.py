@@ -35,6 +35,9 @@ _FLOATS = frozenset(
 )
 _SCALARS = frozenset({"alpha"})
 _MAX_EXAMPLES = 3
+_AS_FLOATS = "Save the adapter again in fp16, bf16 or fp32."
+_ONE_ALPHA = "Save the adapter again with one number as alpha of each layer, as float or integer."
+_DAMAGED = "The file is damaged, or was changed by hand: use another copy."
 
 _NAMED = r"(?:\.(?!weight$|bias$)\w+)?(?:\.weight)?$"  # peft puts the adapter's name between
 _PARTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -225,10 +228,10 @@ def _check_layer(file: TensorFile, layer: AdapterLayer) -> None:
         )
     tensors = {part: file.tensors[key] for part, key in layer.parts.items()}
     for part, tensor in tensors.items():
-        if problem := _problem_of(part, tensor):
+        if found := _problem_of(part, tensor):
+            problem, remedy = found
             raise InvalidAdapter(
-                f"adapter {file.path.name}: {layer.parts[part]} {problem}",
-                remedy="Save the adapter again in fp16, bf16 or fp32.",
+                f"adapter {file.path.name}: {layer.parts[part]} {problem}", remedy=remedy
             )
     if layer.algorithm == "lora":
         _check_rank(file, layer, tensors)
@@ -263,16 +266,21 @@ def _allowed_parts(layer: AdapterLayer) -> set[str]:
     return allowed
 
 
-def _problem_of(part: str, tensor: StoredTensor) -> str:
+def _problem_of(part: str, tensor: StoredTensor) -> tuple[str, str] | None:
+    """What is wrong with a tensor as this part of a layer, and what to do."""
     if part in _SCALARS:
-        return "" if tensor.count == 1 else f"isn't one number but has shape {list(tensor.shape)}"
+        if tensor.count != 1:
+            return f"isn't one number but has shape {list(tensor.shape)}", _ONE_ALPHA
+        if tensor.dtype not in _FLOATS and not tensor.dtype.startswith(("I", "U")):
+            return f"is of type {tensor.dtype}, which isn't a type of numbers", _ONE_ALPHA
+        return None
     if tensor.dtype not in _FLOATS:
-        return f"is of type {tensor.dtype}, which isn't a type of weights"
+        return f"is of type {tensor.dtype}, which isn't a type of weights", _AS_FLOATS
     if not tensor.shape:
-        return "is a single number"
+        return "is a single number", _DAMAGED
     if not tensor.count:
-        return f"is empty (shape {list(tensor.shape)})"
-    return ""
+        return f"is empty (shape {list(tensor.shape)})", _DAMAGED
+    return None
 
 
 def _check_rank(file: TensorFile, layer: AdapterLayer, tensors: Mapping[str, StoredTensor]) -> None:
@@ -281,7 +289,7 @@ def _check_rank(file: TensorFile, layer: AdapterLayer, tensors: Mapping[str, Sto
         raise InvalidAdapter(
             f"adapter {file.path.name}: the shapes {list(down)} and {list(up)} of layer "
             f"{layer.name} don't go together",
-            remedy="The file is damaged, or was changed by hand: use another copy.",
+            remedy=_DAMAGED,
         )
 
 

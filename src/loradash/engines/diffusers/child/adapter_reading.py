@@ -50,6 +50,11 @@ class LayerChange:
         """Number of rows between the two."""
         return self.down.shape[0]
 
+    @property
+    def has_effect(self) -> bool:
+        """Whether it changes anything: neither its strength nor one of the two is zero."""
+        return self.scale != 0 and bool(self.down.any()) and bool(self.up.any())
+
     def delta(self) -> Tensor:
         """The change as one matrix, (out, in) or (out, in x height x width)."""
         return self.scale * (self.up @ self.down.flatten(1))
@@ -100,12 +105,12 @@ def read_adapter(path: Path, modules: list[AdaptedModule]) -> ReadAdapter:
     total = len(layout.layers)
     if total - len(homeless) < total * _LEAST_SHARE:
         raise InvalidAdapter(
-            f"adapter {path.name} doesn't fit this base model: it has "
-            f"{'none' if len(homeless) == total else f'only {total - len(homeless)}'} of the "
-            f"adapter's {counted(total, 'layer')}; there is no {some_of(homeless)}",
+            f"adapter {path.name} doesn't fit this base model, which has "
+            f"{_share(total - len(homeless), total)}; there is no {some_of(homeless)}",
             remedy=_OTHER_BASE,
         )
-    return ReadAdapter(path.name, changes, tuple(_warnings(path.name, layout, homeless)))
+    warnings = [*_warnings(path.name, layout, homeless), *_without_effect(path.name, changes)]
+    return ReadAdapter(path.name, changes, tuple(warnings))
 
 
 def put_adapter(read: ReadAdapter, modules: list[AdaptedModule], name: str) -> None:
@@ -298,6 +303,20 @@ def _misfit(layout: AdapterLayout, layer: AdapterLayer, weight: Tensor) -> Inval
         f"{told}, the base model's weight there is {list(weight.shape)}",
         remedy=_OTHER_BASE,
     )
+
+
+def _share(fitting: int, total: int) -> str:
+    if not fitting and total == 1:
+        return "no place for the adapter's only layer"
+    return f"{f'only {fitting}' if fitting else 'none'} of the adapter's {counted(total, 'layer')}"
+
+
+def _without_effect(name: str, changes: Mapping[str, Mapping[str, LayerChange]]) -> Iterator[str]:
+    if not any(change.has_effect for layers in changes.values() for change in layers.values()):
+        yield (
+            f"adapter {name} has no effect: every layer's change is zero, by its alpha or its "
+            "values; was it saved before its training began?"
+        )
 
 
 def _warnings(name: str, layout: AdapterLayout, homeless: list[str]) -> Iterator[str]:
