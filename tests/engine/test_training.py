@@ -274,6 +274,19 @@ def test_missing_captions_are_mentioned_and_the_default_is_used(
     assert "image_01.png" in warning.message
 
 
+def test_an_image_smaller_than_a_step_of_the_model_is_enlarged_and_named(
+    start: Start, tiny_base: Path, tmp_path: Path
+) -> None:
+    dataset = write_dataset(tmp_path / "data", [(32, 32)] * 2)
+    Image.new("RGB", (1, 32)).save(dataset / "image_01.png")
+    (dataset / "image_00.txt").unlink()
+    recorder = start(dataset=str(dataset), base_model=str(tiny_base), steps=1).run()
+    told = {event.code: event.message for event in recorder.of("warning")}
+    assert "1 image is enlarged, since its shorter side has fewer than" in told["images_enlarged"]
+    assert told["images_enlarged"].endswith(" pixels: image_01.png")
+    assert told["captions_missing"].startswith(f"1 of 2 images in {dataset} has no .txt file")
+
+
 def test_images_of_every_format_are_trained_on_and_what_is_left_out_is_told(
     start: Start, tiny_base: Path, tmp_path: Path
 ) -> None:

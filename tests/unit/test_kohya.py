@@ -310,6 +310,10 @@ def test_values_that_no_training_can_have_are_told_with_the_settings_that_are_re
     assert found.count("missing") == 1
 
 
+def test_prompts_that_are_never_drawn_are_named():
+    assert any("no previews are drawn" in note for note in converted(sample_prompts="a").notes)
+
+
 def test_a_switch_may_be_a_word():
     assert converted(gradient_checkpointing="on").document["config"]["process"][0]["train"][
         "gradient_checkpointing"

@@ -10,7 +10,8 @@ import math
 def bucket_size(width: int, height: int, resolution: int, step: int) -> tuple[int, int]:
     """Return width and height in pixels at which an image of the given size is trained.
 
-    An image smaller than one step is the exception to "never up": it is trained at one step.
+    An image smaller than one step is the exception to "never up": it is trained at one step, and
+    named (`loradash.domain.dataset_findings.images_enlarged`).
     """
     scale = min(1.0, math.sqrt(resolution * resolution / (width * height)))
     longest = max(step, resolution * resolution // step)  # of a sliver, whose short side is a step

@@ -144,6 +144,15 @@ def only_first_frames(names: Sequence[str]) -> str:
     )
 
 
+def images_enlarged(names: Sequence[str], side: int) -> str:
+    """Say which images are smaller than the smallest side in pixels that can be trained."""
+    verb, whose = ("is", "its") if len(names) == 1 else ("are", "their")
+    return (
+        f"{counted(len(names), 'image')} {verb} enlarged, since {whose} shorter side has fewer "
+        f"than {side} pixels: {name_list(names)}"
+    )
+
+
 def name_list(names: Sequence[str], total: int | None = None) -> str:
     """Return the first names, and how many more there are of all or of ``total``."""
     more = (len(names) if total is None else total) - min(len(names), NAMES_SHOWN)

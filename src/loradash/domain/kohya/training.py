@@ -199,6 +199,11 @@ def sample_of(source: Source, length: Length, files: Files) -> tuple[dict[str, A
     at_first = source.switch("sample_at_first")
     prompts = source.take("sample_prompts")
     sampler = str(source.take("sample_sampler", "ddim"))
+    if prompts and not (every or at_first):
+        source.notes.append(
+            "sample_prompts: without sample_every_n_steps or sample_every_n_epochs no previews are "
+            "drawn, as in sd-scripts"
+        )
     if not prompts or not (every or at_first):
         return {"sample_every": 0}, False
     return {

@@ -19,7 +19,7 @@ from loradash.datasets.changes import changes, summary
 from loradash.datasets.folder import combined_hash, require_usable, scan
 from loradash.datasets.images import fit, open_image
 from loradash.domain.dataset import DatasetReport
-from loradash.domain.dataset_findings import findings, name_list
+from loradash.domain.dataset_findings import findings, images_enlarged, name_list
 from loradash.domain.sizes import counted
 from loradash.domain.text_length import cut_captions
 from loradash.domain.training_config import DatasetSection, TrainingConfig
@@ -151,7 +151,8 @@ def items_of(
             replacement = "the default caption" if section.default_caption else "an empty caption"
             emitter.warn(
                 "captions_missing",
-                f"{len(missing)} of {len(report.images)} images in {report.folder} have no "
+                f"{len(missing)} of {counted(len(report.images), 'image')} in {report.folder} "
+                f"{'has' if len(missing) == 1 else 'have'} no "
                 f"{section.caption_suffix} file; {replacement} is used: {', '.join(missing[:5])}",
             )
         if notes := report.colour_notes:
@@ -160,8 +161,16 @@ def items_of(
                 f"colours of {counted(len(notes), 'image')} in {report.folder}: "
                 f"{'; '.join(notes[:5])}",
             )
+        if small := _smaller_than(report, bucket_step):
+            emitter.warn(
+                "images_enlarged", f"{report.folder}: {images_enlarged(small, bucket_step)}"
+            )
         items += _items_of(report, section, trigger_word, job.config, bucket_step)
     return items
+
+
+def _smaller_than(report: DatasetReport, side: int) -> list[str]:
+    return [one.relative_path for one in report.images if min(one.width, one.height) < side]
 
 
 def _items_of(
