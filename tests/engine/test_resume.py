@@ -147,6 +147,7 @@ def test_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
     recorder = damaged.run()
 
     assert "checkpoint_damaged" in recorder.codes
+    assert "training_begins_again" not in recorder.codes
     assert recorder.of("resumed")[0].step == 3
     assert_equal_weights(undisturbed.adapter, damaged.adapter)
 
@@ -161,6 +162,7 @@ def test_truncated_or_missing_checkpoint_file_is_never_used(
     path.write_bytes(path.read_bytes()[:-20])
     recorder = training.run()
     assert "checkpoint_damaged" in recorder.codes
+    assert "training_begins_again" in recorder.codes
     assert recorder.of("resumed") == []
     assert recorder.of("done")
 

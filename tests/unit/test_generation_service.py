@@ -383,6 +383,18 @@ def test_an_adapter_that_does_not_verify_is_refused(service, adapter):
         service.find_adapter(str(adapter))
 
 
+def test_all_adapters_that_cannot_be_used_are_told_at_once(service, adapter, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_text("something else")
+    uses = [str(adapter), str(broken), str(tmp_path / "gone.safetensors")]
+    with pytest.raises(InvalidConfig, match="can't start: 2 things are wrong") as caught:
+        service.check(request("a cat", adapters=uses))
+    told = "\n".join(caught.value.problems)
+    assert "gone.safetensors doesn't exist" in told
+    assert str(adapter) not in told
+    assert len(caught.value.problems) == 2
+
+
 @pytest.mark.parametrize("name", ["a.ckpt", "a.pt", "a.bin", "a"])
 def test_only_safetensors_files_are_adapters(service, tmp_path, name):
     (tmp_path / name).write_text("LORA")

@@ -38,6 +38,23 @@ def test_a_name_that_is_none_is_refused(world, client, name):
     assert shown(world)[0]["name"] == "cat"
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"name": 5}, "name: must be text (got 5)"),
+        ({}, "name: missing; send it"),
+        ([], "must be a mapping of keys to values"),
+        (None, "missing; send it"),
+    ],
+)
+def test_a_body_that_is_none_is_told_by_field_in_our_words(world, client, body, said):
+    reply = client.patch(f"/models/{world.trained('cat').id}", json=body)
+    assert reply.status_code == 400
+    assert said in reply.json()["error"]
+    assert "Input should" not in reply.json()["error"]
+    assert "send the request again" in reply.json()["error"]
+
+
 def test_a_deleted_model_is_gone_with_its_file_and_its_record_stays(world, client):
     process_id, other = world.trained("cat").id, world.trained("dog").id
     assert client.delete(f"/models/{process_id}").json()["deleted"] == 1

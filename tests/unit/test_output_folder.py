@@ -50,7 +50,7 @@ def test_a_file_that_breaks_off_or_is_another_one_leaves_nothing(tmp_path):
         folder.write("cat.png", lambda path: path.write_text("half") / 0)
     with pytest.raises(ResultsNotStored, match=r"cat\.png"):
         folder.write("cat.png", put("cat"), sha256="0" * 64)
-    with files_of_at_most(1000), pytest.raises(DiskFull):
+    with files_of_at_most(1000), pytest.raises(DiskFull, match=f"--output {tmp_path}: the disk"):
         folder.write("cat.png", put("x" * 2000))
     assert names(tmp_path) == []
 

@@ -210,10 +210,14 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:
         problems = [
-            f"{'.'.join(str(part) for part in one['loc'][1:])}: {one['msg']}"
-            for one in error.errors()[:20]
+            requests.described({**one, "loc": one["loc"][1:]}) for one in error.errors()[:20]
         ]
-        text = str(InvalidRequest("the request can't be used", problems=problems))
+        text = str(
+            InvalidRequest(
+                "the request can't be used", problems=problems,
+                remedy="Correct what is named above and send the request again.",
+            )
+        )  # fmt: skip
         return json_response({"error": masked(text)}, 400)
 
     @app.exception_handler(HTTPException)

@@ -91,9 +91,10 @@ class OutputFolder:
         return self.write(path.name, lambda arrived: shutil.copyfile(path, arrived))
 
     def _problem(self, error: OSError) -> DiskFull | InvalidSettings:
-        return as_disk_full(error) or InvalidSettings(
-            f"{self._option} {self.path}: {error.strerror or error}", remedy=_REMEDY
-        )
+        where = f"{self._option} {self.path}"
+        if full := as_disk_full(error):
+            return DiskFull(f"{where}: {full.message}", remedy=full.remedy)
+        return InvalidSettings(f"{where}: {error.strerror or error}", remedy=_REMEDY)
 
 
 class NamedFile:

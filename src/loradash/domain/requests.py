@@ -586,7 +586,7 @@ def _unknown_of(data: Mapping[Any, Any], names: list[str]) -> tuple[str, ...]:
 def _problems(error: ValidationError) -> list[str]:
     """Tell each finding once, with its field; the last line counts what is left out."""
     found = error.errors(include_url=False)
-    problems = list(dict.fromkeys(_describe(problem) for problem in found))
+    problems = list(dict.fromkeys(described(problem) for problem in found))
     if len(problems) <= MAX_PROBLEMS:
         return problems
     left_out = len(problems) - MAX_PROBLEMS + 1
@@ -596,6 +596,7 @@ def _problems(error: ValidationError) -> list[str]:
 _MESSAGES = {
     "missing": "missing; send it",
     "string_type": "must be text",
+    "string_too_long": "has more than {max_length} characters; shorten it",
     "too_long": "has more than {max_length} characters; shorten it",
     "too_short": "is empty; fill it or leave it out",
     "int_type": "must be a whole number",
@@ -608,7 +609,8 @@ _MESSAGES = {
 }
 
 
-def _describe(problem: Any) -> str:
+def described(problem: Any) -> str:
+    """Say one finding of pydantic's in this project's words, with its field and what was given."""
     template = _MESSAGES.get(problem["type"])
     if template is None:
         message = str(problem["msg"]).removeprefix("Value error, ")

@@ -20,6 +20,7 @@ from loradash.domain.process import ProcessRecord, Progress
 from loradash.domain.schema import validate
 from loradash.domain.yaml_text import dump_mapping, load_mapping
 from loradash.engines.engine import Engine
+from loradash.error_list import ErrorList
 from loradash.errors import (
     InvalidAdapter,
     InvalidBaseModel,
@@ -71,21 +72,28 @@ class GenerationService:
         """Check prompts, base model and adapters; return the request as it will be run.
 
         The seed is drawn here if none is given, so that every attempt draws the same images, and
-        local paths are given in full. Raises `InvalidAdapter`, `InvalidBaseModel`, `NotFound`.
+        local paths are given in full. All problems are told at once. Raises `InvalidAdapter`,
+        `InvalidBaseModel`, `InvalidConfig`, `NotFound`.
         """
         base_model = request.base_model
         request = with_prompts_read(request, self._trained)
-        places.check(base_model, InvalidBaseModel, "base_model")
-        self._engine.check_base_model(base_model)
-        self._engine.check_generation(request)
+        errors = ErrorList("the generation can't start")
+        with errors.noted():
+            places.check(base_model, InvalidBaseModel, "base_model")
+            self._engine.check_base_model(base_model)
+            self._engine.check_generation(request)
+        uses = []
+        for use in request.adapters:
+            with errors.noted():
+                path = self.check_adapter(use.path, places)
+                uses.append(use.model_copy(update={"path": path}))
+        errors.raise_all()
         if base_model not in EMBEDDED_BASE_MODELS:
             base_model = full_path(base_model)
-        uses = tuple(
-            use.model_copy(update={"path": self.check_adapter(use.path, places)})
-            for use in request.adapters
-        )
         seed = secrets.randbelow(_MAX_SEED) if request.seed is None else request.seed
-        return request.model_copy(update={"base_model": base_model, "adapters": uses, "seed": seed})
+        return request.model_copy(
+            update={"base_model": base_model, "adapters": tuple(uses), "seed": seed}
+        )
 
     def submit(
         self,

@@ -257,7 +257,10 @@ class TrainingRun:
             self._emitter.warn("adapter_partly_used", text)
 
     def _restore(self) -> None:
+        damaged = []
+
         def on_damaged(path: Path, reason: str) -> None:
+            damaged.append(path.name)
             self._emitter.warn("checkpoint_damaged", f"{path.name} is passed over: {reason}")
 
         found = self._store.newest(on_damaged)
@@ -266,6 +269,10 @@ class TrainingRun:
                 f"no checkpoint of {self._job.before.process_id} verifies, which this training "
                 "extends",
                 remedy="Start a new training from its adapter.",
+            )
+        if damaged and not found:
+            self._emitter.warn(
+                "training_begins_again", "no checkpoint is whole, so the training begins at step 1"
             )
         if found:
             path, state = found
