@@ -1,6 +1,11 @@
 import pytest
 
 from loradash.domain.dataset_references import parse_dataset_reference
+from loradash.errors import InvalidDataset
+from loradash.services.datasets.found import find_dataset
+from loradash.services.datasets.store import DatasetStore
+from loradash.services.places import ANYWHERE
+from loradash.storage.memory import MemoryStore
 
 
 @pytest.mark.parametrize(
@@ -25,3 +30,11 @@ from loradash.domain.dataset_references import parse_dataset_reference
 )
 def test_a_reference_says_what_it_means(text, kind, meant):
     assert parse_dataset_reference(text) == (kind, meant)
+
+
+@pytest.mark.parametrize(("name", "words"), [("a.zip", "is a file"), ("none", "doesn't exist")])
+def test_a_folder_that_is_none_is_refused_for_its_reason(tmp_path, name, words):
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    datasets = DatasetStore(MemoryStore())
+    with pytest.raises(InvalidDataset, match=words):
+        find_dataset(datasets, f"folder:{tmp_path / name}", "dataset", ANYWHERE)

@@ -220,6 +220,23 @@ def test_more_than_one_document_is_refused(text):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "[model]\nx = 1\n",
+        "# mine\n\nnetwork_dim = 4\nseed = 1\n",
+        "[[datasets]]\r\nresolution = 64",
+    ],
+)
+def test_a_config_of_sd_scripts_in_toml_is_sent_to_its_conversion(text):
+    assert "loradash convert-config" in refusal(text).remedy
+
+
+@pytest.mark.parametrize("text", ["a: = b: c", "- a", "word", "# x = 1\n- y"])
+def test_other_texts_are_not(text):
+    assert "convert-config" not in refusal(text).remedy
+
+
+@pytest.mark.parametrize(
     ("text", "kind"),
     [("", "empty"), ("# only a comment", "empty"), ("- a\n- b", "a list"), ("word", "a text")],
 )

@@ -139,6 +139,20 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
+_TOML = re.compile(r"^[ \t]*(?:\[{1,2}[\w.-]+\]{1,2}|[\w-]+[ \t]*=.*)[ \t]*\r?$", re.MULTILINE)
+
+
+def _remedy(text: str, remedy: str) -> str:
+    """Say what to do; a config of sd-scripts in TOML needs a conversion."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines or not _TOML.fullmatch(lines[0].lstrip("\ufeff")):
+        return remedy
+    return (
+        "It looks like TOML: make a config of kohya's sd-scripts ours with "
+        "`loradash convert-config FILE`."
+    )
+
+
 _KINDS: dict[Any, str] = {str: "a text", list: "a list"}
 
 
@@ -167,14 +181,18 @@ def load_mapping(text: str, what: str = "config") -> dict[str, Any]:
             _measure(text, what)
             data = yaml.load(text, Loader=_CoreSchemaLoader)
     except yaml.YAMLError as error:
-        raise InvalidConfig(f"{what}: {_describe(error)}", remedy="Correct the YAML.") from error
+        raise InvalidConfig(
+            f"{what}: {_describe(error)}", remedy=_remedy(text, "Correct the YAML.")
+        ) from error
     except RecursionError as error:
         raise InvalidConfig(f"{what}: nested too deeply", remedy="Flatten the YAML.") from error
     if not isinstance(data, dict):
         kind = "empty" if data is None else _KINDS.get(type(data), "a single value")
         raise InvalidConfig(
             f"{what}: the document is {kind}, but must be a mapping of keys to values",
-            remedy="Start with 'job: extension' or with the short form ('dataset: ...').",
+            remedy=_remedy(
+                text, "Start with 'job: extension' or with the short form ('dataset: ...')."
+            ),
         )
     mapping: dict[str, Any] = _with_text_keys(data, what)
     return mapping

@@ -52,8 +52,9 @@ def find_dataset(datasets: DatasetStore, reference: str, what: str, places: Plac
     if kind == "folder" or (kind == "either" and is_command and path.is_dir()):
         places.check(text, InvalidDataset, what)
         if not path.is_dir():
+            reason = "is a file, not a folder" if path.is_file() else "doesn't exist"
             raise InvalidDataset(
-                f"{what}: dataset folder {text[:200]} doesn't exist", remedy=_FOLDER_REMEDY
+                f"{what}: dataset folder {text[:200]} {reason}", remedy=_FOLDER_REMEDY
             )
         full = full_path(text)
         warning = _other_meaning(datasets, text, what, full) if kind == "either" else ""
