@@ -81,6 +81,12 @@ def test_what_is_no_mapping_is_told_in_plain_words(text, words):
         parse_training_text(text)
 
 
+def test_the_nearest_key_of_a_generation_is_proposed():
+    with pytest.raises(InvalidConfig) as caught:
+        parse_generation_text("base_model: x\nprompts: [cat]\nstep: 3")
+    assert caught.value.problems == ("step: unknown key; did you mean 'steps'?",)
+
+
 def test_too_many_entries_are_told_in_plain_words():
     with pytest.raises(InvalidConfig) as caught:
         parse_generation_text(json.dumps({"base_model": "x", "prompts": ["cat"] * 1001}))

@@ -329,7 +329,7 @@ def _parse_assignments(assignments: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise InvalidConfig(
-                f"--set {text}: not of the form key=value", remedy="train.steps=500"
+                f"--set {text}: not of the form key=value", remedy="Write it as train.steps=500."
             )
         values[key.strip()] = load_mapping(f"value: {value}", f"--set {key}")["value"]
     return values

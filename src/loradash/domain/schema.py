@@ -135,7 +135,10 @@ def _describe(problem: Any, root: type[BaseModel], sections: dict[str, type[Sect
         section = sections.get(parents[-1]) if parents else None
         if section is None and issubclass(root, Section):
             section = root
-        hint = nearest(str(location[-1]), section.known_keys()) if section else ""
+        known = section.known_keys() if section else []
+        if not section and len(location) == 1:
+            known = list(root.model_fields)
+        hint = nearest(str(location[-1]), known)
         return f"{path_text(location)}: unknown key{hint}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if problem["type"] == "missing":
