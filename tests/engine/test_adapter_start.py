@@ -152,6 +152,21 @@ def test_layers_that_the_file_has_not_start_anew_and_are_named(
     assert "start anew: unet." in warning.message
 
 
+def test_a_file_of_zeros_says_so_and_its_layers_learn(
+    begin: Callable[..., LocalTraining], pipeline: StableDiffusionPipeline
+) -> None:
+    made = make("kohya LoRA", pipeline)
+    for name in made.tensors:
+        if not name.endswith("alpha"):
+            made.tensors[name] = torch.zeros_like(made.tensors[name])
+    training = begin(made, {"train.train_text_encoder": True})
+    recorder = training.run()
+    assert any("has no effect" in one.message for one in recorder.of("warning"))
+    tensors = load_file(training.adapter)
+    assert all(tensor.any() for name, tensor in tensors.items() if "lora_down" in name)
+    assert any(tensor.any() for name, tensor in tensors.items() if "lora_up" in name)
+
+
 def test_a_file_that_holds_nan_is_refused(
     begin: Callable[..., LocalTraining], pipeline: StableDiffusionPipeline, tmp_path: Path
 ) -> None:

@@ -53,6 +53,8 @@ def start_from_adapter(
 def _start(layer: BaseTunerLayer, change: LayerChange) -> None:
     down, up = layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight
     factor = change.scale / layer.scaling[ADAPTER_NAME]
+    if not change.down.any() and not (change.up * factor).any():
+        return  # with zeros in both it could never learn; a fresh layer changes as little
     with torch.no_grad():
         down.copy_(change.down.reshape(down.shape))
         up.copy_((change.up * factor).reshape(up.shape))
