@@ -87,7 +87,7 @@ def _steps(cli: CommandLine) -> int:
 def test_whole_program_killed_leaves_no_engine_and_the_training_can_go_on(
     cli: CommandLine, dataset: Path
 ) -> None:
-    options = (*SMALL, "--steps", "120", "--save-every", "5", "--seed", "3")
+    options = (*SMALL, "--steps", "60", "--save-every", "5", "--seed", "3")
     process = cli.start("train", "--dataset", str(dataset), *options)
     _wait_for_steps(cli, 8)
     process.kill()
@@ -107,7 +107,7 @@ def test_whole_program_killed_leaves_no_engine_and_the_training_can_go_on(
 
 
 def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(cli: CommandLine, dataset: Path) -> None:
-    options = (*SMALL, "--steps", "150", "--save-every", "1000")
+    options = (*SMALL, "--steps", "80", "--save-every", "1000")
     process = cli.start("train", "--dataset", str(dataset), *options)
     _wait_for_steps(cli, 5)
     process.send_signal(signal.SIGINT)
@@ -119,7 +119,7 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(cli: CommandLine, data
     resumed = cli.run("train", "--resume", process_id, "--json")
     assert resumed.exit_code == 0
     steps = [event["step"] for event in resumed.events if event["type"] == "step"]
-    assert steps == list(range(stopped_at + 1, 151))
+    assert steps == list(range(stopped_at + 1, 81))
 
 
 def test_two_programs_cannot_run_one_training(cli: CommandLine, dataset: Path) -> None:
