@@ -46,6 +46,7 @@ DISTURBED = replace(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_trainings_end_with_equal_weights_whatever_dies_meanwhile() -> None:
     outcome = run(Wanted(seed=11, workers=2, trainings=3, kills=6, steps=40, mean_between_s=5))
     text = report(outcome)

@@ -38,6 +38,7 @@ def training_id(cli: CommandLine) -> str:
     return next((cli.workspace / "output/training").glob("train_*")).name
 
 
+@pytest.mark.long
 def test_trainer_group_killed_at_ten_random_moments(cli: CommandLine, dataset: Path) -> None:
     undisturbed = cli.run("train", "--dataset", str(dataset), *OPTIONS, "--json").result
     assert undisturbed["status"] == "completed"

@@ -21,7 +21,7 @@ import pytest
 
 from tests.acceptance.conftest import CommandLine, Server, engine_processes, training, upload
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SEED = 20261124
 STEPS = 100
