@@ -926,18 +926,47 @@ def test_a_store_that_can_not_be_read_now_is_no_reason_to_begin_anew(
     )  # fmt: skip
 
 
-def test_what_is_on_disk_stays_and_half_of_a_checkpoint_is_brought_anew(
+def test_what_is_whole_on_disk_is_not_fetched_again(stored_checkpoints, registry, store, tmp_path):
+    here = tmp_path / "here"
+    assert restored(registry, store, stored_checkpoints, here)[0] == 2
+    store.breaks(OSError("the mount is gone"), "get_file")
+    assert restored(registry, store, stored_checkpoints, here)[0] == 0
+
+
+@pytest.mark.parametrize("damage", ["changed", "shorter", "gone"])
+def test_a_checkpoint_that_is_damaged_on_disk_is_replaced(
+    stored_checkpoints, registry, store, tmp_path, damage
+):
+    here = tmp_path / "here"
+    restored(registry, store, stored_checkpoints, here)
+    path = here / "step-000000007" / "state.safetensors"
+    whole = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "shorter":
+        path.write_bytes(whole[:-1])
+    else:
+        path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    assert restored(registry, store, stored_checkpoints, here)[0] == 1
+    assert path.read_bytes() == whole
+
+
+def test_newer_ones_that_another_machine_stored_are_fetched_and_what_is_newer_here_stays(
     stored_checkpoints, registry, store, tmp_path
 ):
     here = tmp_path / "here"
-    mine = here / "step-000000007" / "mine"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("from here")
+    for step in (2, 9):
+        (here / f"step-00000000{step}").mkdir(parents=True)
+    count, found = restored(registry, store, stored_checkpoints, here)
+    assert (count, found) == (2, [f"step-00000000{step}" for step in (2, 6, 7, 9)])
+
+
+def test_half_of_a_checkpoint_is_brought_anew(stored_checkpoints, registry, store, tmp_path):
+    here = tmp_path / "here"
     half = here / ".step-000000006.restored" / "old"
-    half.parent.mkdir()
+    half.parent.mkdir(parents=True)
     half.write_text("half")
     assert restored(registry, store, stored_checkpoints, here)[0] == 2
-    assert [path.name for path in mine.parent.iterdir()] == ["mine"]
     assert not (here / "step-000000006" / "old").exists()
     assert Path(here / "step-000000006" / "state.safetensors").is_file()
 

@@ -1226,6 +1226,24 @@ def test_job_and_checkpoints_come_back_when_the_workspace_was_deleted(
     assert "2 checkpoints restored from the object store" in here.log(process_id)
 
 
+def test_a_checkpoint_that_was_damaged_in_the_workspace_comes_from_the_store(
+    here, service, engine, process_id
+):
+    engine.body = WRITES_CHECKPOINT.format(step=3) + WRITES_CHECKPOINT.format(step=6) + "exit(1)"
+    assert run(here, process_id).resumable
+    for path in (service.folder(process_id) / "checkpoints").glob("*/*"):
+        path.write_text("damaged")
+    engine.body = TELLS_CHECKPOINTS + 'emit("failed", code="internal", message="x")'
+    events = []
+    run(here, process_id, events.append)
+    assert events[0].message.split("|") == [
+        f"checkpoints/step-00000000{step}/{name}={name} of step {step}"
+        for step in (3, 6)
+        for name in NAMES
+    ]
+    assert "2 checkpoints restored from the object store" in here.log(process_id)
+
+
 def test_the_newest_checkpoints_that_are_whole_come_back(here, engine, process_id):
     engine.body = (
         WRITES_CHECKPOINT.format(step=3)
@@ -1249,12 +1267,13 @@ def test_checkpoints_on_disk_are_not_replaced_by_older_ones_of_the_store(
 ):
     engine.body = WRITES_CHECKPOINT.format(step=3) + "exit(1)"
     run(here, process_id)
-    path = service.folder(process_id) / "checkpoints/step-000000003/state.safetensors"
+    path = service.folder(process_id) / "checkpoints/step-000000005/state.safetensors"
+    path.parent.mkdir()
     path.write_text("on disk")
     engine.body = TELLS_CHECKPOINTS + 'emit("failed", code="internal", message="x")'
     events = []
     run(here, process_id, events.append)
-    assert "state.safetensors=on disk" in events[0].message
+    assert "step-000000005/state.safetensors=on disk" in events[0].message
 
 
 def test_a_dataset_folder_that_was_changed_since_the_job_is_left_to_the_engine(

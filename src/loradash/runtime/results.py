@@ -388,31 +388,44 @@ class ResultKeeper:
 def restore_checkpoints(
     registry: ProcessRegistry, store: ObjectStore, process_id: str, folder: Path, count: int = 2
 ) -> int:
-    """Bring the newest stored checkpoints back to disk; return how many came whole.
+    """See that the newest stored checkpoints are on disk, whole; return how many were fetched.
 
-    Each appears by a rename after the hashes of all of its files were compared.
+    One that is there but isn't what was stored is damaged, or of an attempt that another one has
+    overtaken, and is replaced. Each appears by a rename after the hashes of all of its files were
+    compared; of one that isn't whole in the store, the next older one takes the place.
     """
     by_name: dict[str, list[StoredArtifact]] = {}
     for entry in registry.artifacts(process_id, ["checkpoint"]):
         by_name.setdefault(entry.name.partition("/")[0], []).append(entry)
-    restored = 0
+    whole = fetched = 0
     for name in sorted(by_name, reverse=True):
-        if restored == count:
+        if whole == count:
             break
         target = folder / name
-        if target.exists():
+        if _is_whole(target, by_name[name]):
+            whole += 1
             continue
         partial = folder / f".{name}.restored"
         shutil.rmtree(partial, ignore_errors=True)
         try:
             for entry in by_name[name]:
                 fetch(store, entry, partial / Path(entry.name).name)
+            shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
-            restored += 1
+            whole += 1
+            fetched += 1
         except (ResultsNotStored, NotFound) as error:
             log.warning("checkpoint_not_restored", process_id=process_id, error=str(error))
             shutil.rmtree(partial, ignore_errors=True)
-    return restored
+    return fetched
+
+
+def _is_whole(folder: Path, entries: Sequence[StoredArtifact]) -> bool:
+    """Whether a checkpoint's files on disk are what was stored."""
+    paths = {folder / Path(entry.name).name: entry for entry in entries}
+    return all(
+        path.is_file() and path.stat().st_size == entry.size_bytes for path, entry in paths.items()
+    ) and all(sha256_of(path) == entry.sha256 for path, entry in paths.items())
 
 
 def fetch(store: ObjectStore, entry: StoredArtifact, path: Path) -> None:

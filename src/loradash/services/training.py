@@ -450,13 +450,12 @@ class TrainingService:
             attempt.keeper.now([NewArtifact("config", folder / CONFIG_FILE, CONFIG_FILE),
                                 *([NewArtifact("config", start, start.name)] if start else []),
                                 NewArtifact("job", job, job.name)])  # fmt: skip
-        if not self._engine.has_checkpoint(folder):
-            checkpoints = self._engine.checkpoint_folder(folder)
-            if count := restore_checkpoints(self._registry, self._store, attempt.id, checkpoints):
-                attempt.say(f"{counted(count, 'checkpoint')} restored from the object store")
-            elif extended:
-                self._extensions.restore(extended, checkpoints)
-                attempt.say(f"goes on from the last checkpoint of {extended.process_id}")
+        checkpoints = self._engine.checkpoint_folder(folder)
+        if count := restore_checkpoints(self._registry, self._store, attempt.id, checkpoints):
+            attempt.say(f"{counted(count, 'checkpoint')} restored from the object store")
+        elif extended and not self._engine.has_checkpoint(folder):
+            self._extensions.restore(extended, checkpoints)
+            attempt.say(f"goes on from the last checkpoint of {extended.process_id}")
         if fetched:
             attempt.say(f"datasets: {', '.join(fetched)}")
 
