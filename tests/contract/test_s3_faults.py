@@ -137,7 +137,8 @@ def test_what_is_said_to_have_been_sent_is_there(
     rest = {file.key for file in failed}
     until_all_are_done(store_with(policy=STEADY), failed, put_files)
     named = {seen.path.partition("?")[0].partition(f"/{bucket}/")[2] for seen in proxy.requests}
-    assert named == rest
+    # A look at the bucket, after an answer that could come from wrong settings, names no file.
+    assert named - {""} == rest
     assert contents(seaweedfs, bucket, files) == {
         file.key: file.path.read_bytes() for file in files
     }
