@@ -185,8 +185,9 @@ def test_what_sd_scripts_was_told_to_write_or_not_is_written_or_not_here_too():
         "metadata_author": "Ann", "resolution": "512",
     }  # fmt: skip
     files = SimpleNamespace(
-        folders=lambda path: ["10_sks"], images=lambda path: 3, text=lambda path: None
-    )
+        folders=lambda path: ["10_sks"], images=lambda path: 3, text=lambda path: None,
+        images_beside=lambda path: 0,
+    )  # fmt: skip
     config = parse_training(convert(settings, None, files).document)
     assert config.process.save.metadata == "minimal"
     assert (config.meta.title, config.meta.author) == ("My blob", "Ann")
