@@ -4,7 +4,6 @@ The library packs its errors into others; what counts is the innermost one that 
 answer, or of the lack of one (huggingface_hub, ``errors.py``).
 """
 
-import os
 import ssl
 from collections.abc import Iterator
 from typing import Any
@@ -75,7 +74,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _gated(name: str, page: str) -> Finding:
-    if os.environ.get("HF_TOKEN"):
+    from huggingface_hub import get_token
+
+    if get_token():  # of a variable, or of `hf auth login`
         return Finding(
             f"the hub gives {name} only to people who were let in (gated), and the account of "
             "HF_TOKEN wasn't",
@@ -102,11 +103,13 @@ def _by_status(response: Any, name: str) -> Finding:
     if status == 404:
         return Finding(f"a file of {name} isn't on the hub (404)", "check the id")
     if status == 429:
+        from huggingface_hub import get_token
+
         wait = str(response.headers.get("Retry-After", ""))
         return Finding(
             "the hub limits the rate of requests (429), and too many came from this address",
             (f"try again in {wait} seconds" if wait.isdecimal() else _LATER)
-            + ("" if os.environ.get("HF_TOKEN") else "; with HF_TOKEN the limit is higher"),
+            + ("" if get_token() else "; with HF_TOKEN the limit is higher"),
         )
     if status >= 500:
         return Finding(f"the hub has an error of its own ({status})", f"{_LATER}, {_OR_FOLDER}")
