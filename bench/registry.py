@@ -26,7 +26,7 @@ from loradash.registry import tables
 from loradash.registry.rows import columns
 from loradash.registry.sql import SqlRegistry
 from loradash.runtime.lease_watch import LeaseWatch
-from loradash.services.processes import ProcessService
+from loradash.services.processes.service import ProcessService
 from loradash.storage.memory import MemoryStore
 
 SIZES = (10, 1_000, 100_000)

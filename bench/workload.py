@@ -19,8 +19,8 @@ from loradash.runtime.supervisor import Limits, StopRequest
 from loradash.runtime.workspace import Workspace
 from loradash.services.datasets.folders import check_for_training
 from loradash.services.datasets.store import DatasetStore
-from loradash.services.running import Runner
-from loradash.services.training import TrainingService
+from loradash.services.processes.running import Runner
+from loradash.services.training.service import TrainingService
 from loradash.storage.memory import MemoryStore
 
 BASE_MODEL = "emoji-base"

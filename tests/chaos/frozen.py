@@ -32,9 +32,9 @@ from loradash.runtime.attempt import Attempt, Timing
 from loradash.runtime.manifests import latest_manifest, read_manifest, stored_manifests
 from loradash.runtime.results import NewArtifact
 from loradash.runtime.supervisor import StopRequest
-from loradash.services.running import Runner
-from loradash.services.submission import submit
-from loradash.services.sweeper import Sweeper
+from loradash.services.processes.running import Runner
+from loradash.services.processes.submission import submit
+from loradash.services.system.sweeper import Sweeper
 from loradash.storage import keys
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
@@ -212,7 +212,7 @@ def play(place: Place, write: int, folder: Path, *, thaw_after_s: float | None =
 
 def _lost(record: ProcessRecord) -> ProcessRecord:
     now = datetime.now(UTC)
-    return changes.lapsed(record, now=now, max_attempts=1000, owner_is_gone=True)
+    return changes.expired(record, now=now, max_attempts=1000, owner_is_gone=True)
 
 
 def _everything(place: Place, registry: Any, process_id: str) -> dict[str, Any]:

@@ -343,7 +343,7 @@ def test_a_lease_that_is_not_renewed_runs_out_for_whoever_watches_it(registry):
 def lapse(registry, process_id, now_s, max_attempts=3):
     return registry.change(
         process_id,
-        lambda record: changes.lapsed(
+        lambda record: changes.expired(
             record, now=at(now_s), max_attempts=max_attempts, owner_is_gone=True
         ),
     )
@@ -587,7 +587,7 @@ def test_counts_always_equal_a_recount(registry, seed):
     known = []
     moves = [
         *MOVES.values(),
-        lambda record: changes.lapsed(
+        lambda record: changes.expired(
             record, now=at(1000), max_attempts=2, owner_is_gone=dice.random() < 0.5
         ),
         lambda record: changes.cancel_requested(

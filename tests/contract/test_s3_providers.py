@@ -7,7 +7,7 @@ import random
 import pytest
 
 from loradash.errors import NotFound, StoreRefused
-from loradash.services.doctor import examine
+from loradash.services.system.doctor import examine
 from loradash.settings import Settings
 from loradash.storage.s3.config import S3Config
 from loradash.storage.s3.store import S3Store
@@ -160,7 +160,9 @@ def test_doctor_says_what_differs(fakes, monkeypatch, tmp_path, fault):
 
 def doctors_words(server, store, monkeypatch, tmp_path):
     monkeypatch.setattr("loradash.storage.s3.probe._LIST_WAIT_S", 0.01)
-    monkeypatch.setattr("loradash.services.doctor._devices", lambda: None)  # torch takes seconds
+    monkeypatch.setattr(
+        "loradash.services.system.doctor._devices", lambda: None
+    )  # torch takes seconds
     settings = Settings(S3_BUCKET=server.bucket, LORADASH_OBJECTS_PATH=tmp_path / "none")
     found = [one for one in examine(settings, store) if one]
     start = [one.subject for one in found].index("object store")

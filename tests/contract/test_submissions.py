@@ -11,7 +11,7 @@ from loradash.domain.ids import process_id_of
 from loradash.domain.process import ProcessRecord
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.objects import ObjectRegistry
-from loradash.services.submission import stored_config, submit
+from loradash.services.processes.submission import stored_config, submit
 from loradash.storage import keys
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore

@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from loradash.engines.diffusers.adapter_layers import read_adapter_layout
+from loradash.engines.diffusers.adapters.layers import read_adapter_layout
 from loradash.engines.diffusers.child.adapter_reading import put_adapter, read_adapter
 from loradash.engines.diffusers.child.architecture import AdaptedModule
 from loradash.errors import InvalidAdapter

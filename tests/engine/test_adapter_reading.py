@@ -11,7 +11,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from loradash.engines.diffusers.adapter_layers import read_adapter_layout
+from loradash.engines.diffusers.adapters.layers import read_adapter_layout
+from loradash.engines.diffusers.base_models.families import BaseModelSource, find_base_model
 from loradash.engines.diffusers.child.adapter_reading import (
     ReadAdapter,
     put_adapter,
@@ -20,7 +21,6 @@ from loradash.engines.diffusers.child.adapter_reading import (
 from loradash.engines.diffusers.child.architecture import AdaptedModule
 from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.diffusers.child.stop import StopSignal
-from loradash.engines.diffusers.families import BaseModelSource, find_base_model
 from loradash.errors import InvalidAdapter
 from tests.engine.adapter_table import documented_outcomes
 from tests.engine.conftest import Recorder

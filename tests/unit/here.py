@@ -12,7 +12,7 @@ from loradash.runtime.attempt import Timing
 from loradash.runtime.supervisor import Limits, StopRequest
 from loradash.runtime.workspace import Workspace
 from loradash.services.datasets.store import DatasetStore
-from loradash.services.running import Runner
+from loradash.services.processes.running import Runner
 from loradash.storage.memory import MemoryStore
 
 from .published import names

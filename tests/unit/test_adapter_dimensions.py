@@ -4,8 +4,8 @@ import struct
 
 import pytest
 
-from loradash.engines.diffusers.adapter_dimensions import network_settings
-from loradash.engines.diffusers.adapter_layers import read_adapter_layout
+from loradash.engines.diffusers.adapters.dimensions import network_settings
+from loradash.engines.diffusers.adapters.layers import read_adapter_layout
 
 from .tensor_bytes import tensors
 

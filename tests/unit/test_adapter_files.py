@@ -11,8 +11,8 @@ import pytest
 from loradash.errors import LoradashError, NotFound, ResultsNotStored, StoreUnavailable
 from loradash.registry.registry import StoredArtifact
 from loradash.runtime.workspace import Workspace
-from loradash.services import adapter_files
-from loradash.services.adapter_files import MAX_REMEMBERED, AdapterFiles, FileHashes
+from loradash.services.adapters import files as adapter_files
+from loradash.services.adapters.files import MAX_REMEMBERED, AdapterFiles, FileHashes
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 

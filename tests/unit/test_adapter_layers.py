@@ -5,8 +5,12 @@ import struct
 
 import pytest
 
-from loradash.engines.diffusers.adapter_layers import read_adapter_layout
-from loradash.engines.diffusers.tensor_files import NotTensors, not_finite, read_tensor_file
+from loradash.engines.diffusers.adapters.layers import read_adapter_layout
+from loradash.engines.diffusers.adapters.tensor_files import (
+    NotTensors,
+    not_finite,
+    read_tensor_file,
+)
 from loradash.errors import InvalidAdapter
 from tests.unit.tensor_bytes import file_of, lora, tensors
 

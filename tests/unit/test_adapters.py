@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from loradash.cli.app import app
 from loradash.cli.backend import HttpBackend, LocalBackend
 from loradash.errors import InvalidAdapter, InvalidSettings, LoradashError, NotFound
-from loradash.services.adapter_uses import users_of
-from loradash.services.stored_adapters import StoredAdapters
+from loradash.services.adapters.stored import StoredAdapters
+from loradash.services.adapters.uses import users_of
 
 from .tensor_bytes import tensors
 from .world import URL, World

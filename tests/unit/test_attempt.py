@@ -124,7 +124,7 @@ def take_over(registry, process_id, token="other"):
     """What happens to an owner that seemed to be gone."""
     registry.change(
         process_id,
-        lambda one: changes.lapsed(
+        lambda one: changes.expired(
             one, now=datetime.now(UTC), max_attempts=9, owner_is_gone=True
         ),
     )  # fmt: skip
@@ -299,9 +299,9 @@ def test_a_change_of_the_phase_is_told_at_once(begin, registry, monkeypatch):
         assert registry.get(attempt.id).progress.step == 1
 
 
-@pytest.mark.parametrize("tell_s", [0.0, 60.0])
-def test_the_lease_is_renewed_while_nothing_happens(begin, registry, tell_s):
-    timing = TIMING._replace(lease_s=2.0, tell_s=tell_s)
+@pytest.mark.parametrize("report_interval_s", [0.0, 60.0])
+def test_the_lease_is_renewed_while_nothing_happens(begin, registry, report_interval_s):
+    timing = TIMING._replace(lease_s=2.0, report_interval_s=report_interval_s)
     record = new_record(registry, timing=timing)
     with begin(record, timing=timing):
         until(
@@ -398,7 +398,7 @@ def test_a_cancel_in_the_registry_is_heard(begin, registry):
     with begin() as attempt:
         registry.change(attempt.id, lambda one: changes.cancel_requested(one, datetime.now(UTC)))
         until(lambda: attempt.stop.count)
-        assert (attempt.stop.wish, attempt.stop.grace_s) == ("cancel", 7)
+        assert (attempt.stop.reason, attempt.stop.grace_s) == ("cancel", 7)
         never(lambda: attempt.stop.count > 1)
         attempt.finish(Stopped(step=3))
     record = registry.get(attempt.id)
@@ -416,18 +416,18 @@ def test_a_cancel_does_not_hurry_what_stops_already(begin, registry):
 
 
 @pytest.mark.parametrize(
-    ("wish", "status", "ending"),
+    ("reason", "status", "ending"),
     [
         ("cancel", Status.CANCELLED, "cancelled"),
         ("shutdown", Status.PENDING, "released"),
         ("", Status.PENDING, "lost"),
     ],
 )
-def test_what_a_stop_means_depends_on_who_asked(begin, registry, wish, status, ending):
+def test_what_a_stop_means_depends_on_who_asked(begin, registry, reason, status, ending):
     with begin() as attempt:
         attempt.event(step(4))
-        if wish:
-            attempt.stop(wish)
+        if reason:
+            attempt.stop(reason)
         attempt.finish(Stopped(step=4))
     record = registry.get(attempt.id)
     assert (record.status, record.attempt.ending, record.lease) == (status, ending, None)
@@ -477,7 +477,7 @@ def test_who_has_lost_the_lease_ends_the_work_at_once(begin, registry):
         take_over(registry, attempt.id)
         until(lambda: attempt.lost)
         assert attempt.stop.count >= 2
-        assert attempt.stop.wish == "lease_lost"
+        assert attempt.stop.reason == "lease_lost"
 
 
 def test_the_lease_outweighs_an_earlier_wish(begin, registry):

@@ -49,7 +49,7 @@ def record(registry):
     ]
     registry.append_metrics(one.id, "first", measured)
     registry.change(
-        one.id, lambda now: changes.lapsed(now, now=BEGAN, max_attempts=9, owner_is_gone=True)
+        one.id, lambda now: changes.expired(now, now=BEGAN, max_attempts=9, owner_is_gone=True)
     )
     return take(registry, one.id, "second", BEGAN + timedelta(seconds=100))
 

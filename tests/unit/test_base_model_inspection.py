@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from loradash.data import base_model_folder
-from loradash.engines.diffusers import inspection
-from loradash.engines.diffusers.families import find_base_model
-from loradash.engines.diffusers.inspection import inspect
+from loradash.engines.diffusers.base_models import inspection
+from loradash.engines.diffusers.base_models.families import find_base_model
+from loradash.engines.diffusers.base_models.inspection import inspect
 from loradash.errors import InvalidBaseModel
 
 EMOJI = base_model_folder("emoji-base")

@@ -4,7 +4,7 @@ from loradash.domain.dataset_references import parse_dataset_reference
 from loradash.errors import InvalidDataset
 from loradash.services.datasets.found import find_dataset
 from loradash.services.datasets.store import DatasetStore
-from loradash.services.places import ANYWHERE
+from loradash.services.path_policy import ANYWHERE
 from loradash.storage.memory import MemoryStore
 
 

@@ -9,13 +9,13 @@ from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_text import parse_training
 from loradash.engines.diffusers import engine as engine_module
 from loradash.engines.diffusers import support
-from loradash.engines.diffusers.engine import DiffusersEngine
-from loradash.engines.diffusers.families import (
+from loradash.engines.diffusers.base_models.families import (
     BaseModelSource,
     find_base_model,
     on_this_machine,
 )
-from loradash.engines.diffusers.inspection import inspect
+from loradash.engines.diffusers.base_models.inspection import inspect
+from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.diffusers.job import GENERATOR_LINE, Generate, TrainingJob
 from loradash.engines.diffusers.support import check
 from loradash.engines.engine import Checkpoint, WarmGenerator

@@ -17,9 +17,9 @@ from loradash.errors import (
     NotFound,
 )
 from loradash.runtime.orphans import ChildRecords
-from loradash.services.adapter_uses import require_unused, users_of
-from loradash.services.submission import stored_config
-from loradash.services.training import TrainingService
+from loradash.services.adapters.uses import require_unused, users_of
+from loradash.services.processes.submission import stored_config
+from loradash.services.training.service import TrainingService
 
 from .here import LIMITS, Here
 from .test_training_service import TRAINS, ScriptedEngine, upload

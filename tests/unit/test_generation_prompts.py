@@ -4,7 +4,7 @@ from typer.testing import CliRunner
 from loradash.cli.app import app
 from loradash.domain.generation import AdapterUse, GenerationRequest, parse_generation_text
 from loradash.errors import InvalidAdapter, InvalidConfig
-from loradash.services.generation_prompts import MAX_TOLD, with_prompts_read
+from loradash.services.generation.prompts import MAX_TOLD, with_prompts_read
 
 ID = "train_01k9x3q4zt8m2v7c0hde"
 

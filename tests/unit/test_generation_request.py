@@ -13,7 +13,7 @@ from loradash.domain.generation import (
     parse_generation_text,
 )
 from loradash.errors import InvalidAdapter, InvalidConfig, LoradashError
-from loradash.services.generation import parse_adapter_use
+from loradash.services.generation.service import parse_adapter_use
 
 TEMPLATE = Path(__file__).parents[1] / "data" / "generation_flux.yaml"
 OWN = {"base_model": "emoji-base", "prompts": ["a cat"]}

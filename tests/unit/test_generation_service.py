@@ -13,7 +13,7 @@ from loradash.domain.generation import GenerationRequest
 from loradash.domain.ids import is_process_id
 from loradash.domain.process import ProcessRecord, Status
 from loradash.domain.yaml_text import load_mapping
-from loradash.engines.diffusers.families import find_base_model
+from loradash.engines.diffusers.base_models.families import find_base_model
 from loradash.engines.engine import Artifact, Command
 from loradash.errors import (
     DiskFull,
@@ -28,9 +28,9 @@ from loradash.registry.sql import SqlRegistry
 from loradash.runtime.manifests import write_manifest
 from loradash.runtime.supervisor import Limits, StopRequest
 from loradash.runtime.warm_pipeline import WarmPipeline
-from loradash.services.generation import GenerationService
-from loradash.services.places import ANYWHERE, Places
-from loradash.services.running import generate_here
+from loradash.services.generation.service import GenerationService
+from loradash.services.path_policy import ANYWHERE, PathPolicy
+from loradash.services.processes.running import generate_here
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
 
@@ -289,7 +289,7 @@ def test_an_adapter_is_found_by_its_key_and_by_its_address_in_the_bucket(make, t
     other = make(keys.Address("ours", "some/where"), store=here.store, registry=here.registry)
     for address in (f"s3://ours/some/where/{key}", f"S3://ours/some/where/{key}"):
         assert other.service.find_adapter(address) == path
-        assert other.service.check_adapter(address, Places([])) == address
+        assert other.service.check_adapter(address, PathPolicy([])) == address
     with pytest.raises(NotFound, match="there is no adapter"):
         other.service.find_adapter(f"s3://ours/some/where/results/{ID}/lora/another.safetensors")
 
@@ -528,24 +528,24 @@ def test_a_base_model_that_is_nowhere_is_refused_at_the_check(here):
     assert here.registry.page().records == ()
 
 
-# Places
+# PathPolicy
 
 
 @pytest.fixture
-def places(workspace):
+def path_policy(workspace):
     workspace.ensure()
-    return Places([workspace.root])
+    return PathPolicy([workspace.root])
 
 
-def test_a_request_may_name_files_in_the_workspace(service, places, workspace):
+def test_a_request_may_name_files_in_the_workspace(service, path_policy, workspace):
     path = workspace.root / "models" / "a.safetensors"
     path.write_text("LORA")
-    checked = service.check(request("a", adapters=({"path": str(path)},)), places)
+    checked = service.check(request("a", adapters=({"path": str(path)},)), path_policy)
     assert checked.adapters[0].path == str(path)
 
 
 def test_a_request_may_not_name_an_adapter_outside_of_the_workspace(
-    service, places, workspace, adapter, monkeypatch
+    service, path_policy, workspace, adapter, monkeypatch
 ):
     monkeypatch.chdir(adapter.parent)
     link = workspace.root / "models" / "link.safetensors"
@@ -557,36 +557,36 @@ def test_a_request_may_not_name_an_adapter_outside_of_the_workspace(
         f"{workspace.root}/../{adapter.name}",
     ):  # fmt: skip
         with pytest.raises(InvalidAdapter, match="not a place that requests may name"):
-            service.check(request("a", adapters=({"path": path},)), places)
-    service.check(request("a", adapters=({"path": str(adapter)},)), Places([adapter.parent]))
+            service.check(request("a", adapters=({"path": path},)), path_policy)
+    service.check(request("a", adapters=({"path": str(adapter)},)), PathPolicy([adapter.parent]))
 
 
-def test_a_request_may_not_ask_whether_a_file_outside_exists(service, places, tmp_path):
+def test_a_request_may_not_ask_whether_a_file_outside_exists(service, path_policy, tmp_path):
     messages = []
     for name in ("a.safetensors", "missing.safetensors"):
         (tmp_path / "a.safetensors").write_text("LORA")
         with pytest.raises(InvalidAdapter) as caught:
-            service.check(request("a", adapters=({"path": str(tmp_path / name)},)), places)
+            service.check(request("a", adapters=({"path": str(tmp_path / name)},)), path_policy)
         messages.append(str(caught.value).replace(name, ""))
     assert messages[0] == messages[1]
 
 
 def test_a_request_may_not_name_a_base_model_outside_of_the_workspace(
-    service, places, workspace, tmp_path, monkeypatch
+    service, path_policy, workspace, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").symlink_to(base_model_folder("emoji-base"))
     (workspace.root / "models" / "link").symlink_to(base_model_folder("emoji-base"))
     for path in (tmp_path / "model", "model", "./model", workspace.root / "models" / "link"):
         with pytest.raises(InvalidBaseModel, match="not a place that requests may name"):
-            service.check(request("a", base_model=str(path)), places)
-    assert service.check(request("a"), places).base_model == "emoji-base"
+            service.check(request("a", base_model=str(path)), path_policy)
+    assert service.check(request("a"), path_policy).base_model == "emoji-base"
 
 
-def test_results_of_trainings_may_always_be_named(service, places, trained):
+def test_results_of_trainings_may_always_be_named(service, path_policy, trained):
     key = trained()
     for reference in (ID, key):
-        checked = service.check(request("a", adapters=({"path": reference},)), places)
+        checked = service.check(request("a", adapters=({"path": reference},)), path_policy)
         assert checked.adapters[0].path == reference
 
 
@@ -752,8 +752,8 @@ def test_a_pipeline_gives_way_on_its_device_only(here, service):
     for device in ("cuda:0", "cuda:1"):
         record = service.submit(service.check(request("a")), taking=here.runner.taking(device))
         here.runner.run(record, None, StopRequest())
-    service.give_way("cuda:0")
-    service.give_way("unknown")
+    service.unload_pipeline("cuda:0")
+    service.unload_pipeline("unknown")
     assert here.pipelines["cuda:0"].pid is None
     assert here.pipelines["cuda:1"].pid is not None
     service.close()

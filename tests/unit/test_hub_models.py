@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from loradash.data import base_model_folder
-from loradash.engines.diffusers import hub as hub_module
-from loradash.engines.diffusers.families import BaseModelSource, find_base_model
-from loradash.engines.diffusers.inspection import Inspection, inspect
+from loradash.engines.diffusers.base_models import hub as hub_module
+from loradash.engines.diffusers.base_models.families import BaseModelSource, find_base_model
+from loradash.engines.diffusers.base_models.inspection import Inspection, inspect
 from loradash.errors import InvalidBaseModel
 from tests.hub_stand_in import COMMIT, HubStandIn, in_place_of_the_hub
 

@@ -19,7 +19,7 @@ from loradash.domain.kohya.keys import NO_EFFECT, SUBSET_LEVEL, UNSUPPORTED
 from loradash.domain.training_config import TrainingProcess
 from loradash.domain.training_text import parse_training, parse_training_text
 from loradash.errors import InvalidConfig, InvalidDataset, LoradashError
-from loradash.services.kohya_files import convert_file
+from loradash.services.adapters.kohya_files import convert_file
 
 FOLDERS = {
     "/photos": ["10_sks dog", "2_a cat", "no repeats", "0_nothing"],

@@ -12,7 +12,7 @@ from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import RegistryUnavailable
 from loradash.registry.memory import MemoryRegistry
 from loradash.runtime.lease_watch import LeaseWatch
-from loradash.services.running import take_over
+from loradash.services.processes.running import take_over
 from tests.clock import Clock
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from loradash.errors import StoreRefused, StoreUnavailable
-from loradash.services.links import Links
+from loradash.services.results.links import Links
 from loradash.storage.keys import published
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore

@@ -26,7 +26,7 @@ from loradash.runtime.gpu import Slot
 from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.orphans import ChildRecords, Orphan
 from loradash.runtime.owner import this_owner
-from loradash.services.running import take_over
+from loradash.services.processes.running import take_over
 from tests.unit.waits import never, until
 
 CUDA_0 = Slot("cuda:0", 0, {"CUDA_VISIBLE_DEVICES": "GPU-0"})
@@ -78,9 +78,9 @@ class Machine:
         self.memory = memory or Memory()
         self.running = {}  # by process id: where it runs
         self.order = []  # what was begun
-        self.gave_way = []  # each slot that was told to, and what ran there
-        self.give_way_blocks = threading.Event()
-        self.give_way_blocks.set()
+        self.unload_done = []  # each slot that was told to, and what ran there
+        self.unload_blocks = threading.Event()
+        self.unload_blocks.set()
         self.orphans = []
         self.stubborn = False
         self.error = None
@@ -90,7 +90,7 @@ class Machine:
         self.executor = LocalExecutor(
             self.registry, slots, self.memory, needs,
             taking=self.taking, run=self.run, watch=self.watch, take_over=self.take_over,
-            give_way=self.give_way,
+            unload_pipeline=self.unload_pipeline,
             children=self, lock_path=root / "run" / "server.lock", orphan_grace_s=3,
         )  # fmt: skip
 
@@ -122,10 +122,10 @@ class Machine:
     def take_over(self, process_id):
         return take_over(self.registry, process_id, 3, self.watch)
 
-    def give_way(self, name):
+    def unload_pipeline(self, name):
         inside = [one for one, where in self.running.items() if where == name]
-        self.gave_way.append((name, inside))
-        assert self.give_way_blocks.wait(20)
+        self.unload_done.append((name, inside))
+        assert self.unload_blocks.wait(20)
 
     def end_orphans(self, grace_s):
         assert grace_s == 3
@@ -188,7 +188,7 @@ def make(tmp_path):
     yield make_machine
     for machine in made:
         machine.stubborn = False
-        machine.give_way_blocks.set()
+        machine.unload_blocks.set()
         machine.executor.stop(10)
 
 
@@ -451,7 +451,7 @@ def test_a_training_that_waits_says_behind_what(make):
             == f"Waiting for memory: 9000 MB free, 10000 MB needed ({drawn} is running)"
         )
     )
-    assert machine.gave_way == []
+    assert machine.unload_done == []
 
 
 # The warm pipeline
@@ -461,15 +461,15 @@ def test_an_idle_pipeline_gives_way_before_a_training_starts(make):
     machine = make()
     drawn = machine.add("generation")
     machine.until_running(drawn)
-    assert machine.gave_way == []
+    assert machine.unload_done == []
     machine.release(drawn)
     until(lambda: not machine.running)
-    machine.give_way_blocks.clear()
+    machine.unload_blocks.clear()
     training = machine.add()
-    until(lambda: machine.gave_way == [("cuda:0", [])])
+    until(lambda: machine.unload_done == [("cuda:0", [])])
     until(lambda: "pipeline" in machine.waits_for())
     assert machine.status(training) is Status.PENDING  # no lease runs meanwhile
-    machine.give_way_blocks.set()
+    machine.unload_blocks.set()
     machine.until_running(training)
 
 
@@ -479,19 +479,19 @@ def test_the_memory_that_the_pipeline_held_counts_for_the_training(make):
     def freeing(name):
         machine.memory.free = 12_000
 
-    machine.executor._give_way = freeing
+    machine.executor._unload_pipeline = freeing
     machine.until_running(machine.add())
 
 
 def test_no_generation_starts_while_its_pipeline_gives_way_to_a_training(make):
     machine = make()
-    machine.give_way_blocks.clear()
+    machine.unload_blocks.clear()
     training = machine.add()
-    until(lambda: machine.gave_way)
+    until(lambda: machine.unload_done)
     drawn = machine.add("generation")
     until(lambda: "pipeline" in machine.waits_for("generation"))
     never(lambda: machine.running)
-    machine.give_way_blocks.set()
+    machine.unload_blocks.set()
     machine.until_running(training, drawn)
 
 
@@ -502,7 +502,7 @@ def test_a_pipeline_that_draws_does_not_give_way(make):
     machine.phase(drawn, "generating")
     training = machine.add()
     machine.until_running(drawn, training)
-    assert machine.gave_way == []
+    assert machine.unload_done == []
 
 
 def test_a_pipeline_gives_way_once_and_not_every_second(make):
@@ -510,7 +510,7 @@ def test_a_pipeline_gives_way_once_and_not_every_second(make):
     machine.add()
     until(lambda: machine.waits_for().startswith("Waiting for memory"))
     machine.looked()
-    assert len(machine.gave_way) == 1
+    assert len(machine.unload_done) == 1
 
 
 def test_a_pipeline_that_stands_in_its_own_generations_way_is_ended(make):
@@ -524,19 +524,19 @@ def test_a_pipeline_that_stands_in_its_own_generations_way_is_ended(make):
     machine.release(drawn)
     machine.until_running(training)
     machine.memory.free = 4_000
-    before = len(machine.gave_way)
+    before = len(machine.unload_done)
     again = machine.add("generation")
-    until(lambda: len(machine.gave_way) == before + 1)
+    until(lambda: len(machine.unload_done) == before + 1)
     machine.memory.free = 9_000
     machine.until_running(training, again)
 
 
 def test_a_pipeline_that_does_not_end_holds_up_its_own_slot_only(make):
     machine = make(slots=(CUDA_0, CUDA_1))
-    machine.give_way_blocks.clear()
+    machine.unload_blocks.clear()
     machine.add()
-    until(lambda: machine.gave_way)
-    stuck = machine.gave_way[0][0]
+    until(lambda: machine.unload_done)
+    stuck = machine.unload_done[0][0]
     drawn = machine.add("generation")
     machine.until_running(drawn)
     assert machine.running[drawn] != stuck
@@ -546,7 +546,7 @@ def test_one_training_ends_one_pipeline(make):
     machine = make(slots=(CUDA_0, CUDA_1))
     machine.until_running(machine.add())
     machine.looked()
-    assert len(machine.gave_way) == 1
+    assert len(machine.unload_done) == 1
 
 
 def test_a_training_goes_where_no_pipeline_is_warm_and_a_generation_where_one_is(make):
@@ -564,12 +564,12 @@ def test_a_training_goes_where_no_pipeline_is_warm_and_a_generation_where_one_is
     second = machine.add()
     machine.until_running(second)
     assert machine.running[second] == cold
-    assert len(machine.gave_way) == 1
+    assert len(machine.unload_done) == 1
 
 
 def test_a_pipeline_that_can_not_be_ended_does_not_stop_the_queue(make):
     machine = make()
-    machine.executor._give_way = lambda name: 1 / 0
+    machine.executor._unload_pipeline = lambda name: 1 / 0
     with structlog.testing.capture_logs():
         machine.until_running(machine.add())
 
@@ -584,7 +584,7 @@ def test_stopping_asks_what_runs_and_waits_for_it(machine):
     assert machine.running == {}
     for process_id in (training, drawn):
         stop = machine.stops[process_id]
-        assert (stop.count, stop.wish, stop.grace_s) == (1, "shutdown", None)
+        assert (stop.count, stop.reason, stop.grace_s) == (1, "shutdown", None)
         assert machine.registry.get(process_id).attempt.ending == "released"
     assert machine.status(waiting) is Status.PENDING
 
@@ -626,7 +626,7 @@ def test_a_stop_lets_a_cancelled_process_write_its_checkpoint(machine):
     stopping = threading.Thread(target=machine.executor.stop, args=(20,))
     stopping.start()
     never(lambda: machine.stops[training].count > 1)
-    assert machine.stops[training].wish == "cancel"
+    assert machine.stops[training].reason == "cancel"
     machine.release(training)
     stopping.join()
 
@@ -676,7 +676,7 @@ def test_hurry_ends_what_runs_at_once_and_takes_nothing_more(machine):
     machine.stubborn = True
     training, waiting = machine.add(), machine.add()
     machine.until_running(training)
-    machine.executor.hurry()
+    machine.executor.stop_now()
     until(lambda: not machine.running)
     never(lambda: machine.running)
     assert machine.order == [training]
@@ -691,7 +691,7 @@ def test_hurry_while_the_stop_waits_ends_the_waiting(machine):
     stopping.start()
     until(lambda: machine.stops[training].count)
     never(lambda: not machine.running)
-    machine.executor.hurry()
+    machine.executor.stop_now()
     stopping.join(20)
     assert not stopping.is_alive()
     assert machine.stops[training].count == 2
@@ -721,7 +721,7 @@ def test_the_queue_goes_on_when_the_registry_is_there_again(machine, error):
         machine.looked(5)
         machine.registry.error = None
         machine.until_running(process_id)
-    assert Counter(one["event"] for one in logged)["queue_not_worked"] == 1
+    assert Counter(one["event"] for one in logged)["queue_poll_failed"] == 1
 
 
 def test_a_server_starts_though_its_registry_is_away(make, monkeypatch):
@@ -748,7 +748,7 @@ def test_a_second_trouble_is_told_again(machine):
             machine.looked()
             machine.registry.error = None
             machine.looked()
-    assert Counter(one["event"] for one in logged)["queue_not_worked"] == 2
+    assert Counter(one["event"] for one in logged)["queue_poll_failed"] == 2
 
 
 def test_a_thread_that_can_not_be_started_leaves_its_lane_usable(machine, monkeypatch):

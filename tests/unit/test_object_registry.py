@@ -117,7 +117,7 @@ def requests(store, work):
 
 
 def lapsing(now_s):
-    return lambda record: changes.lapsed(record, now=at(now_s), max_attempts=9, owner_is_gone=True)
+    return lambda record: changes.expired(record, now=at(now_s), max_attempts=9, owner_is_gone=True)
 
 
 def cancelling(now_s):

@@ -29,8 +29,8 @@ from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.patience import AWAY, Patience
 from loradash.runtime.results import NewArtifact
 from loradash.runtime.supervisor import StopRequest
-from loradash.services.running import Runner
-from loradash.services.submission import stored_config, submit
+from loradash.services.processes.running import Runner
+from loradash.services.processes.submission import stored_config, submit
 from loradash.storage.memory import MemoryStore
 from loradash.worker import work as work_module
 from loradash.worker.handler import Handler
@@ -345,7 +345,7 @@ def test_an_outage_longer_than_the_patience_gives_the_job_back(tmp_path, moment)
         if left.status is Status.RUNNING:  # as it looks to whoever sees the lease run out
             world.registry.change(
                 PROCESS_ID,
-                lambda one: changes.lapsed(
+                lambda one: changes.expired(
                     one, now=datetime.now(UTC), max_attempts=3, owner_is_gone=True
                 ),
             )
@@ -439,17 +439,17 @@ def test_store_and_registry_share_one_clock_that_a_success_stops(clock):
 
 
 @pytest.mark.parametrize(
-    ("wish", "insist", "longest_s"),
+    ("reason", "insist", "longest_s"),
     [
         ("shutdown", False, 30), ("shutdown", True, 30), ("cancel", False, 30),
         ("cancel", True, 3600), ("job_ended", True, 3600), ("disk_full", False, 3600),
         ("lease_lost", True, 0), ("", True, 30),
     ],
 )  # fmt: skip
-def test_who_is_asked_to_stop_waits_for_what_he_owes_only(clock, wish, insist, longest_s):
+def test_who_is_asked_to_stop_waits_for_what_he_owes_only(clock, reason, insist, longest_s):
     stop = StopRequest()
     patience = Patience(3600, stop, 30)
-    clock.at = [(clock.now_s + 10, lambda: stop(wish))]
+    clock.at = [(clock.now_s + 10, lambda: stop(reason))]
     began_s = clock.now_s
     with pytest.raises(StoreUnavailable):
         patience(away, insist=insist)

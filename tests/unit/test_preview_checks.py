@@ -10,10 +10,10 @@ from loradash.data import base_model_folder
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_config import TrainingConfig
 from loradash.domain.training_text import parse_training
+from loradash.engines.diffusers.base_models.families import find_base_model
+from loradash.engines.diffusers.base_models.inspection import inspect
 from loradash.engines.diffusers.drawing_limits import DrawingLimits, drawing_limits
 from loradash.engines.diffusers.engine import DiffusersEngine
-from loradash.engines.diffusers.families import find_base_model
-from loradash.engines.diffusers.inspection import inspect
 from loradash.engines.diffusers.preview_checks import check_previews
 from loradash.engines.diffusers.sample_prompts import sample_prompts
 from loradash.engines.diffusers.support import check

@@ -18,9 +18,9 @@ from loradash.domain.process import (
     cancelled,
     completed,
     dispatched,
+    expired,
     failed,
     given_up,
-    lapsed,
     recalled,
     released,
     renewed,
@@ -58,7 +58,7 @@ def stepped(record, step, now_s=0.5):
 
 
 def lost(record, now_s=31.0, max_attempts=3):
-    return lapsed(record, now=at(now_s), max_attempts=max_attempts, owner_is_gone=True)
+    return expired(record, now=at(now_s), max_attempts=max_attempts, owner_is_gone=True)
 
 
 def in_status(status):
@@ -76,13 +76,13 @@ MOVES = {
     Status.PENDING: [
         lambda record: requeued(record, at(10)),
         lambda record: released(record, "token", at(10)),
-        lambda record: lapsed(record, now=at(60), max_attempts=3, owner_is_gone=True),
+        lambda record: expired(record, now=at(60), max_attempts=3, owner_is_gone=True),
     ],
     Status.RUNNING: [lambda record: take(record, 10)],
     Status.COMPLETED: [lambda record: completed(record, "token", now=at(10), output_prefix="r")],
     Status.FAILED: [
         lambda record: failed(record, "token", PROBLEM, at(10)),
-        lambda record: lapsed(record, now=at(60), max_attempts=1, owner_is_gone=True),
+        lambda record: expired(record, now=at(60), max_attempts=1, owner_is_gone=True),
         lambda record: given_up(record, PROBLEM, at(10)),
     ],
     Status.CANCELLED: [
@@ -128,7 +128,7 @@ def test_the_first_start_stays_the_start():
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.RUNNING])
 def test_only_a_running_process_can_be_lost(status):
     record = in_status(status)
-    assert lapsed(record, now=at(10**6), max_attempts=1, owner_is_gone=True) is record
+    assert expired(record, now=at(10**6), max_attempts=1, owner_is_gone=True) is record
 
 
 def test_renewing_moves_the_end_of_the_lease_and_nothing_else():
@@ -227,11 +227,11 @@ def test_a_lost_process_waits_again_at_its_old_place():
 def test_a_process_that_is_not_lost_stays_as_it_is():
     for status in Status:
         record = in_status(status)
-        assert lapsed(record, now=at(2000), max_attempts=1, owner_is_gone=False) is record
+        assert expired(record, now=at(2000), max_attempts=1, owner_is_gone=False) is record
 
 
 def test_a_process_whose_owner_is_known_to_be_gone_need_not_wait_for_its_lease():
-    record = lapsed(take(waiting()), now=at(20), max_attempts=3, owner_is_gone=True)
+    record = expired(take(waiting()), now=at(20), max_attempts=3, owner_is_gone=True)
     assert (record.status, record.worked_s) == (Status.PENDING, 20)
 
 

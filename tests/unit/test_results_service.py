@@ -21,7 +21,7 @@ from loradash.errors import (
     StoreUnavailable,
 )
 from loradash.registry.sql import SqlRegistry
-from loradash.services.results import ResultService
+from loradash.services.results.service import ResultService
 from loradash.storage import keys
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore

@@ -10,7 +10,7 @@ from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.engine import Artifact, Checkpoint
 from loradash.errors import DiskFull
 from loradash.runtime.results import restore_checkpoints
-from loradash.services.retention import Retention
+from loradash.services.results.retention import Retention
 
 from .published import real_key
 from .world import World, logged, picture

@@ -26,7 +26,7 @@ from loradash.runtime.gpu import Slot
 from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.owner import is_gone, this_owner
 from loradash.runtime.supervisor import StopRequest
-from loradash.services.running import Runner, take_over
+from loradash.services.processes.running import Runner, take_over
 from loradash.storage.memory import MemoryStore
 from tests.clock import Clock
 
@@ -257,10 +257,10 @@ def test_a_renewal_at_the_last_moment_wins(runner, registry, clock, monkeypatch)
 
 
 @pytest.mark.parametrize("cancel", [False, True])
-@pytest.mark.parametrize("how", ["lapsed", "gone"])
+@pytest.mark.parametrize("how", ["expired", "gone"])
 def test_what_has_lost_its_owner_is_taken_over(runner, registry, how, cancel):
-    lapsed = how == "lapsed"
-    record = running(registry) if lapsed else running(registry, dead_owner())
+    expired = how == "expired"
+    record = running(registry) if expired else running(registry, dead_owner())
     if cancel:
         registry.change(
             record.id, lambda one: one.model_copy(update={"cancel_requested_at": one.updated_at})
@@ -305,7 +305,7 @@ def test_who_was_superseded_tells_the_record_as_he_knew_it(runner, registry, wor
     def lose(attempt):
         registry.change(
             attempt.id,
-            lambda one: changes.lapsed(
+            lambda one: changes.expired(
                 one, now=datetime.now(UTC), max_attempts=3, owner_is_gone=True
             ),
         )  # fmt: skip

@@ -21,8 +21,8 @@ from loradash.executors.runpod_client import EndpointHealth, JobStatus, RunpodJo
 from loradash.executors.runpod_rules import JobRules
 from loradash.registry.memory import MemoryRegistry
 from loradash.runtime.lease_watch import LeaseWatch
-from loradash.services.processes import ProcessService
-from loradash.services.running import take_over
+from loradash.services.processes.running import take_over
+from loradash.services.processes.service import ProcessService
 from loradash.storage.memory import MemoryStore
 from tests.clock import Clock
 from tests.unit.waits import until

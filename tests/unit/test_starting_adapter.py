@@ -10,11 +10,11 @@ from loradash.domain.process import Status
 from loradash.domain.training_text import parse_training, parse_training_text
 from loradash.errors import InvalidAdapter, NotFound
 from loradash.runtime.orphans import ChildRecords
-from loradash.services.adapter_uses import users_of
-from loradash.services.places import Places
-from loradash.services.starting_adapter import START_FILE
-from loradash.services.submission import stored_config
-from loradash.services.training import TrainingService
+from loradash.services.adapters.uses import users_of
+from loradash.services.path_policy import PathPolicy
+from loradash.services.processes.submission import stored_config
+from loradash.services.training.service import TrainingService
+from loradash.services.training.starting_adapter import START_FILE
 
 from .here import LIMITS, Here
 from .test_extension import CHECKPOINT, ExtendingEngine
@@ -187,7 +187,7 @@ def test_what_is_no_adapter_is_refused_before_anything_is_submitted(here, first,
 def test_a_request_names_no_file_outside_its_places(here, first, data, tmp_path):
     outside = tmp_path / "secret.safetensors"
     outside.write_bytes(ADAPTER)
-    places = Places([here.workspace.root])
+    places = PathPolicy([here.workspace.root])
     config = config_from(data, str(outside))
     with pytest.raises(InvalidAdapter, match="not a place"):
         here.service._starts.find(config.process.network.pretrained_lora_path, places)

@@ -6,9 +6,9 @@ import pytest
 
 from loradash.cli.app import app
 from loradash.errors import StoreUnavailable
-from loradash.services.doctor import left_behind
-from loradash.services.results import ResultService
-from loradash.services.store_copy import copy_objects
+from loradash.services.results.service import ResultService
+from loradash.services.system.doctor import left_behind
+from loradash.services.system.store_copy import copy_objects
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 from tests.servers.s3_fake import FakeS3

@@ -16,7 +16,7 @@ from loradash.domain.ids import (
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import ConflictingState
 from loradash.registry.memory import MemoryRegistry
-from loradash.services.submission import stored_config, submit
+from loradash.services.processes.submission import stored_config, submit
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
 from tests.unit.world import TRAINING, World

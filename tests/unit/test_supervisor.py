@@ -284,11 +284,11 @@ time.sleep(60)
 
 def test_a_request_to_stop_keeps_the_first_ones_wish_and_grace():
     stop = StopRequest()
-    assert (stop.count, stop.wish, stop.grace_s) == (0, "", None)
+    assert (stop.count, stop.reason, stop.grace_s) == (0, "", None)
     stop("cancel", 3.0)
     stop("shutdown")
     stop("lease_lost", 1.0)
-    assert (stop.count, stop.wish, stop.grace_s) == (3, "cancel", 3.0)
+    assert (stop.count, stop.reason, stop.grace_s) == (3, "cancel", 3.0)
 
 
 def test_a_grace_of_its_own_is_used_though_it_is_zero(run):

@@ -11,7 +11,7 @@ from loradash.registry.objects import ObjectRegistry
 from loradash.registry.objects.document import Edit
 from loradash.registry.registry import as_it_is
 from loradash.runtime.results import NewArtifact, ResultKeeper
-from loradash.services.sweeper import Sweeper
+from loradash.services.system.sweeper import Sweeper
 from loradash.storage import keys
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
@@ -46,7 +46,7 @@ def retaken(world, process_id, token="another"):
     now = datetime.now(UTC)
 
     def change(record):
-        record = changes.lapsed(record, now=now, max_attempts=9, owner_is_gone=True)
+        record = changes.expired(record, now=now, max_attempts=9, owner_is_gone=True)
         return changes.taken(record, owner="b", token=token, now=now, lease_s=600, device="cpu")
 
     return world.registry.change(process_id, change)

@@ -9,7 +9,7 @@ from loradash.data import base_model_folder
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.text_length import CutText, cut_captions, cut_of
 from loradash.domain.training_text import parse_training
-from loradash.engines.diffusers.families import BaseModelSource, find_base_model
+from loradash.engines.diffusers.base_models.families import BaseModelSource, find_base_model
 from loradash.engines.diffusers.text_checks import cut_texts
 from loradash.engines.diffusers.token_count import CutOf, cutting
 

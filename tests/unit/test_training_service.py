@@ -37,9 +37,9 @@ from loradash.registry.sql import SqlRegistry
 from loradash.runtime.orphans import ChildRecords
 from loradash.runtime.owner import this_owner
 from loradash.runtime.supervisor import StopRequest
-from loradash.services import training as training_module
-from loradash.services.places import ANYWHERE, Places
-from loradash.services.training import TrainingService
+from loradash.services.path_policy import ANYWHERE, PathPolicy
+from loradash.services.training import service as training_module
+from loradash.services.training.service import TrainingService
 from loradash.storage.keys import published
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
@@ -1035,7 +1035,7 @@ def test_whoever_has_lost_the_lease_ends_its_engine_and_writes_nothing(make, eng
     def take_over():
         def change(record):
             now = datetime.now(UTC)
-            waits = changes.lapsed(record, now=now, max_attempts=3, owner_is_gone=True)
+            waits = changes.expired(record, now=now, max_attempts=3, owner_is_gone=True)
             return changes.taken(
                 waits, owner="elsewhere/1/1.0", token="theirs", now=now, lease_s=100, device="x"
             )
@@ -1323,10 +1323,10 @@ def folders_of(here, process_id):
 
 
 @pytest.mark.parametrize("reference", ["cats", "dataset/cats"])
-@pytest.mark.parametrize("places", [ANYWHERE, Places([])], ids=["command", "server"])
-def test_a_training_reads_an_uploaded_dataset(here, service, reference, places):
+@pytest.mark.parametrize("path_policy", [ANYWHERE, PathPolicy([])], ids=["command", "server"])
+def test_a_training_reads_an_uploaded_dataset(here, service, reference, path_policy):
     upload(here, "cats", cat=1, tiger=2)
-    checked = service.check(uploaded_config(reference), places=places)
+    checked = service.check(uploaded_config(reference), path_policy=path_policy)
     assert checked.config.process.datasets[0].folder_path == reference
     process_id = service.submit(checked).id
     assert run(here, process_id).type == "done"
@@ -1455,7 +1455,7 @@ def test_a_folder_comes_before_an_uploaded_dataset_for_a_command_and_never_for_a
     monkeypatch.chdir(tmp_path)
     by_command = service.check(uploaded_config("data"))
     assert by_command.config.process.datasets[0].folder_path == str(tmp_path / "data")
-    by_server = service.check(uploaded_config("data"), places=Places([]))
+    by_server = service.check(uploaded_config("data"), path_policy=PathPolicy([]))
     assert by_server.config.process.datasets[0].folder_path == "data"
 
 
@@ -1475,13 +1475,13 @@ def test_a_stop_is_heard_while_datasets_are_fetched_and_read(here, service):
     assert not (service.folder(process_id) / "job.json").exists()
 
 
-# Places
+# PathPolicy
 
 
 @pytest.fixture
-def places(workspace):
+def path_policy(workspace):
     workspace.ensure()
-    return Places([workspace.root])
+    return PathPolicy([workspace.root])
 
 
 @pytest.fixture
@@ -1491,15 +1491,17 @@ def outside(tmp_path, save_image, monkeypatch):
     return save_image("a.png", caption="a cat").parent
 
 
-def test_a_request_may_name_a_dataset_folder_in_the_workspace(service, places, workspace, outside):
+def test_a_request_may_name_a_dataset_folder_in_the_workspace(
+    service, path_policy, workspace, outside
+):
     inside = shutil.copytree(outside, workspace.root / "training_data" / "mine")
-    checked = service.check(uploaded_config(str(inside)), places=places)
+    checked = service.check(uploaded_config(str(inside)), path_policy=path_policy)
     assert [len(report.images) for report in checked.reports] == [1]
-    service.check(uploaded_config(str(outside)), places=Places([outside]))
+    service.check(uploaded_config(str(outside)), path_policy=PathPolicy([outside]))
 
 
 def test_a_request_may_not_name_a_dataset_outside_of_the_workspace(
-    service, places, workspace, outside
+    service, path_policy, workspace, outside
 ):
     link = workspace.root / "training_data" / "link"
     link.symlink_to(outside)
@@ -1507,11 +1509,11 @@ def test_a_request_may_not_name_a_dataset_outside_of_the_workspace(
     above.symlink_to(outside.parent)
     for path in (outside, link, above / "data", workspace.root / ".." / "data", "/no/where", "/"):
         with pytest.raises(InvalidDataset, match="not a place that requests may name") as caught:
-            service.check(uploaded_config(str(path)), places=places)
+            service.check(uploaded_config(str(path)), path_policy=path_policy)
         assert "LORADASH_ALLOWED_PATHS" in caught.value.remedy
     for path in ("data", "./data", "../data"):  # names of uploaded datasets, if anything
         with pytest.raises((InvalidDataset, NotFound)):
-            service.check(uploaded_config(path), places=places)
+            service.check(uploaded_config(path), path_policy=path_policy)
 
 
 @pytest.mark.parametrize(
@@ -1523,7 +1525,7 @@ def test_a_request_may_not_name_a_dataset_outside_of_the_workspace(
     ],
 )
 def test_a_request_may_not_name_models_outside_of_the_workspace(
-    here, service, places, workspace, outside, key, error
+    here, service, path_policy, workspace, outside, key, error
 ):
     upload(here, "cats", cat=1)
     link = workspace.root / "models" / "link"
@@ -1535,19 +1537,21 @@ def test_a_request_may_not_name_models_outside_of_the_workspace(
 
     for path in (outside, link, "data", "./data", "/no/where", "~/x"):
         with pytest.raises(error, match="not a place that requests may name"):
-            service.quick_check(with_path(path), places)
+            service.quick_check(with_path(path), path_policy)
     inside = workspace.root / "models" / "mine.safetensors"
     inside.write_bytes(b"LORA")
-    service.quick_check(with_path(inside), places)
+    service.quick_check(with_path(inside), path_policy)
     if error is InvalidBaseModel:  # adapters aren't fetched from the hub
-        service.quick_check(with_path("owner/model"), places)
+        service.quick_check(with_path("owner/model"), path_policy)
 
 
-def test_a_request_may_not_ask_whether_a_folder_outside_exists(service, places, outside, tmp_path):
+def test_a_request_may_not_ask_whether_a_folder_outside_exists(
+    service, path_policy, outside, tmp_path
+):
     messages = []
     for path in (outside, tmp_path / "none"):
         with pytest.raises(InvalidDataset) as caught:
-            service.quick_check(uploaded_config(str(path)), places)
+            service.quick_check(uploaded_config(str(path)), path_policy)
         messages.append(str(caught.value).replace(str(path), ""))
     assert messages[0] == messages[1]
 
@@ -1617,17 +1621,17 @@ def test_a_command_takes_the_kind_of_dataset_that_is_named(here, service, both, 
 
 
 def test_a_request_means_the_stored_dataset_by_a_plain_name(service, both):
-    places = Places([both.parent])
+    path_policy = PathPolicy([both.parent])
     for reference in ("cats", "dataset:cats"):
-        (found,) = service.quick_check(uploaded_config(reference), places).found()
+        (found,) = service.quick_check(uploaded_config(reference), path_policy).found()
         assert (found.kind, found.images) == ("stored", 2)
     for reference in (str(both), f"folder:{both}"):
-        (found,) = service.quick_check(uploaded_config(reference), places).found()
+        (found,) = service.quick_check(uploaded_config(reference), path_policy).found()
         assert (found.kind, found.name) == ("folder", str(both))
     with pytest.raises(InvalidDataset, match="full path"):
-        service.quick_check(uploaded_config("folder:cats"), places)
+        service.quick_check(uploaded_config("folder:cats"), path_policy)
     with pytest.raises(InvalidDataset, match="not a place"):
-        service.quick_check(uploaded_config(f"folder:{both.parent.parent}"), places)
+        service.quick_check(uploaded_config(f"folder:{both.parent.parent}"), path_policy)
 
 
 def test_a_stored_dataset_that_is_not_there_names_the_folder_that_is(service, both, tmp_path):

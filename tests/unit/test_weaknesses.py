@@ -11,7 +11,7 @@ from loradash.domain.training_text import parse_training_text
 from loradash.errors import EngineCrashed, NotFound
 from loradash.runtime.attempt import Timing
 from loradash.runtime.supervisor import StopRequest
-from loradash.services.running import Runner
+from loradash.services.processes.running import Runner
 
 from .world import HeldRegistry, World, logged
 

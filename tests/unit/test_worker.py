@@ -19,7 +19,7 @@ from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Slot
 from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.supervisor import StopRequest
-from loradash.services.running import Runner
+from loradash.services.processes.running import Runner
 from loradash.storage.memory import MemoryStore
 from loradash.worker import work as work_module
 from loradash.worker.handler import Handler, sendable
@@ -284,7 +284,7 @@ def test_a_poison_job_is_refused_with_its_story(worker, world, registry):
         taken_elsewhere(registry, process_id, lease_s=-1)
         registry.change(
             process_id,
-            lambda one: changes.lapsed(
+            lambda one: changes.expired(
                 one, now=datetime.now(UTC), max_attempts=3, owner_is_gone=True
             ),
         )
@@ -313,15 +313,15 @@ def test_what_is_not_there_is_an_error(worker):
 
 
 @pytest.mark.parametrize(
-    ("wish", "status"), [("shutdown", Status.PENDING), ("job_ended", Status.CANCELLED)]
+    ("reason", "status"), [("shutdown", Status.PENDING), ("job_ended", Status.CANCELLED)]
 )
-def test_a_stop_gives_back_or_cancels_what_runs(worker, world, registry, wish, status):
+def test_a_stop_gives_back_or_cancels_what_runs(worker, world, registry, reason, status):
     process_id = waiting(registry)
     world.engine.lasts = True
     stop = StopRequest()
     thread, results = in_thread(lambda: worker.run(process_id, stop))
     assert world.engine.began.wait(5)
-    stop(wish)
+    stop(reason)
     thread.join(5)
     assert registry.get(process_id).status is status
     assert results  # of a job that was taken away nothing is sent, whatever this is

@@ -20,6 +20,7 @@ from loradash.domain.process import Problem, ProcessRecord, Progress
 from loradash.domain.requests import REQUEST_TYPES
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.executors.executor import NoExecutor
+from loradash.protocol.dispatch import Dispatcher, Services
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.registry import Metric, NewLine
 from loradash.runtime.gpu import Machine
@@ -27,18 +28,17 @@ from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.results import NewArtifact, ResultKeeper
 from loradash.runtime.supervisor import Limits
 from loradash.runtime.workspace import Workspace
-from loradash.services.adapters import AdapterService
+from loradash.services.adapters.service import AdapterService
+from loradash.services.adapters.stored import StoredAdapters
 from loradash.services.datasets.editing import DatasetEditor
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.datasets.upload_sessions import UploadSessions
-from loradash.services.dispatch import Dispatcher, Services
-from loradash.services.generation import GenerationService
-from loradash.services.health import HealthService
-from loradash.services.places import Places
-from loradash.services.processes import ProcessService
-from loradash.services.results import ResultService
-from loradash.services.stored_adapters import StoredAdapters
-from loradash.services.training import TrainingService
+from loradash.services.generation.service import GenerationService
+from loradash.services.path_policy import PathPolicy
+from loradash.services.processes.service import ProcessService
+from loradash.services.results.service import ResultService
+from loradash.services.system.health import HealthService
+from loradash.services.training.service import TrainingService
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
 from loradash.telemetry import logging
@@ -99,7 +99,7 @@ class World:
             ),
             executor=executor,
             log_files=LogFiles(self.workspace.logs),
-            places=Places([self.workspace.root]),
+            path_policy=PathPolicy([self.workspace.root]),
         )  # fmt: skip
         self.dispatcher = Dispatcher(self.services, self.metrics, debug=debug)
 

@@ -45,7 +45,7 @@ from loradash.errors import (
     TransferFailed,
 )
 from loradash.page_guard import LOCAL_NAMES
-from loradash.services.dispatch import Dispatcher, Services
+from loradash.protocol.dispatch import Dispatcher, Services
 from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore
 from loradash.telemetry.masking import masked
@@ -79,7 +79,7 @@ class Server:
     store: ObjectStore
     start: Callable[[], None]
     stop: Callable[[], None]
-    hurry: Callable[[], None] = lambda: None
+    stop_now: Callable[[], None] = lambda: None
     cors_origins: tuple[str, ...] = ()
     names: frozenset[str] = LOCAL_NAMES
     max_request_bytes: int = 96 * 2**20

@@ -17,9 +17,9 @@ from loradash.domain.media_types import media_type
 from loradash.domain.request_fields import MAX_REFERENCE_CHARACTERS
 from loradash.domain.requests import MAX_REFERENCES
 from loradash.registry.registry import StoredArtifact
-from loradash.services.result_content import content, not_what_was_stored
-from loradash.services.result_names import plain_name
-from loradash.services.results import ResultService
+from loradash.services.results.content import content, not_what_was_stored
+from loradash.services.results.names import plain_name
+from loradash.services.results.service import ResultService
 from loradash.storage.store import LocalFiles, ObjectStore
 
 _RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})-([0-9]{0,18})", re.ASCII | re.IGNORECASE)

@@ -15,8 +15,8 @@ from loradash.settings import Settings
 if TYPE_CHECKING:
     import httpx2
 
-    from loradash.services.adapters import AdapterService
-    from loradash.services.dispatch import Dispatcher
+    from loradash.protocol.dispatch import Dispatcher
+    from loradash.services.adapters.service import AdapterService
     from loradash.wiring.core import Core
 
 _TIMEOUT_S = 300.0

@@ -36,7 +36,7 @@ def convert_config(
     from loradash.cli.output import print_result, to_stderr
     from loradash.cli.output_folder import NamedFile
     from loradash.domain.kohya.conversion import named
-    from loradash.services.kohya_files import convert_file
+    from loradash.services.adapters.kohya_files import convert_file
 
     converted = convert_file(config, dataset_config, base_model)
     text = converted.text(config.name)

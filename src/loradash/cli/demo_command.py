@@ -10,7 +10,7 @@ from loradash.cli.lines import say
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from loradash.services.demo import DemoMeasures
+    from loradash.services.system.demo import DemoMeasures
 
 
 def demo(
@@ -34,8 +34,8 @@ def demo(
     from loradash.domain.events import Done, Terminal
     from loradash.errors import Interrupted, by_code
     from loradash.runtime.supervisor import StopRequest
-    from loradash.services import demo as script
-    from loradash.services.pictures import loss_curve
+    from loradash.services.results.pictures import loss_curve
+    from loradash.services.system import demo as script
     from loradash.settings import load_settings
 
     settings = load_settings()
@@ -109,7 +109,7 @@ def demo(
 
 
 def _report(measures: "DemoMeasures", seconds: float, steps: int) -> list[str]:
-    from loradash.services.demo import ALLOWED_CHANGE, REQUIRED_APPROACH
+    from loradash.services.system.demo import ALLOWED_CHANGE, REQUIRED_APPROACH
 
     logo = f"{measures.logo_before:.3f} -> {measures.logo_after:.3f}"
     approach = f"{measures.approach:.0%} nearer, at least {REQUIRED_APPROACH:.0%} wanted"

@@ -10,7 +10,7 @@ def doctor(
 ) -> None:
     """Examine this installation. Exit code 1 if something that is needed is missing."""
     from loradash.cli.output import print_result
-    from loradash.services.doctor import examine
+    from loradash.services.system.doctor import examine
     from loradash.settings import load_settings
     from loradash.storage.disk import DiskGuard
     from loradash.wiring.core import make_store

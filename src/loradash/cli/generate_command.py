@@ -90,8 +90,8 @@ def generate(
     from loradash.domain.sizes import counted
     from loradash.errors import InvalidConfig
     from loradash.runtime.supervisor import StopRequest
-    from loradash.services.generation import parse_adapter_use
-    from loradash.services.running import generate_here
+    from loradash.services.generation.service import parse_adapter_use
+    from loradash.services.processes.running import generate_here
     from loradash.settings import load_settings
 
     options: dict[str, Any] = {

@@ -21,11 +21,11 @@ class _Uvicorn(uvicorn.Server):
     """Tells when it is ready; a second signal doesn't wait for checkpoints."""
 
     def __init__(
-        self, config: uvicorn.Config, on_ready: Callable[[], None], hurry: Callable[[], None]
+        self, config: uvicorn.Config, on_ready: Callable[[], None], stop_now: Callable[[], None]
     ) -> None:
         super().__init__(config)
         self._on_ready = on_ready
-        self._hurry = hurry
+        self._stop_now = stop_now
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then say so."""
@@ -41,7 +41,7 @@ class _Uvicorn(uvicorn.Server):
         """
         del sig, frame
         if self.should_exit:
-            self._hurry()
+            self._stop_now()
         self.should_exit = True
 
 
@@ -72,7 +72,7 @@ def serve(server: Server, host: str, port: int, on_ready: Callable[[str], None])
         listener.listen(_WAITING)  # for the kernel; asyncio still accepts fewer at once
         on_ready(url)
 
-    uvicorn_server = _Uvicorn(config, ready, server.hurry)
+    uvicorn_server = _Uvicorn(config, ready, server.stop_now)
     at_hangup(uvicorn_server.handle_exit)
     try:
         uvicorn_server.run(sockets=[listener])

@@ -28,7 +28,7 @@ def copy(
     from loradash.cli.output import print_result, to_stderr
     from loradash.domain.sizes import counted, size_text
     from loradash.errors import InvalidSettings, NotFound
-    from loradash.services.store_copy import copy_objects
+    from loradash.services.system.store_copy import copy_objects
     from loradash.settings import load_settings
     from loradash.storage.disk import DiskGuard
     from loradash.storage.local import LocalStore

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from loradash.domain.events import Terminal
     from loradash.domain.process import Origin, ProcessRecord
     from loradash.domain.training_config import TrainingConfig
-    from loradash.services.training import TrainingService
+    from loradash.services.training.service import TrainingService
     from loradash.settings import Settings
     from loradash.wiring.core import Core
 
@@ -354,7 +354,7 @@ def finish(
     from loradash.cli.output_folder import copied
     from loradash.domain.events import Done, Failed
     from loradash.domain.sizes import size_text
-    from loradash.services.pictures import loss_curve, sample_sheet
+    from loradash.services.results.pictures import loss_curve, sample_sheet
 
     folder = service.folder(process_id)
     history = service.history(process_id)

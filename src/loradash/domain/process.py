@@ -296,7 +296,7 @@ def released(record: ProcessRecord, token: str, now: datetime) -> ProcessRecord:
     return _ended(record, Status.PENDING, "released", now)
 
 
-def lapsed(
+def expired(
     record: ProcessRecord, *, now: datetime, max_attempts: int, owner_is_gone: bool
 ) -> ProcessRecord:
     """The owner is gone, if the caller knows that: queue the process again, or give it up.
@@ -330,7 +330,7 @@ def cancel_requested(
 ) -> ProcessRecord:
     """Somebody wants it to end: at once if it waits or its owner is gone, else by its owner.
 
-    Whether the owner is gone is for the caller to know, as in `lapsed`. Asking twice changes
+    Whether the owner is gone is for the caller to know, as in `expired`. Asking twice changes
     nothing. Raises `ConflictingState` for a process that has ended otherwise.
     """
     if record.status is Status.CANCELLED:

@@ -2,7 +2,7 @@
 
 A slot (one per GPU, one on a CPU) has two lanes, one for a training and one for generations, so
 that a generation doesn't wait for hours behind a training where memory allows both. Before a
-training starts, the idle pipeline of its slot gives way.
+training starts, the idle pipeline of its slot is unloaded.
 
 One thread looks into the queue, and it alone starts anything. Whatever takes time (the processes
 themselves, a pipeline's end) has threads of its own, so that no slot waits for another one's.
@@ -34,7 +34,7 @@ SWEEP_EVERY_S = 5.0
 
 _LOCK_PATIENCE_S = 1.0  # whoever only asks for a server holds the lock for a moment
 _END_S = 10.0  # for what was ended at once
-_GIVING_WAY = "Waiting for the idle pipeline to free its memory"
+_UNLOADING = "Waiting for the idle pipeline to free its memory"
 _GPU_SHARE = 0.9
 _RAM_SHARES: Mapping[Kind, float] = {"training": 0.25, "generation": 0.125}
 _LANES: tuple[Kind, ...] = ("training", "generation")
@@ -68,8 +68,8 @@ class MemoryNeeds:
 class _Lane:
     """What runs in one lane of a slot, and why nothing does though something waits.
 
-    The thread of what runs resets ``busy``, that of a pipeline's end sets ``gave_way``; everything
-    else is changed by the executor's thread only.
+    The thread of what runs resets ``busy``, that of an unload sets ``unload_done``; everything else
+    is changed by the executor's thread only.
     """
 
     slot: Slot
@@ -81,8 +81,8 @@ class _Lane:
     waiting_for: str = ""
     warm: bool = True
     """An idle pipeline may hold memory (in lanes for generations)."""
-    giving_way_to: Kind | None = None
-    gave_way: bool = False
+    unloading_for: Kind | None = None
+    unload_done: bool = False
 
 
 class LocalExecutor:
@@ -99,7 +99,7 @@ class LocalExecutor:
         run: Callable[[ProcessRecord, Slot, StopRequest], object],
         watch: LeaseWatch,
         take_over: Callable[[str], ProcessRecord],
-        give_way: Callable[[str], None],
+        unload_pipeline: Callable[[str], None],
         children: ChildRecords,
         lock_path: Path,
         orphan_grace_s: float,
@@ -112,14 +112,14 @@ class LocalExecutor:
         self._run = run
         self._watch = watch
         self._take_over = take_over
-        self._give_way = give_way
+        self._unload_pipeline = unload_pipeline
         self._children = children
         self._lock_path = lock_path
         self._orphan_grace_s = orphan_grace_s
         self._lock_file: IO[str] | None = None
         self._wake = threading.Event()
         self._stopping = False
-        self._hurried = False
+        self._stops_now = False
         self._trouble = ""
         self._next_sweep_s = 0.0
         self._thread = threading.Thread(target=self._work, name="executor", daemon=True)
@@ -137,7 +137,7 @@ class LocalExecutor:
             try:
                 self._sweep(at_start=True)
             except RegistryUnavailable as error:  # the first look that succeeds makes up for it
-                log.warning("queue_not_worked", error=str(error))
+                log.warning("queue_poll_failed", error=str(error))
                 self._next_sweep_s = 0.0
             self._thread.start()
         except BaseException:
@@ -157,18 +157,18 @@ class LocalExecutor:
             self._thread.join(timeout_s)
         self._ask_to_stop()  # what was taken meanwhile
         _join(self._threads(), deadline)
-        self._hurried = True
+        self._stops_now = True
         self._ask_to_stop()
         _join(self._threads(), time.monotonic() + _END_S)
         if self._lock_file:
             self._lock_file.close()
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Take nothing more, and end what runs at once, without a checkpoint.
 
         To be called from a signal handler: no locks here, the interrupted code may hold them.
         """
-        self._stopping = self._hurried = True
+        self._stopping = self._stops_now = True
         self._ask_to_stop()
 
     def _ask_to_stop(self) -> None:
@@ -176,7 +176,7 @@ class LocalExecutor:
             if lane.busy:
                 if not lane.stop.count:
                     lane.stop("shutdown")
-                if self._hurried and lane.stop.count < 2:
+                if self._stops_now and lane.stop.count < 2:
                     lane.stop("shutdown")  # the second time ends it at once
 
     def _threads(self) -> list[threading.Thread]:
@@ -210,11 +210,11 @@ class LocalExecutor:
             except LoradashError as error:
                 trouble = str(error)
                 if trouble != self._trouble:
-                    log.warning("queue_not_worked", error=trouble)
+                    log.warning("queue_poll_failed", error=trouble)
             except Exception as error:  # the queue must go on, whatever one look into it has met
                 trouble = repr(error)
                 if trouble != self._trouble:
-                    log.exception("queue_not_worked")
+                    log.exception("queue_poll_failed")
             self._trouble = trouble
             self._wake.wait(_LOOK_EVERY_S)
             self._wake.clear()
@@ -226,8 +226,8 @@ class LocalExecutor:
         first: generations without end must not keep it waiting.
         """
         for lane in self._lanes:
-            if lane.gave_way:
-                lane.warm, lane.giving_way_to, lane.gave_way = False, None, False
+            if lane.unload_done:
+                lane.warm, lane.unloading_for, lane.unload_done = False, None, False
         free = sorted((lane for lane in self._lanes if not lane.busy), key=self._rank)
         waiting = dict.fromkeys(_LANES, 0)
         if not self._registry.paused():
@@ -237,7 +237,7 @@ class LocalExecutor:
             lane.waiting_for = self._obstacle(lane) if waiting[lane.kind] else ""
             if not waiting[lane.kind]:
                 continue
-            is_preparing = self._generations(lane).giving_way_to == lane.kind
+            is_preparing = self._generations(lane).unloading_for == lane.kind
             if is_preparing or (not lane.waiting_for and self._fill(lane)):
                 waiting[lane.kind] -= 1  # other slots need not be prepared for it
 
@@ -286,12 +286,12 @@ class LocalExecutor:
     def _obstacle(self, lane: _Lane) -> str:
         """Why nothing may start in a free lane now; '' if something may."""
         other = self._other(lane)
-        if self._generations(lane).giving_way_to:
-            return _GIVING_WAY
+        if self._generations(lane).unloading_for:
+            return _UNLOADING
         if lane.kind == "generation" and not other.busy:
             return ""  # nothing else of ours is there; its own pipeline may hold the memory
         if lane.kind == "training" and not other.busy and other.warm:
-            return self._let_give_way(other, lane.kind)
+            return self._start_unload(other, lane.kind)
         free = self._memory.free_mb(lane.slot)
         if free is None:
             return f"Waiting for {other.process_id}: free memory is unknown" if other.busy else ""
@@ -301,7 +301,7 @@ class LocalExecutor:
         if free >= need:
             return ""
         if lane.kind == "generation" and lane.warm:
-            return self._let_give_way(lane, lane.kind)
+            return self._start_unload(lane, lane.kind)
         behind = f" ({other.process_id} is running)" if other.busy else ""
         return f"Waiting for memory: {free:.0f} MB free, {need:.0f} MB needed{behind}"
 
@@ -319,26 +319,26 @@ class LocalExecutor:
         share = _RAM_SHARES[lane.kind] if lane.slot.gpu_index is None else _GPU_SHARE
         return min(need, share * total)
 
-    def _let_give_way(self, lane: _Lane, kind: Kind) -> str:
+    def _start_unload(self, lane: _Lane, kind: Kind) -> str:
         """End the pipeline that is idle in this free lane; return why to wait meanwhile."""
 
-        def give_way() -> None:
+        def unload_pipeline() -> None:
             try:
-                self._give_way(lane.slot.name)
+                self._unload_pipeline(lane.slot.name)
             except Exception:  # then its memory isn't free, which will show
                 log.exception("pipeline_not_ended", slot=lane.slot.name)
             finally:
-                lane.gave_way = True
+                lane.unload_done = True
                 self._wake.set()
 
-        thread = threading.Thread(target=give_way, name=f"end-{lane.slot.name}", daemon=True)
-        lane.giving_way_to = kind
+        thread = threading.Thread(target=unload_pipeline, name=f"end-{lane.slot.name}", daemon=True)
+        lane.unloading_for = kind
         try:
             thread.start()
         except BaseException:
-            lane.giving_way_to = None
+            lane.unloading_for = None
             raise
-        return _GIVING_WAY
+        return _UNLOADING
 
     def _has_its_memory(self, process_id: str) -> bool:
         try:

@@ -4,7 +4,7 @@ For each waiting process a job is sent that names it; the worker that gets the j
 process. What is known stands in the record (`Dispatch`), so a restart of the control plane changes
 nothing; a job that is sent once too often finds its process taken and costs a moment.
 
-One thread looks at the queue and alone sends jobs; requests only leave wishes for it.
+One thread looks at the queue and alone sends jobs; requests only leave notes for it.
 """
 
 import threading
@@ -157,7 +157,7 @@ class RunpodExecutor:
         if self._lock_file:
             self._lock_file.close()
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Send nothing more; to be called from a signal handler."""
         self._stopping = True
 
@@ -191,13 +191,13 @@ class RunpodExecutor:
             except LoradashError as error:
                 trouble = str(error)
                 if trouble != self._trouble:
-                    log.warning("queue_not_worked", error=trouble)
+                    log.warning("queue_poll_failed", error=trouble)
                 if isinstance(error, ExecutorRefused):
                     pause_s = _REFUSED_PAUSE_S
             except Exception as error:  # the queue must go on, whatever one look into it has met
                 trouble = repr(error)
                 if trouble != self._trouble:
-                    log.exception("queue_not_worked")
+                    log.exception("queue_poll_failed")
             self._trouble = trouble
             self._wake.wait(pause_s)
             self._wake.clear()
@@ -224,7 +224,7 @@ class RunpodExecutor:
         paused = self._registry.paused()
         waiting = self._registry.pending(limit=_MOST)
         self._something_waits = bool(waiting)
-        self._hurry_cancels(running)
+        self._end_overdue_cancels(running)
         sent = [record for record in waiting if record.dispatch]
         if paused:
             self._recall([record for record in sent if not record.was_taken_since_dispatch])
@@ -251,7 +251,7 @@ class RunpodExecutor:
             verdict = judge(record, job, self._seen(record, job), self._rules)
             if verdict.action != "wait":
                 log.warning(
-                    "job_brought_nothing", process_id=record.id, action=verdict.action,
+                    "job_ended_without_attempt", process_id=record.id, action=verdict.action,
                     reason=verdict.reason,
                 )  # fmt: skip
                 self._act(record, verdict)
@@ -319,7 +319,7 @@ class RunpodExecutor:
             if recalled.dispatch is None:
                 self._client.cancel(job_id)
 
-    def _hurry_cancels(self, running: Sequence[ProcessRecord]) -> None:
+    def _end_overdue_cancels(self, running: Sequence[ProcessRecord]) -> None:
         """Tell RunPod, too, if an owner hasn't acted within moments on a cancel that we have seen.
 
         When it was asked for stands in the record by the clock of whoever asked, who may be

@@ -1,4 +1,4 @@
-"""Places in the lists that are read newest first, and the cursors that name them to clients.
+"""PathPolicy in the lists that are read newest first, and the cursors that name them to clients.
 
 A cursor is opaque, so that the order may change without breaking clients. It names the last entry
 of its page and not a count, so entries that are added meanwhile shift nothing.

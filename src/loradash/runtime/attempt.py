@@ -62,17 +62,17 @@ class Timing(NamedTuple):
     """Seconds: how long a lease holds, what a cancelled engine gets; tries until given up.
 
     ``store_patience_s`` is how long an object store or a registry that is away is waited for, and
-    ``stop_grace_s`` how long by an owner who was asked to stop; ``tell_s`` how often steps and log
-    lines are written, and ``hear_s`` how often a cancel is listened for, if not with every tick:
-    where each write costs money they are told less often.
+    ``stop_grace_s`` how long by an owner who was asked to stop; ``report_interval_s`` is the time
+    between two writes of steps and log lines, and ``poll_interval_s`` that between two looks for a
+    cancel, if not with every tick: where each write costs money they are reported less often.
     """
 
     lease_s: float
     cancel_grace_s: float
     max_attempts: int
     store_patience_s: float = 0.0
-    tell_s: float = 0.0
-    hear_s: float = 0.0
+    report_interval_s: float = 0.0
+    poll_interval_s: float = 0.0
     stop_grace_s: float = 0.0
 
 
@@ -139,7 +139,7 @@ class Attempt:
     @property
     def lost(self) -> bool:
         """Whether another owner, or nobody, has the process now."""
-        return self.stop.wish == "lease_lost"
+        return self.stop.reason == "lease_lost"
 
     def follow_log(self, path: Path) -> None:
         """Copy what the engine will print into this file to the process's log."""
@@ -192,7 +192,7 @@ class Attempt:
         stays ours until the lease has run out, and whoever takes it up then finds all that was
         stored.
         """
-        if isinstance(ending, Stopped) and self.stop.wish == "disk_full":
+        if isinstance(ending, Stopped) and self.stop.reason == "disk_full":
             ending = failure(_no_room(), resumable=True)
         try:
             self.patiently(self.keeper.finish)
@@ -271,12 +271,12 @@ class Attempt:
                 )  # fmt: skip
                 return changes.failed(record, self.token, problem, now)
             # Nobody would go on by himself with a process whose job has ended.
-            if record.cancel_requested_at or self.stop.wish in ("cancel", "job_ended"):
+            if record.cancel_requested_at or self.stop.reason in ("cancel", "job_ended"):
                 return changes.cancelled(record, self.token, now)
-            if self.stop.wish == "shutdown":
+            if self.stop.reason == "shutdown":
                 return changes.released(record, self.token, now)
             # Nobody asked us: somebody else has signalled the engine. As if its worker were lost.
-            return changes.lapsed(
+            return changes.expired(
                 record.owned_by(self.token), now=now, max_attempts=self._timing.max_attempts,
                 owner_is_gone=True,
             )  # fmt: skip
@@ -323,13 +323,15 @@ class Attempt:
     def _tick_on(self) -> None:
         reachable = True
         told_s = 0.0
-        tell_s = min(self._timing.tell_s, self._timing.lease_s / 4)  # what is told renews the lease
+        report_interval_s = min(
+            self._timing.report_interval_s, self._timing.lease_s / 4
+        )  # what is told renews the lease
         while not self._over.is_set():
-            is_due = self._due.wait(max(TICK_S, self._timing.hear_s))
+            is_due = self._due.wait(max(TICK_S, self._timing.poll_interval_s))
             self._due.clear()
             try:
                 self._look_at_disk()
-                if is_due or time.monotonic() - told_s >= tell_s:
+                if is_due or time.monotonic() - told_s >= report_interval_s:
                     told_s = time.monotonic()
                     self._write()
                 self._hear()
@@ -428,7 +430,7 @@ class Attempt:
         """End the work at once: its results would be refused."""
         if not self.lost:
             log.warning("lease_lost", process_id=self.id, attempt=self.number)
-        self.stop.wish = "lease_lost"
+        self.stop.reason = "lease_lost"
         self.stop.count += 2
 
     def _end_ticker(self) -> None:

@@ -101,9 +101,9 @@ class Patience:
         stop = self._stop
         if not stop.count:
             return whole_s
-        if stop.count > 1 or stop.wish == "lease_lost":
+        if stop.count > 1 or stop.reason == "lease_lost":
             return 0.0
-        if stop.wish in (_INSISTED if insist else _UNHURRIED):
+        if stop.reason in (_INSISTED if insist else _UNHURRIED):
             return whole_s
         grace_s = self._grace_s if stop.grace_s is None else min(self._grace_s, stop.grace_s)
         return min(whole_s, stop.asked_at_s + grace_s)

@@ -23,7 +23,7 @@ _POLL_S = 0.1
 _STEP_BETWEEN_SIGNALS_S = 5.0
 
 
-class StopReason(enum.StrEnum):
+class EndCause(enum.StrEnum):
     """Why a run is being ended from outside."""
 
     REQUEST = "request"
@@ -31,7 +31,7 @@ class StopReason(enum.StrEnum):
     STALL = "stall"
 
 
-StopWish = Literal["", "cancel", "shutdown", "job_ended", "lease_lost", "disk_full"]
+StopReason = Literal["", "cancel", "shutdown", "job_ended", "lease_lost", "disk_full"]
 
 
 @dataclass(eq=False)
@@ -39,17 +39,17 @@ class StopRequest:
     """Set from another thread or a signal handler to end a run; twice to end it at once."""
 
     count: int = 0
-    wish: StopWish = ""
+    reason: StopReason = ""
     """Why, as the first one who asked said."""
     grace_s: float | None = None
     """Time for a checkpoint, if it is another one than usual."""
     asked_at_s: float = 0.0
     """When it was asked for first, on the monotonic clock."""
 
-    def __call__(self, wish: StopWish = "", grace_s: float | None = None) -> None:
+    def __call__(self, reason: StopReason = "", grace_s: float | None = None) -> None:
         """Ask once more."""
         if not self.count:
-            self.wish, self.grace_s = wish, grace_s
+            self.reason, self.grace_s = reason, grace_s
             self.asked_at_s = time.monotonic()
         self.count += 1
 
@@ -67,7 +67,7 @@ class Limits:
 class _Ending:
     """A run that is being ended, and when the next stronger signal is due."""
 
-    reason: StopReason
+    reason: EndCause
     signals: list[tuple[float, signal.Signals]] = field(default_factory=list)
 
 
@@ -143,26 +143,26 @@ def _follow(
 
 def _reason_to_end(
     stop: StopRequest, running_s: float, silent_s: float, limits: Limits
-) -> StopReason | None:
+) -> EndCause | None:
     if stop.count:
-        return StopReason.REQUEST
+        return EndCause.REQUEST
     if running_s > limits.timeout_s:
-        return StopReason.TIMEOUT
+        return EndCause.TIMEOUT
     if silent_s > limits.stall_s:
-        return StopReason.STALL
+        return EndCause.STALL
     return None
 
 
 def _step_between_signals_s(stop: StopRequest) -> float:
-    """Who allows little time for a checkpoint is in a hurry."""
+    """Who allows little time for a checkpoint wants it ended soon."""
     return _STEP_BETWEEN_SIGNALS_S if stop.grace_s is None else min(1.0, _STEP_BETWEEN_SIGNALS_S)
 
 
 def _signal_plan(
-    now: float, grace_s: float, step_s: float, reason: StopReason
+    now: float, grace_s: float, step_s: float, reason: EndCause
 ) -> list[tuple[float, signal.Signals]]:
     """SIGINT asks for a checkpoint; then SIGTERM; then the group is killed."""
-    if reason is StopReason.STALL:
+    if reason is EndCause.STALL:
         return [(now, signal.SIGTERM), (now + step_s, signal.SIGKILL)]
     return [
         (now, signal.SIGINT),
@@ -183,12 +183,12 @@ def _verdict(
         return terminal  # done is done, even if a stop came while it ended
     if isinstance(terminal, Failed):
         return terminal
-    if ending and ending.reason is StopReason.TIMEOUT:
+    if ending and ending.reason is EndCause.TIMEOUT:
         return _failed(
             TimedOut.code, f"stopped after its time limit of {limits.timeout_s:g} s",
             has_checkpoint(), "Resume it, or raise TRAINING_TIMEOUT or GENERATION_TIMEOUT.",
         )  # fmt: skip
-    if ending and ending.reason is StopReason.STALL:
+    if ending and ending.reason is EndCause.STALL:
         return _failed(
             EngineStalled.code, f"no output for {limits.stall_s:g} s",
             has_checkpoint(), f"See {log_path}; resume it.",

@@ -15,6 +15,7 @@ from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.errors import InvalidKey, InvalidSettings
 from loradash.executors.executor import Executor, NoExecutor
 from loradash.executors.local import QueuedRegistry
+from loradash.protocol.dispatch import Dispatcher, Services
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Machine
 from loradash.runtime.lease_watch import LeaseWatch
@@ -22,21 +23,20 @@ from loradash.runtime.orphans import ChildRecords
 from loradash.runtime.supervisor import Limits
 from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.runtime.workspace import Workspace
-from loradash.services.adapters import AdapterService
+from loradash.services.adapters.service import AdapterService
+from loradash.services.adapters.stored import StoredAdapters
 from loradash.services.datasets.editing import DatasetEditor
 from loradash.services.datasets.scratch import Scratch
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.datasets.upload_checks import UploadLimits
 from loradash.services.datasets.upload_sessions import UploadSessions
-from loradash.services.dispatch import Dispatcher, Services
-from loradash.services.generation import GenerationService
-from loradash.services.health import HealthService
-from loradash.services.places import ANYWHERE, Places
-from loradash.services.processes import ProcessService
-from loradash.services.results import ResultService
-from loradash.services.running import Runner
-from loradash.services.stored_adapters import StoredAdapters
-from loradash.services.training import TrainingService
+from loradash.services.generation.service import GenerationService
+from loradash.services.path_policy import ANYWHERE, PathPolicy
+from loradash.services.processes.running import Runner
+from loradash.services.processes.service import ProcessService
+from loradash.services.results.service import ResultService
+from loradash.services.system.health import HealthService
+from loradash.services.training.service import TrainingService
 from loradash.settings import Settings
 from loradash.storage.disk import DiskGuard
 from loradash.storage.keys import NOWHERE, Address
@@ -48,7 +48,7 @@ from loradash.telemetry.metrics import Metrics
 MAX_INLINE_BYTES = 64 * 2**20  # larger results are links
 _NO_LOOKS_S = 3600.0
 _SILENCES_IN_LEASE = 3
-_TELL_OBJECTS_S, _HEAR_OBJECTS_S = 3.0, 1.0  # each write and look is a request to the bucket
+_REPORT_OBJECTS_S, _POLL_OBJECTS_S = 3.0, 1.0  # each write and look is a request to the bucket
 
 
 @dataclass(frozen=True)
@@ -193,12 +193,13 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
         engine, make_pipeline, workspace, store, registry,
         _limits(settings, settings.generation_timeout_s), address,
     )  # fmt: skip
-    tell_s, hear_s = (
-        (_TELL_OBJECTS_S, _HEAR_OBJECTS_S) if settings.registry == "objects" else (0, 0)
+    report_interval_s, poll_interval_s = (
+        (_REPORT_OBJECTS_S, _POLL_OBJECTS_S) if settings.registry == "objects" else (0, 0)
     )
     timing = Timing(
         settings.lease_s, settings.cancel_grace_s, settings.max_attempts,
-        store_patience_s=settings.store_patience_s, tell_s=tell_s, hear_s=hear_s,
+        store_patience_s=settings.store_patience_s,
+        report_interval_s=report_interval_s, poll_interval_s=poll_interval_s,
         stop_grace_s=settings.stop_grace_s,
     )  # fmt: skip
     runner = Runner(
@@ -234,8 +235,8 @@ def _renewing(store: ObjectStore, lease_s: float) -> ObjectStore:
 def make_dispatcher(core: Core) -> Dispatcher:
     """Return what answers requests in this program, without a server."""
     at_workers = core.settings.executor == "runpod"  # then folders mean theirs
-    places = Places(folders(core.settings.allowed_paths)) if at_workers else ANYWHERE
-    services = make_services(core, NoExecutor(), places, "command")
+    path_policy = PathPolicy(folders(core.settings.allowed_paths)) if at_workers else ANYWHERE
+    services = make_services(core, NoExecutor(), path_policy, "command")
     return Dispatcher(services, core.metrics, debug=core.settings.debug)
 
 
@@ -252,19 +253,19 @@ def lease_watch(settings: Settings, look_every_s: float) -> LeaseWatch:
 def make_services(
     core: Core,
     executor: Executor,
-    places: Places,
+    path_policy: PathPolicy,
     environment: str,
     max_inline_bytes: int = MAX_INLINE_BYTES,
     *,
     watch: LeaseWatch | None = None,
 ) -> Services:
-    """Return the use cases, for an entry point that may name these places and answer so much.
+    """Return the use cases, for an entry point that may name the paths of this policy and answer so much.
 
     Without a ``watch`` that somebody looks with, only owners that died here are known to be lost.
     """
     watch = watch or lease_watch(core.settings, _NO_LOOKS_S)
     processes = ProcessService(core.registry, core.store, executor, watch)
-    core.training.places = places
+    core.training.path_policy = path_policy
     address = _address(core.settings)
     results = ResultService(
         core.registry, core.store, core.workspace, max_inline_bytes, address,
@@ -291,7 +292,7 @@ def make_services(
         ),
         executor=executor,
         log_files=LogFiles(core.workspace.logs),
-        places=places,
+        path_policy=path_policy,
         records_in_store=core.settings.registry == "objects",
     )  # fmt: skip
 

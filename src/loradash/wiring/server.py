@@ -15,15 +15,15 @@ from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import LoradashError, StoreUnavailable
 from loradash.executors.executor import Executor
 from loradash.executors.local import SWEEP_EVERY_S, LocalExecutor, MemoryNeeds, QueuedRegistry
-from loradash.resilience.promptly import Promptly
+from loradash.protocol.dispatch import Dispatcher
+from loradash.resilience.call_timeout import CallWithTimeout
 from loradash.runtime.gpu import Machine, Slot
 from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.supervisor import StopRequest
-from loradash.services.dispatch import Dispatcher
-from loradash.services.places import Places
-from loradash.services.retention import Retention
-from loradash.services.running import take_over
-from loradash.services.sweeper import Sweeper
+from loradash.services.path_policy import PathPolicy
+from loradash.services.processes.running import take_over
+from loradash.services.results.retention import Retention
+from loradash.services.system.sweeper import Sweeper
 from loradash.settings import Settings
 from loradash.storage.local import LocalStore
 from loradash.storage.store import Examination, ObjectStore, Remote
@@ -53,7 +53,7 @@ class _ServersExecutor(Executor, Protocol):
 
     def stop(self, timeout_s: float) -> None: ...
 
-    def hurry(self) -> None: ...
+    def stop_now(self) -> None: ...
 
 
 def make_server(settings: Settings) -> Server:
@@ -74,12 +74,12 @@ def make_server(settings: Settings) -> Server:
     watch: LeaseWatch
     if is_control_plane:
         executor, watch = _make_runpod_executor(core)
-        places = Places(folders(settings.allowed_paths))  # they are the workers' folders
+        path_policy = PathPolicy(folders(settings.allowed_paths))  # they are the workers' folders
     else:
         executor, watch = _make_local_executor(core, slots)
-        places = Places([core.workspace.root, *folders(settings.allowed_paths)])
+        path_policy = PathPolicy([core.workspace.root, *folders(settings.allowed_paths)])
     environment = "control plane" if is_control_plane else "local"
-    services = make_services(core, executor, places, environment, watch=watch)
+    services = make_services(core, executor, path_policy, environment, watch=watch)
     retention = Retention(
         core.registry, core.store, core.workspace, core.engine, settings.file_retention_days
     )
@@ -118,7 +118,7 @@ def make_server(settings: Settings) -> Server:
         store=core.store,
         start=start,
         stop=stop,
-        hurry=executor.hurry,
+        stop_now=executor.stop_now,
         cors_origins=tuple(words(settings.cors_origins, ",")),
         max_request_bytes=settings.max_request_mb * 2**20,
     )
@@ -140,7 +140,7 @@ def _make_local_executor(core: Core, slots: tuple[Slot, ...]) -> tuple[LocalExec
         run=run,
         watch=watch,
         take_over=_taking_over(core, watch),
-        give_way=core.generation.give_way,
+        unload_pipeline=core.generation.unload_pipeline,
         children=core.children,
         lock_path=server_lock(settings),
         orphan_grace_s=settings.stop_grace_s,
@@ -181,7 +181,7 @@ def _look_at_store(store: ObjectStore) -> None:
     """
     if not isinstance(store, Remote):
         return
-    look: Promptly[Examination] = Promptly(store.examine, "look-at-store")
+    look: CallWithTimeout[Examination] = CallWithTimeout(store.examine, "look-at-store")
     try:
         found = look.result(_STORE_ANSWERS_S)
     except (StoreUnavailable, TimeoutError) as error:

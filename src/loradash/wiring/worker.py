@@ -12,11 +12,11 @@ from loradash.domain.process import Status
 from loradash.errors import DiskFull, EngineUnavailable, InvalidSettings
 from loradash.executors.executor import NoExecutor
 from loradash.executors.local import MemoryNeeds
+from loradash.protocol.dispatch import Dispatcher
 from loradash.runtime.gpu import Machine
 from loradash.runtime.owner import name_machine
-from loradash.services.dispatch import Dispatcher
-from loradash.services.places import Places
-from loradash.services.processes import view
+from loradash.services.path_policy import PathPolicy
+from loradash.services.processes.service import view
 from loradash.settings import Settings
 from loradash.wiring.core import (
     Core,
@@ -47,8 +47,8 @@ def make_worker(settings: Settings) -> Callable[[], None]:
     slot = Machine(os.environ.get("CUDA_VISIBLE_DEVICES")).slots(settings.device)[0]
     device = "cuda" if slot.gpu_index is not None else settings.device
     core = make_core(settings, device=device)
-    places = Places([core.workspace.root, *folders(settings.allowed_paths)])
-    services = make_services(core, NoExecutor(), places, "serverless", MAX_QUEUED_BYTES)
+    path_policy = PathPolicy([core.workspace.root, *folders(settings.allowed_paths)])
+    services = make_services(core, NoExecutor(), path_policy, "serverless", MAX_QUEUED_BYTES)
     worker = Worker(
         Dispatcher(services, core.metrics, debug=settings.debug),
         core.registry,
@@ -62,7 +62,7 @@ def make_worker(settings: Settings) -> Callable[[], None]:
         slot,
         core.machine,
         MemoryNeeds(settings.training_memory_mb, settings.generation_memory_mb),
-        core.generation.give_way,
+        core.generation.unload_pipeline,
         stop_grace_s=settings.stop_grace_s,
         patience_s=settings.store_patience_s,
     )

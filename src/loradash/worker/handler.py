@@ -9,7 +9,7 @@ import structlog
 
 from loradash.domain.requests import makes_process, process_of_job
 from loradash.errors import LoradashError
-from loradash.runtime.supervisor import StopRequest, StopWish
+from loradash.runtime.supervisor import StopReason, StopRequest
 from loradash.worker.work import JobStopped, Worker, is_control_planes, runs_process
 
 log = structlog.get_logger("loradash.worker")
@@ -90,7 +90,7 @@ class Handler:
             log.info("job_given_back", job=job_id, process_id=process_id)
             raise asyncio.CancelledError from None
         except asyncio.CancelledError:
-            stop(await self._wish(job_id, data))
+            stop(await self._stop_reason(job_id, data))
             await asyncio.wait([running])
             if not running.cancelled():
                 running.exception()
@@ -114,10 +114,10 @@ class Handler:
             log.info("job_given_back", job=job_id)
             raise asyncio.CancelledError from None
         except asyncio.CancelledError:
-            wish = await self._wish(job_id, data)
-            stop(wish)
+            reason = await self._stop_reason(job_id, data)
+            stop(reason)
             await asyncio.wait([answering])
-            if wish == "job_ended" and makes_process(data):
+            if reason == "job_ended" and makes_process(data):
                 # Nobody else would end what was submitted, now or by an earlier delivery.
                 process_id = process_of_job(data, job_id)
                 await asyncio.to_thread(self._worker.cancel, process_id, stop)
@@ -140,7 +140,7 @@ class Handler:
                 log.exception("job_not_asked_for", job=job_id)
             await asyncio.sleep(self._ask_every_s)
 
-    async def _wish(self, job_id: str, data: Any) -> StopWish:
+    async def _stop_reason(self, job_id: str, data: Any) -> StopReason:
         """What is to become of a process whose job was taken from us.
 
         It was cancelled, ran out of time, or was given to another worker: the SDK doesn't say

@@ -53,7 +53,7 @@ class Ownership:
         def change(record: ProcessRecord) -> ProcessRecord:
             if record.lease is not None and record.lease.token in tokens:
                 return record
-            record = changes.lapsed(
+            record = changes.expired(
                 record, now=datetime.now(UTC), max_attempts=self._max_attempts,
                 owner_is_gone=watch.is_lost(record),
             )  # fmt: skip

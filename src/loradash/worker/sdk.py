@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG = 1
 _ANSWER_S = 20.0
 _QUICK_S = 1.0  # no long poll without a job takes less
 _LONGEST_PAUSE_S = 10.0
-_TELL_EVERY_S = 60.0
+_REPORT_INTERVAL_S = 60.0
 _MOST_TEXTS = 100
 
 
@@ -132,7 +132,7 @@ class Pace:
             return 1
         pause_s = min(_LONGEST_PAUSE_S, 2.0 ** (self._in_vain - 2))
         self._pause_until_s, self._asked_s = now_s + pause_s, None
-        if self._told_s is None or now_s - self._told_s >= _TELL_EVERY_S:
+        if self._told_s is None or now_s - self._told_s >= _REPORT_INTERVAL_S:
             self._told_s = now_s
             log.warning("job_take_brings_nothing", times_in_a_row=self._in_vain, pause_s=pause_s)
         return 0
@@ -149,7 +149,7 @@ class SeldomErrors:
     def error(self, message: object, *details: Any) -> None:
         """Log an error unless the same one was logged within a minute."""
         text, now_s = str(message), self._clock()
-        if now_s - self._last_s.get(text, -_TELL_EVERY_S) < _TELL_EVERY_S:
+        if now_s - self._last_s.get(text, -_REPORT_INTERVAL_S) < _REPORT_INTERVAL_S:
             return
         if len(self._last_s) >= _MOST_TEXTS:
             self._last_s.clear()

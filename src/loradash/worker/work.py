@@ -20,12 +20,12 @@ from loradash.domain.process import Lease, ProcessRecord, Status
 from loradash.domain.requests import RUN_PROCESS, makes_process, process_of_job
 from loradash.errors import LoradashError, NotFound
 from loradash.executors.local import Memory, MemoryNeeds
+from loradash.protocol.dispatch import Dispatcher, Reply
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.gpu import Slot
 from loradash.runtime.patience import AWAY, Patience
-from loradash.runtime.supervisor import StopRequest, StopWish
-from loradash.services.dispatch import Dispatcher, Reply
-from loradash.services.running import Runner
+from loradash.runtime.supervisor import StopReason, StopRequest
+from loradash.services.processes.running import Runner
 from loradash.telemetry.masking import masked
 from loradash.worker.ownership import Answer, Ownership
 
@@ -55,7 +55,7 @@ class Worker:
         slot: Slot,
         memory: Memory,
         needs: MemoryNeeds,
-        give_way: Callable[[str], None],
+        unload_pipeline: Callable[[str], None],
         *,
         stop_grace_s: float,
         patience_s: float,
@@ -67,7 +67,7 @@ class Worker:
         self._slot = slot
         self._memory = memory
         self._needs = needs
-        self._give_way = give_way
+        self._unload_pipeline = unload_pipeline
         self._stop_grace_s = stop_grace_s
         self._patience_s = patience_s
         self._one_process = threading.Lock()
@@ -135,7 +135,7 @@ class Worker:
                     first_seen = first_seen or lease
                     _pause(stop)  # somebody has it; if he is lost, it will be ours
         except JobStopped:
-            if stop.wish == "job_ended":
+            if stop.reason == "job_ended":
                 self.cancel(process_id, stop)
             raise
         except LoradashError as error:
@@ -160,14 +160,14 @@ class Worker:
         finally:
             self._stops.remove(stop)
 
-    def stop(self, wish: StopWish = "shutdown") -> None:
+    def stop(self, reason: StopReason = "shutdown") -> None:
         """Take nothing more, and stop what runs with a checkpoint; the second time at once.
 
         To be called from a signal handler: no locks here.
         """
         self._is_stopping = True
         for stop in list(self._stops):
-            stop(wish, self._stop_grace_s)
+            stop(reason, self._stop_grace_s)
 
     def _run_ours(
         self, taken: Answer, stop: StopRequest, on_event: Callable[[Event], None]
@@ -181,7 +181,7 @@ class Worker:
         record = self._or_stopped(patience, lambda: self._registry.get(record.id))
         if record.status.is_end:
             return outcome(record)
-        if stop.wish == "lease_lost":  # another worker has it, and his job will tell
+        if stop.reason == "lease_lost":  # another worker has it, and his job will tell
             log.warning("process_is_elsewhere", process_id=record.id)
         raise JobStopped
 
@@ -219,7 +219,7 @@ class Worker:
     def _make_room(self, record: ProcessRecord, stop: StopRequest) -> None:
         """Wait a little for memory that an earlier process is about to give back."""
         if record.kind == "training":
-            self._give_way(self._slot.name)
+            self._unload_pipeline(self._slot.name)
         is_training = record.kind == "training"
         need = self._needs.training_mb if is_training else self._needs.generation_mb
         total = self._memory.total_mb(self._slot)

@@ -20,12 +20,18 @@ from loradash.domain.events import Event, parse_event
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_config import DatasetSection, TrainingConfig
 from loradash.engines.diffusers import support
-from loradash.engines.diffusers.adapter_dimensions import network_settings
-from loradash.engines.diffusers.adapter_layers import read_adapter_layout
+from loradash.engines.diffusers.adapters.dimensions import network_settings
+from loradash.engines.diffusers.adapters.layers import read_adapter_layout
+from loradash.engines.diffusers.adapters.pretrained import check_pretrained
+from loradash.engines.diffusers.base_models.families import (
+    BaseModelSource,
+    find_base_model,
+    fingerprint,
+)
+from loradash.engines.diffusers.base_models.inspection import Inspection, inspect
+from loradash.engines.diffusers.base_models.pipeline_layout import Layout
 from loradash.engines.diffusers.child.schedules import factor
 from loradash.engines.diffusers.drawing_limits import drawing_limits
-from loradash.engines.diffusers.families import BaseModelSource, find_base_model, fingerprint
-from loradash.engines.diffusers.inspection import Inspection, inspect
 from loradash.engines.diffusers.job import (
     ADAPTER_FOLDER,
     CHECKPOINTS_FOLDER,
@@ -37,8 +43,6 @@ from loradash.engines.diffusers.job import (
     ResolvedAdapter,
     TrainingJob,
 )
-from loradash.engines.diffusers.pipeline_layout import Layout
-from loradash.engines.diffusers.pretrained_adapter import check_pretrained
 from loradash.engines.diffusers.text_checks import cut_texts
 from loradash.engines.diffusers.token_count import cutting
 from loradash.engines.engine import Artifact, Checkpoint, Command

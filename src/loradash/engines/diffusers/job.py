@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_serializer
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.ids import ProcessId
 from loradash.domain.training_config import TrainingConfig
-from loradash.engines.diffusers.families import BaseModelSource
+from loradash.engines.diffusers.base_models.families import BaseModelSource
 
 JOB_FILE = "job.json"
 CHECKPOINTS_FOLDER = "checkpoints"

@@ -7,9 +7,9 @@ from loradash.domain.ai_toolkit_keys import asks_for_something
 from loradash.domain.optimizers import LEAST_OWN_RATE, kind_of
 from loradash.domain.sizes import counted
 from loradash.domain.training_config import TrainingConfig
+from loradash.engines.diffusers.adapters.foreign_keys import foreign_keys
+from loradash.engines.diffusers.base_models.families import FAMILIES, find_base_model
 from loradash.engines.diffusers.drawing_limits import UNKNOWN_LIMITS, DrawingLimits
-from loradash.engines.diffusers.families import FAMILIES, find_base_model
-from loradash.engines.diffusers.foreign_keys import foreign_keys
 from loradash.engines.diffusers.preview_checks import check_previews
 from loradash.engines.diffusers.target_layers import no_layers
 from loradash.errors import InvalidConfig

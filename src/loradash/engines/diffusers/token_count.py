@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loradash.domain.text_length import CutText, cut_of
-from loradash.engines.diffusers.families import BaseModelSource
+from loradash.engines.diffusers.base_models.families import BaseModelSource
 
 CutOf = Callable[[str], CutText | None]
 

@@ -135,9 +135,9 @@ class ClaimedDocuments:
         if (
             edit.write is None
             and not edit.renews
-            and (wish := CancelMark.between(document.record, record))
+            and (request := CancelMark.between(document.record, record))
         ):
-            return self._ask_to_cancel(process_id, wish)
+            return self._ask_to_cancel(process_id, request)
         epoch = self._win(
             process_id, standing.claimed + (standing.claimed == standing.epoch.number)
         )
@@ -219,16 +219,16 @@ class ClaimedDocuments:
             time.sleep(self._settle_s / 4)
             standing = self._standing(process_id)
 
-    def _ask_to_cancel(self, process_id: str, wish: CancelMark) -> Document | None:
+    def _ask_to_cancel(self, process_id: str, request: CancelMark) -> Document | None:
         """Leave a mark for the writer; None if the attempt is over instead."""
-        self._backend.put(keys.process_cancel(process_id), wish.model_dump_json().encode())
+        self._backend.put(keys.process_cancel(process_id), request.model_dump_json().encode())
         for _ in range(_STALE_SETTLES):
             standing, newest, mark = self._look(process_id)
-            if not wish.is_for(newest.record):
+            if not request.is_for(newest.record):
                 self._backend.discard(keys.process_cancel(process_id))
                 return None
             if standing.claimed == standing.epoch.number:
-                return _marked(newest, mark or wish)
+                return _marked(newest, mark or request)
             time.sleep(self._settle_s)  # whoever claims may not have seen the mark
         return None
 

@@ -97,7 +97,7 @@ class Standing:
 
 
 class CancelMark(BaseModel):
-    """The wish that an attempt ends."""
+    """The request that an attempt ends."""
 
     attempt: int
     cancel_requested_at: AwareDatetime
@@ -121,7 +121,7 @@ class CancelMark(BaseModel):
         return record.status is Status.RUNNING and record.attempt_count == self.attempt
 
     def on(self, record: ProcessRecord) -> ProcessRecord:
-        """Return the record with the wish in it, if it is for it."""
+        """Return the record with the request in it, if it is for it."""
         if not self.is_for(record):
             return record
         return record.model_copy(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from loradash.domain.dataset_manifest import DatasetFile
 from loradash.errors import InvalidDataset
-from loradash.services.pieces import exactly
+from loradash.services.results.pieces import exactly
 from loradash.storage.store import ObjectStore
 
 

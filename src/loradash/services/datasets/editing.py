@@ -36,7 +36,7 @@ from loradash.services.datasets.upload_checks import SourceFile
 from loradash.services.datasets.upload_results import UploadResult, with_left_out
 from loradash.services.datasets.zip_in import extract
 from loradash.services.datasets.zip_out import dataset_zip
-from loradash.services.pieces import ZipPieces
+from loradash.services.results.pieces import ZipPieces
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 

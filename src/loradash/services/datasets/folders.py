@@ -7,7 +7,7 @@ from loradash.datasets.buckets import bucket_size
 from loradash.datasets.folder import require_usable, scan
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.training_config import DatasetSection, TrainingConfig
-from loradash.services.places import ANYWHERE, Places
+from loradash.services.path_policy import ANYWHERE, PathPolicy
 
 Progress = Callable[[int, int], None]
 
@@ -27,23 +27,25 @@ def check_folder(
 
 
 def check_for_training(
-    config: TrainingConfig, on_image: Progress | None = None, places: Places = ANYWHERE
+    config: TrainingConfig, on_image: Progress | None = None, path_policy: PathPolicy = ANYWHERE
 ) -> tuple[DatasetReport, ...]:
     """Check every dataset of a training. Raises `InvalidDataset` if one can't be used."""
-    return check_sections(config.process.datasets, on_image, places)
+    return check_sections(config.process.datasets, on_image, path_policy)
 
 
 def check_sections(
-    sections: Iterable[DatasetSection], on_image: Progress | None = None, places: Places = ANYWHERE
+    sections: Iterable[DatasetSection],
+    on_image: Progress | None = None,
+    path_policy: PathPolicy = ANYWHERE,
 ) -> tuple[DatasetReport, ...]:
-    """As `check_for_training`, for some of the datasets; links lead to ``places`` only."""
+    """As `check_for_training`, for some of the datasets; links lead to ``path_policy`` only."""
     reports = []
     for section in sections:
         report = scan(
             Path(section.folder_path),
             section.caption_suffix,
             on_image=on_image,
-            link_roots=places.roots,
+            link_roots=path_policy.roots,
         )
         require_usable(report, on_bad_image=section.on_bad_image)
         reports.append(report)

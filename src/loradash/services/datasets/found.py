@@ -7,7 +7,7 @@ from loradash.domain.sizes import counted
 from loradash.errors import InvalidDataset, LoradashError, NotFound
 from loradash.paths import full_path, local_path
 from loradash.services.datasets.store import DatasetStore
-from loradash.services.places import ANYWHERE, Places
+from loradash.services.path_policy import ANYWHERE, PathPolicy
 
 _FOLDER_REMEDY = (
     "Give a folder with images and, beside each, a .txt caption of the same name, or the name of "
@@ -33,14 +33,16 @@ class FoundDataset(NamedTuple):
         return f"{what} {self.name}{images}"
 
 
-def find_dataset(datasets: DatasetStore, reference: str, what: str, places: Places) -> FoundDataset:
+def find_dataset(
+    datasets: DatasetStore, reference: str, what: str, path_policy: PathPolicy
+) -> FoundDataset:
     """Find what a config's ``folder_path`` names; ``what`` is its place in the config.
 
     Whoever may name any place is a command, for which a folder comes first. Raises
     `InvalidDataset` and `NotFound`.
     """
     kind, text = parse_dataset_reference(reference)
-    is_command = places is ANYWHERE
+    is_command = path_policy is ANYWHERE
     path = local_path(text, InvalidDataset, what) if text else None
     if path is None:
         raise InvalidDataset(f"{what}: no name", remedy=_FOLDER_REMEDY)
@@ -50,7 +52,7 @@ def find_dataset(datasets: DatasetStore, reference: str, what: str, places: Plac
             remedy="Requests name folders by their full path, and stored datasets by their name.",
         )
     if kind == "folder" or (kind == "either" and is_command and path.is_dir()):
-        places.check(text, InvalidDataset, what)
+        path_policy.check(text, InvalidDataset, what)
         if not path.is_dir():
             reason = "is a file, not a folder" if path.is_file() else "doesn't exist"
             raise InvalidDataset(

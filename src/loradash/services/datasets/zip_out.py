@@ -2,7 +2,7 @@
 
 from loradash.domain.dataset_manifest import DatasetManifest
 from loradash.services.datasets.content import content
-from loradash.services.pieces import ZipEntry, ZipPieces
+from loradash.services.results.pieces import ZipEntry, ZipPieces
 from loradash.storage.store import ObjectStore
 
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loradash.domain.sizes import counted
-from loradash.engines.diffusers.adapter_layers import (
+from loradash.engines.diffusers.adapters.layers import (
     AdapterLayer,
     AdapterLayout,
     read_adapter_layout,

@@ -7,7 +7,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from loradash.domain.sizes import counted
-from loradash.engines.diffusers.adapter_layers import some_of
+from loradash.engines.diffusers.adapters.layers import some_of
 from loradash.engines.diffusers.child.adapter_reading import LayerChange, read_adapter
 from loradash.engines.diffusers.child.architecture import AdaptedModule
 from loradash.engines.diffusers.child.lora import ADAPTER_NAME

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
+from loradash.engines.diffusers.base_models.families import BaseModelSource
+from loradash.engines.diffusers.base_models.findings import Finding, invalid_base_model
+from loradash.engines.diffusers.base_models.inspection import inspect
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.hub_download import on_this_disk
@@ -14,9 +17,6 @@ from loradash.engines.diffusers.child.networks import load_networks, not_finite
 from loradash.engines.diffusers.child.pickles import no_pickles, wanted_pickle
 from loradash.engines.diffusers.child.stable_diffusion import StableDiffusion
 from loradash.engines.diffusers.child.stop import StopSignal
-from loradash.engines.diffusers.families import BaseModelSource
-from loradash.engines.diffusers.findings import Finding, invalid_base_model
-from loradash.engines.diffusers.inspection import inspect
 from loradash.engines.diffusers.token_count import text_limit
 from loradash.errors import InvalidBaseModel, LoradashError, OutOfMemory
 

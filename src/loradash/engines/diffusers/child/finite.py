@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from loradash.domain.sizes import counted
-from loradash.engines.diffusers.adapter_layers import some_of
+from loradash.engines.diffusers.adapters.layers import some_of
 from loradash.errors import LossNotFinite
 
 _LOWER_RATE = "Lower the learning rate, and look for broken images."

@@ -13,13 +13,13 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils.tqdm import tqdm
 
 from loradash.domain.sizes import size_text
+from loradash.engines.diffusers.base_models.families import BaseModelSource
+from loradash.engines.diffusers.base_models.findings import Finding, invalid_base_model
+from loradash.engines.diffusers.base_models.hub import TIMEOUT_S, HubFiles, HubModel
+from loradash.engines.diffusers.base_models.hub_errors import told
+from loradash.engines.diffusers.base_models.inspection import inspect
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.stop import StopSignal
-from loradash.engines.diffusers.families import BaseModelSource
-from loradash.engines.diffusers.findings import Finding, invalid_base_model
-from loradash.engines.diffusers.hub import TIMEOUT_S, HubFiles, HubModel
-from loradash.engines.diffusers.hub_errors import told
-from loradash.engines.diffusers.inspection import inspect
 from loradash.errors import Interrupted
 from loradash.storage.disk import as_disk_full
 

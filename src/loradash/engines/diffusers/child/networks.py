@@ -12,8 +12,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from loradash.engines.diffusers.findings import COMPLETE, Finding
-from loradash.engines.diffusers.pipeline_layout import Layout
+from loradash.engines.diffusers.base_models.findings import COMPLETE, Finding
+from loradash.engines.diffusers.base_models.pipeline_layout import Layout
 
 _CLASSES: dict[str, Any] = {
     "unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel,

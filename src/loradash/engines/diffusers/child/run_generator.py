@@ -16,7 +16,8 @@ from loradash.domain.events import Done, ImageWritten, Ready, Stopped
 from loradash.domain.generation import GenerationRequest, image_name
 from loradash.domain.prompt_text import PromptSettings
 from loradash.domain.sizes import counted
-from loradash.engines.diffusers.adapter_layers import PEFT_SETTINGS
+from loradash.engines.diffusers.adapters.layers import PEFT_SETTINGS
+from loradash.engines.diffusers.base_models.families import BaseModelSource
 from loradash.engines.diffusers.child.adapter_reading import put_adapter, read_adapter
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
@@ -26,7 +27,6 @@ from loradash.engines.diffusers.child.library_warnings import library_warnings
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
 from loradash.engines.diffusers.child.sampling import Drawing, draw, one_color, save_image
 from loradash.engines.diffusers.child.stop import StopSignal, stdin_lines
-from loradash.engines.diffusers.families import BaseModelSource
 from loradash.engines.diffusers.job import (
     GENERATOR_LINE,
     Cancel,

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from loradash.domain.events import Done, Resumed, Stopped
+from loradash.engines.diffusers.base_models.families import fingerprint, on_this_machine
 from loradash.engines.diffusers.child.adapter_file import write_adapter
 from loradash.engines.diffusers.child.adapter_start import start_from_adapter
 from loradash.engines.diffusers.child.architecture import AdaptedModule, Architecture
@@ -35,7 +36,6 @@ from loradash.engines.diffusers.child.training_data import (
     read_datasets,
     tell_of_cut_captions,
 )
-from loradash.engines.diffusers.families import fingerprint, on_this_machine
 from loradash.engines.diffusers.job import (
     ADAPTER_FOLDER,
     CACHE_FOLDER,

@@ -1,0 +1,1 @@
+"""Adapter files: layers, layouts, dimensions and makes, read without torch."""

@@ -1,0 +1,1 @@
+"""The "LoRA Dashboard" protocol: requests in, use cases called, replies out."""

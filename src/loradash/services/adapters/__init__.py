@@ -1,0 +1,1 @@
+"""Adapters: find, describe, rename, delete, and those that other programs have made."""

@@ -1,0 +1,1 @@
+"""Generations: check, submit, run, and the files of prompts that they draw."""

@@ -1,0 +1,260 @@
+"""Generation: find the adapters, draw the images, keep them."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from loradash.data import EMBEDDED_BASE_MODELS
+from loradash.domain.events import Done, Failed, Stopped, Terminal, Warned
+from loradash.domain.generation import (
+    AdapterUse,
+    GenerationRequest,
+)
+from loradash.domain.ids import new_process_id, process_id_of
+from loradash.domain.process import ProcessRecord, Progress
+from loradash.domain.schema import validate
+from loradash.domain.yaml_text import dump_mapping, load_mapping
+from loradash.engines.engine import Engine
+from loradash.error_list import ErrorList
+from loradash.errors import (
+    InvalidAdapter,
+    InvalidBaseModel,
+    ResultsNotStored,
+)
+from loradash.paths import full_path
+from loradash.registry.registry import Change, ProcessRegistry, StoredArtifact
+from loradash.runtime.attempt import Attempt, failure
+from loradash.runtime.supervisor import Limits
+from loradash.runtime.warm_pipeline import WarmPipeline
+from loradash.runtime.workspace import Workspace
+from loradash.services.adapters.files import AdapterFiles, adapter_file
+from loradash.services.adapters.stored import StoredAdapters
+from loradash.services.generation.prompts import with_prompts_read
+from loradash.services.path_policy import ANYWHERE, PathPolicy
+from loradash.services.processes.submission import stored_config, submit
+from loradash.storage import keys
+from loradash.storage.store import ObjectStore
+
+_MAX_SEED = 2**32
+
+PipelineMaker = Callable[[str, Mapping[str, str]], WarmPipeline]
+
+
+class GenerationService:
+    """Generations with one pipeline per device that stays warm between them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        make_pipeline: PipelineMaker,
+        workspace: Workspace,
+        store: ObjectStore,
+        registry: ProcessRegistry,
+        limits: Limits,
+        address: keys.Address = keys.NOWHERE,
+    ) -> None:
+        self._engine = engine
+        self._make_pipeline = make_pipeline
+        self._pipelines: dict[str, WarmPipeline] = {}
+        self._workspace = workspace
+        self._store = store
+        self._registry = registry
+        self._limits = limits
+        self._adapter_files = AdapterFiles(store, workspace, self._adapters_in)
+        self._stored = StoredAdapters(registry, store, address)
+
+    def check(
+        self, request: GenerationRequest, path_policy: PathPolicy = ANYWHERE
+    ) -> GenerationRequest:
+        """Check prompts, base model and adapters; return the request as it will be run.
+
+        The seed is drawn here if none is given, so that every attempt draws the same images, and
+        local paths are given in full. All problems are told at once. Raises `InvalidAdapter`,
+        `InvalidBaseModel`, `InvalidConfig`, `NotFound`.
+        """
+        base_model = request.base_model
+        request = with_prompts_read(request, self._trained)
+        errors = ErrorList("the generation can't start")
+        with errors.noted():
+            path_policy.check(base_model, InvalidBaseModel, "base_model")
+            self._engine.check_base_model(base_model)
+            self._engine.check_generation(request)
+        uses = []
+        for use in request.adapters:
+            with errors.noted():
+                path = self.check_adapter(use.path, path_policy)
+                uses.append(use.model_copy(update={"path": path}))
+        errors.raise_all()
+        if base_model not in EMBEDDED_BASE_MODELS:
+            base_model = full_path(base_model)
+        seed = secrets.randbelow(_MAX_SEED) if request.seed is None else request.seed
+        return request.model_copy(
+            update={"base_model": base_model, "adapters": tuple(uses), "seed": seed}
+        )
+
+    def submit(
+        self,
+        request: GenerationRequest,
+        *,
+        request_id: str = "",
+        priority: int = 0,
+        taking: Change | None = None,
+        key: str = "",
+    ) -> ProcessRecord:
+        """Store the request, then create the record: the generation waits, or is taken at once.
+
+        With an idempotency ``key``, the generation that was submitted with it before is returned.
+        Raises `InvalidConfig` for a request too large to be stored as a config.
+        """
+        process_id = process_id_of("gen", key) if key else new_process_id("gen")
+        now = datetime.now(UTC)
+        record = ProcessRecord(
+            id=process_id, kind="generation", name=request.name, created_at=now, enqueued_at=now,
+            updated_at=now, priority=priority, request_id=request_id, summary=_summary(request),
+            progress=Progress(total_steps=len(request.prompts) * request.num_images),
+        )  # fmt: skip
+        text = dump_mapping(request.model_dump(mode="json", exclude_defaults=True))
+        _read_back(text)
+        return submit(self._registry, self._store, record, text, may_exist=bool(key), taking=taking)
+
+    def work(self, attempt: Attempt) -> Terminal:
+        """Draw the images that an earlier attempt hasn't stored yet. Done means: all are stored."""
+        self._workspace.ensure()
+        config = attempt.patiently(lambda: stored_config(self._store, attempt.record))
+        request = _read_back(config)
+        adapters = attempt.patiently(
+            lambda: tuple(self.find_adapter(use.path) for use in request.adapters)
+        )
+        folder = self._workspace.generation(attempt.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        done = tuple(entry.index for entry in self._images(attempt) if entry.index is not None)
+        if attempt.stop.count:
+            return Stopped(time_s=time.time())
+        for text in request.warnings:
+            attempt.event(Warned(code="request", message=text))
+        ending = self._pipeline(attempt.record, attempt.environment).generate(
+            attempt.id,
+            request,
+            adapters,
+            folder,
+            attempt.event,
+            attempt.stop,
+            self._limits.timeout_s,
+            self._limits.stall_s,
+            done,
+        )
+        return self._verified(attempt, request, ending)
+
+    def find_adapter(self, reference: str) -> Path:
+        """Return the verified file of an adapter, brought to this machine if it isn't here.
+
+        A reference is the id of the training that made it, its name, the key of a result, alone or
+        with our bucket before it, or a path. Raises `InvalidAdapter`, `NotFound`, and
+        `ResultsNotStored` for an object that isn't what was stored.
+        """
+        return self._file_of(reference, self._stored.find(reference))
+
+    def base_model_of(self, reference: str) -> str:
+        """The base model that an adapter names as its own. Raises `InvalidAdapter` if none."""
+        metadata = self._engine.adapter_metadata(self.find_adapter(reference))
+        if not (name := metadata.get("loradash.base_model")):
+            raise InvalidAdapter(
+                f"adapter {reference} doesn't say which base model it belongs to",
+                remedy="Give the base model (--base-model).",
+            )
+        return name
+
+    def unload_pipeline(self, device: str) -> None:
+        """Free the memory of a device's pipeline; waits for a running generation."""
+        if pipeline := self._pipelines.get(device):
+            pipeline.unload()
+
+    def close(self) -> None:
+        """End the warm pipelines."""
+        for pipeline in self._pipelines.values():
+            pipeline.close()
+
+    def _pipeline(self, record: ProcessRecord, environment: Mapping[str, str]) -> WarmPipeline:
+        if record.device not in self._pipelines:
+            self._pipelines[record.device] = self._make_pipeline(record.device, environment)
+        return self._pipelines[record.device]
+
+    def _verified(self, attempt: Attempt, request: GenerationRequest, ending: Terminal) -> Terminal:
+        if not isinstance(ending, Done):
+            # What was stored isn't drawn again, so an interrupted generation can always go on.
+            return (
+                ending.model_copy(update={"resumable": True})
+                if isinstance(ending, Failed) and ending.code != InvalidAdapter.code
+                else ending
+            )
+        attempt.show("uploading", "images")
+        attempt.patiently(attempt.keeper.flush)
+        wanted = len(request.prompts) * request.num_images
+        stored = len({entry.index for entry in self._images(attempt)})
+        if stored != wanted:
+            error = ResultsNotStored(
+                f"{stored} of {wanted} images were stored", remedy=f"Resume {attempt.id}."
+            )
+            return failure(error, resumable=True)
+        return ending
+
+    def _images(self, attempt: Attempt) -> tuple[StoredArtifact, ...]:
+        return attempt.patiently(lambda: self._registry.artifacts(attempt.id, ["image"]))
+
+    def check_adapter(self, reference: str, path_policy: PathPolicy) -> str:
+        """Return the reference, a path in full; raise if it isn't allowed or isn't an adapter."""
+        stored = self._stored.find(reference)
+        if stored is None:
+            path_policy.check(reference, InvalidAdapter, "adapters")
+        path = self._file_of(reference, stored)
+        return str(path) if stored is None else self._stored.lasting(reference, stored)
+
+    def _trained(self, name: str) -> str | None:
+        """A reference to the trained adapter that a prompt names."""
+        found = self._stored.find(name)
+        return None if found is None else self._stored.lasting(name, found)
+
+    def _adapters_in(self, folder: Path) -> list[Path]:
+        return [one.path for one in self._engine.artifacts(folder) if one.kind == "lora"]
+
+    def _file_of(self, reference: str, stored: StoredArtifact | None) -> Path:
+        path = adapter_file(reference) if stored is None else self._adapter_files.path_of(stored)
+        self._engine.verify_adapter(path)
+        return path
+
+
+def _read_back(text: str) -> GenerationRequest:
+    """Read a request as `GenerationService.submit` has written it. Raises `InvalidConfig`.
+
+    It isn't a config from outside: whatever a prompt may hold was allowed when it came.
+    """
+    return validate(GenerationRequest, load_mapping(text, "generation"), "generation")
+
+
+def _summary(request: GenerationRequest) -> dict[str, Any]:
+    return {
+        "base_model": request.base_model,
+        "adapters": [use.model_dump() for use in request.adapters],
+        "prompt": request.prompts[0][:200],
+        "prompts": len(request.prompts),
+        "seed": request.seed,
+    }
+
+
+def parse_adapter_use(text: str) -> AdapterUse:
+    """Parse ``REFERENCE`` or ``REFERENCE:WEIGHT`` as an option gives them, with its own errors."""
+    try:
+        return AdapterUse.model_validate(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InvalidAdapter(
+            f"adapter {text[:200]!r}: {''.join(f'{part}: ' for part in problem['loc'])}"
+            f"{problem['msg'].removeprefix('Value error, ')}",
+            remedy="Give a process id or a .safetensors file, and :WEIGHT from -10 to 10 after it; "
+            "1 is as trained, 0 has no effect.",
+        ) from error

@@ -1,0 +1,1 @@
+"""Processes of every kind: submit, run, list, cancel, resume."""

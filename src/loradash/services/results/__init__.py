@@ -1,0 +1,1 @@
+"""Results: list, fetch, link, zip, delete, keep."""

@@ -1,0 +1,1 @@
+"""The system itself: health, doctor, sweeping, copying of stores, the demo."""

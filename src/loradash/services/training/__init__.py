@@ -1,0 +1,1 @@
+"""Trainings: check, submit, run, extend, and start from an adapter."""
