@@ -8,6 +8,7 @@ import pytest
 
 from loradash.data import base_model_folder
 from loradash.domain import process as changes
+from loradash.domain.addresses import NO_ADDRESS, Address
 from loradash.domain.events import parse_event
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.ids import is_process_id
@@ -124,7 +125,7 @@ def make(tmp_path, engine):
     """Return a function that makes all the parts around a generation service."""
     services = []
 
-    def make_here(address=keys.NOWHERE, **parts):
+    def make_here(address=NO_ADDRESS, **parts):
         here = Here(tmp_path / "work", **parts)
         here.pipelines = {}
 
@@ -286,7 +287,7 @@ def test_an_adapter_is_found_by_its_key_and_by_its_address_in_the_bucket(make, t
     key = trained(b"LORA")
     path = here.service.find_adapter(key)
     assert path.read_text() == "LORA"
-    other = make(keys.Address("ours", "some/where"), store=here.store, registry=here.registry)
+    other = make(Address("ours", "some/where"), store=here.store, registry=here.registry)
     for address in (f"s3://ours/some/where/{key}", f"S3://ours/some/where/{key}"):
         assert other.service.find_adapter(address) == path
         assert other.service.check_adapter(address, PathPolicy([])) == address
@@ -303,7 +304,7 @@ def test_an_adapter_outside_of_our_bucket_and_prefix_is_refused(
     make, trained, here, tmp_path, monkeypatch, address
 ):
     key = trained(b"LORA")
-    other = make(keys.Address("ours", "some/where"), store=here.store, registry=here.registry)
+    other = make(Address("ours", "some/where"), store=here.store, registry=here.registry)
     monkeypatch.chdir(tmp_path)
     address = address.replace("KEY", key)
     local = tmp_path / address  # 's3:/theirs/...' is a path as well

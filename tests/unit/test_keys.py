@@ -1,5 +1,6 @@
 import pytest
 
+from loradash.domain.addresses import Address, bucket_of, result_key_in
 from loradash.errors import InvalidKey
 from loradash.storage import keys
 
@@ -96,9 +97,9 @@ def test_a_key_tells_the_dataset_that_it_belongs_to(key, parts):
 @pytest.mark.parametrize(
     ("address", "shown"),
     [
-        (keys.Address(), "results/a"),
-        (keys.Address("ours"), "s3://ours/results/a"),
-        (keys.Address("ours", "lora/x"), "s3://ours/lora/x/results/a"),
+        (Address(), "results/a"),
+        (Address("ours"), "s3://ours/results/a"),
+        (Address("ours", "lora/x"), "s3://ours/lora/x/results/a"),
     ],
 )
 def test_a_key_is_found_again_by_how_it_was_shown(address, shown):
@@ -117,8 +118,25 @@ def test_a_key_is_found_again_by_how_it_was_shown(address, shown):
     ],
 )
 def test_what_lies_outside_the_prefix_has_no_key(reference):
-    assert keys.Address("ours", "lora").key_of(reference) == ""
+    assert Address("ours", "lora").key_of(reference) == ""
 
 
 def test_without_a_bucket_no_address_of_one_has_a_key():
-    assert keys.Address().key_of("s3:///results/a") == ""
+    assert Address().key_of("s3:///results/a") == ""
+
+
+@pytest.mark.parametrize(
+    ("reference", "key"),
+    [
+        ("results/a/lora/x", "results/a/lora/x"), ("s3://any/where/results/a/x", "results/a/x"),
+        ("S3://any/results/a/x", "results/a/x"), ("dataset/cats", ""), ("a name", ""),
+    ],
+)  # fmt: skip
+def test_a_results_key_is_found_at_the_end_of_any_stores_address(reference, key):
+    assert result_key_in(reference) == key
+
+
+def test_an_address_names_its_bucket_and_a_key_names_none():
+    assert bucket_of("s3://ours/results/a") == bucket_of("S3://ours") == "ours"
+    assert bucket_of("results/a") == bucket_of("s3:/ours/a") == ""
+    assert not Address().has("s3://")

@@ -10,8 +10,8 @@ import pytest
 import structlog
 
 from loradash.errors import InvalidRequest
+from loradash.services.system.log_files import Cleared, LogFiles
 from loradash.telemetry import logging as our_logging
-from loradash.telemetry.log_files import Cleared, LogFiles
 from loradash.telemetry.logging import close, configure
 
 

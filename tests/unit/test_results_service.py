@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 
+from loradash.domain.addresses import Address
 from loradash.domain.process import Status
 from loradash.errors import (
     ConflictingState,
@@ -179,7 +180,7 @@ def at(world, address, **settings):
 
 
 def test_results_in_a_bucket_can_be_had_by_the_address_that_lists_show(world):
-    results = at(world, keys.Address("ours", "some/where"))
+    results = at(world, Address("ours", "some/where"))
     process_id = world.trained().id
     (entry,) = results.files("", 10, "")["lora_files"]
     key = real(world, f"results/{process_id}/lora/cat.safetensors")
@@ -200,7 +201,7 @@ def test_results_in_a_bucket_can_be_had_by_the_address_that_lists_show(world):
      "s3://ours/some/", "s3:///some/where/", "s3://"],
 )  # fmt: skip
 def test_what_lies_outside_of_our_bucket_and_prefix_is_refused(world, start):
-    results = at(world, keys.Address("ours", "some/where"))
+    results = at(world, Address("ours", "some/where"))
     process_id = world.trained().id
     path = f"{start}results/{process_id}/lora/cat.safetensors"
     for call in (

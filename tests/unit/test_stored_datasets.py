@@ -15,6 +15,7 @@ from PIL import Image
 
 from loradash.datasets.captions import MAX_CAPTION_BYTES
 from loradash.datasets.folder import scan
+from loradash.domain.addresses import Address
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest
 from loradash.domain.ids import new_upload_id
 from loradash.domain.requests import parse_request
@@ -190,7 +191,7 @@ def test_an_upload_becomes_a_dataset_that_can_be_trained_on(store, datasets, tar
 
 def test_the_reply_tells_all_that_clients_read(store):
     a, caption, notes = picture(1), b"x", b"{}"
-    result = DatasetStore(store, keys.Address("ours", "lora")).upload(
+    result = DatasetStore(store, Address("ours", "lora")).upload(
         request(
             {"a.png": a, "a.txt": caption, "notes.json": notes},
             training_name="My Cats",
@@ -1473,7 +1474,7 @@ def test_a_damaged_manifest_is_told_and_can_be_replaced(store, datasets, target,
 
 @pytest.fixture
 def in_bucket(store):
-    return DatasetStore(store, keys.Address("ours", "lora"))
+    return DatasetStore(store, Address("ours", "lora"))
 
 
 @pytest.mark.parametrize(
@@ -1525,7 +1526,7 @@ def test_without_a_bucket_no_address_of_one_is_ours(datasets):
 
 
 def test_without_a_prefix_datasets_are_at_the_top_of_the_bucket(store):
-    datasets = DatasetStore(store, keys.Address("ours"))
+    datasets = DatasetStore(store, Address("ours"))
     result = datasets.upload(request(numbered(1)))
     assert datasets.resolve(result.s3_path) == "cats"
     assert result.s3_path == "s3://ours/dataset/cats"

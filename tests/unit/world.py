@@ -38,11 +38,11 @@ from loradash.services.path_policy import PathPolicy
 from loradash.services.processes.service import ProcessService
 from loradash.services.results.service import ResultService
 from loradash.services.system.health import HealthService
+from loradash.services.system.log_files import LogFiles
 from loradash.services.training.service import TrainingService
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
 from loradash.telemetry import logging
-from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.metrics import Metrics
 from tests.clock import Clock
 from tests.unit.tensor_bytes import tensors

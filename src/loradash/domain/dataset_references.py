@@ -7,6 +7,8 @@ it say which is meant, as does a path that begins with ``/``, ``~``, ``./`` or `
 
 from typing import Literal, NamedTuple
 
+from loradash.domain.addresses import is_address
+
 FOLDER_PREFIX = "folder:"
 STORED_PREFIX = "dataset:"
 
@@ -26,4 +28,4 @@ def parse_dataset_reference(text: str) -> DatasetReference:
         return DatasetReference("stored", text.removeprefix(STORED_PREFIX))
     if text.startswith(("/", "~", "./", "../")) or text in (".", ".."):
         return DatasetReference("folder", text)
-    return DatasetReference("stored" if text.lower().startswith("s3://") else "either", text)
+    return DatasetReference("stored" if is_address(text) else "either", text)

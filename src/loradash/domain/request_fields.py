@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from loradash.domain import yaml_text
+from loradash.domain.addresses import may_be_stored
 from loradash.domain.characters import printable
 from loradash.domain.dataset_files import IMAGE_KINDS, file_type, sorted_out
 from loradash.domain.dataset_manifest import UPLOAD_SESSION
@@ -88,7 +89,6 @@ def list_of(
 
 
 _ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_STORED = re.compile(r"results/|s3://", re.IGNORECASE)
 _FOLDER = re.compile(r"(?![._])[a-zA-Z0-9._-]{1,150}")
 
 
@@ -110,7 +110,7 @@ Id = Annotated[
 
 def _reference(value: Any) -> str:
     """A process's id, or what may be a file's key or address; the results service looks for it."""
-    if isinstance(value, str) and _STORED.match(value):
+    if isinstance(value, str) and may_be_stored(value):
         if len(value) > MAX_REFERENCE_CHARACTERS:
             raise ValueError(f"must be a key of at most {MAX_REFERENCE_CHARACTERS} characters")
         return _clean(value)

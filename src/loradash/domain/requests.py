@@ -22,6 +22,7 @@ from pydantic import (
 
 from loradash.domain import yaml_text
 from loradash.domain.ids import key_of_client, key_of_job, process_id_of
+from loradash.domain.log_types import ClearedLogs
 from loradash.domain.process import Kind, Status
 from loradash.domain.request_fields import (
     MAX_REFERENCE_CHARACTERS,
@@ -55,7 +56,6 @@ MAX_ANNOUNCED_FILES = 100_000
 MAX_IDS = 50
 MAX_REFERENCES = 200  # as many as one page of a list has
 
-LogType = Literal["app", "requests", "errors", "system", "all"]
 ResultType = Literal["lora", "samples", "images", "checkpoints", "logs", "all"]
 
 
@@ -444,7 +444,7 @@ class ClearLogsRequest(_Request):
     """Empty one of the service's logs, or all."""
 
     type: Literal["clear_logs"]
-    log_type: LogType
+    log_type: ClearedLogs
 
 
 class ListDatasetFoldersRequest(_Request):

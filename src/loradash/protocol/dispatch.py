@@ -35,9 +35,9 @@ from loradash.services.path_policy import PathPolicy
 from loradash.services.processes.service import ProcessService
 from loradash.services.results.service import ResultService
 from loradash.services.system.health import HealthService
+from loradash.services.system.log_files import LogFiles
 from loradash.services.training.service import TrainingService
 from loradash.storage.disk import as_disk_full
-from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.logging import bound
 from loradash.telemetry.masking import masked
 from loradash.telemetry.metrics import Metrics, Outcome

@@ -4,6 +4,7 @@ import hashlib
 import re
 from typing import Literal, NamedTuple
 
+from loradash.domain.addresses import DATASETS, RESULTS
 from loradash.domain.dataset_manifest import UPLOAD_SESSION
 from loradash.domain.ids import is_process_id
 from loradash.errors import InvalidKey
@@ -22,34 +23,6 @@ _UNFOLDERED = ("config", "job", "manifest")
 ResultKind = Literal["lora", "samples", "images", "checkpoints", "logs", "config", "job"]
 
 
-class Address(NamedTuple):
-    """Where the store's keys lie for others: a bucket, and what every key in it begins with.
-
-    Without a bucket (a folder, memory) a key is shown as it is.
-    """
-
-    bucket: str = ""
-    prefix: str = ""
-
-    def shown(self, key: str) -> str:
-        """Return ``s3://<bucket>/<prefix>/<key>``, or the key alone without a bucket."""
-        path = f"{self.prefix}/{key}" if self.prefix else key
-        return f"s3://{self.bucket}/{path}" if self.bucket else key
-
-    def key_of(self, reference: str) -> str:
-        """Return the key that is meant by a key or by `shown`'s text; '' if neither is."""
-        if reference[:5].lower() == "s3://":
-            bucket, _, path = reference[5:].partition("/")
-            start = f"{self.prefix}/" if self.prefix else ""
-            ours = self.bucket and bucket == self.bucket and path.startswith(start)
-            return path.removeprefix(start) if ours else ""
-        return reference if reference.startswith(("results/", "dataset/")) else ""
-
-
-NOWHERE = Address()
-"""The address of a store that has none for others."""
-
-
 def attempt_mark(number: int, token: str) -> str:
     """Return what stands in the keys of all that one owner of a process writes.
 
@@ -66,27 +39,27 @@ def edit_mark(number: int, nonce: str) -> str:
 
 def result(process_id: str, kind: ResultKind, mark: str, name: str) -> str:
     """Key of one result file of a process, as the owner with this mark writes it."""
-    return check_key(f"results/{process_id}/{kind}/{mark}/{name}")
+    return check_key(f"{RESULTS}/{process_id}/{kind}/{mark}/{name}")
 
 
 def all_results() -> str:
     """Prefix of the results of all processes."""
-    return "results"
+    return RESULTS
 
 
 def results(process_id: str) -> str:
     """Prefix of all results of a process."""
-    return check_key(f"results/{process_id}")
+    return check_key(f"{RESULTS}/{process_id}")
 
 
 def result_config(process_id: str) -> str:
     """Key of the config that a process runs with, as earlier releases wrote it."""
-    return check_key(f"results/{process_id}/config.yaml")
+    return check_key(f"{RESULTS}/{process_id}/config.yaml")
 
 
 def submitted_config(process_id: str, nonce: str) -> str:
     """Key of the config as one submission wrote it; the record names the one that counts."""
-    return check_key(f"results/{process_id}/config/s-{nonce}/config.yaml")
+    return check_key(f"{RESULTS}/{process_id}/config/s-{nonce}/config.yaml")
 
 
 def manifest(process_id: str, mark: str) -> str:
@@ -96,12 +69,12 @@ def manifest(process_id: str, mark: str) -> str:
 
 def manifests(process_id: str) -> str:
     """Prefix of the lists of a process's results, except that of earlier releases."""
-    return check_key(f"results/{process_id}/manifest")
+    return check_key(f"{RESULTS}/{process_id}/manifest")
 
 
 def old_manifest(process_id: str) -> str:
     """Key of the list of a process's results, as earlier releases wrote it."""
-    return check_key(f"results/{process_id}/manifest.json")
+    return check_key(f"{RESULTS}/{process_id}/manifest.json")
 
 
 class Mark(NamedTuple):
@@ -141,18 +114,18 @@ def published(key: str) -> str:
     if match is None or not is_process_id(match["id"]):
         return key
     kind = "" if match["kind"] in _UNFOLDERED else f"{match['kind']}/"
-    return f"results/{match['id']}/{kind}{match['name']}"
+    return f"{RESULTS}/{match['id']}/{kind}{match['name']}"
 
 
 def process_of(key: str) -> str:
     """Return the id of the process that a result's key belongs to, or '' for other keys."""
     parts = key.split("/")
-    return parts[1] if len(parts) > 2 and parts[0] == "results" and is_process_id(parts[1]) else ""
+    return parts[1] if len(parts) > 2 and parts[0] == RESULTS and is_process_id(parts[1]) else ""
 
 
 def datasets() -> str:
     """Prefix of all datasets."""
-    return "dataset"
+    return DATASETS
 
 
 def dataset(folder: str) -> str:
@@ -161,7 +134,7 @@ def dataset(folder: str) -> str:
         raise InvalidKey(
             f"dataset {folder[:200]!r}: the name holds a '/'", remedy="Give the folder's name only."
         )
-    return check_key(f"dataset/{folder}")
+    return check_key(f"{DATASETS}/{folder}")
 
 
 def dataset_manifest(folder: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from loradash.domain.addresses import NO_ADDRESS, Address
 from loradash.domain.process import ProcessRecord
 from loradash.domain.requests import REQUEST_TYPES
 from loradash.engines.diffusers.engine import DiffusersEngine
@@ -36,13 +37,12 @@ from loradash.services.processes.running import Runner
 from loradash.services.processes.service import ProcessService
 from loradash.services.results.service import ResultService
 from loradash.services.system.health import HealthService
+from loradash.services.system.log_files import LogFiles
 from loradash.services.training.service import TrainingService
 from loradash.settings import Settings
 from loradash.storage.disk import DiskGuard
-from loradash.storage.keys import NOWHERE, Address
 from loradash.storage.local import LocalStore
 from loradash.storage.store import ObjectStore, Prompt, check_prefix
-from loradash.telemetry.log_files import LogFiles
 from loradash.telemetry.metrics import Metrics
 
 MAX_INLINE_BYTES = 64 * 2**20  # larger results are links
@@ -118,7 +118,7 @@ def make_store(settings: Settings, guard: DiskGuard) -> ObjectStore:
 
 def _address(settings: Settings) -> Address:
     if not settings.s3_bucket:
-        return NOWHERE
+        return NO_ADDRESS
     try:
         prefix = check_prefix(settings.s3_prefix.strip("/"))
     except InvalidKey as error:
@@ -259,7 +259,7 @@ def make_services(
     *,
     watch: LeaseWatch | None = None,
 ) -> Services:
-    """Return the use cases, for an entry point that may name the paths of this policy and answer so much.
+    """Return the use cases, for an entry point with this policy of paths and size of replies.
 
     Without a ``watch`` that somebody looks with, only owners that died here are known to be lost.
     """

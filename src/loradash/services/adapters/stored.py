@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from loradash.domain.addresses import NO_ADDRESS, Address, is_address
 from loradash.domain.ids import is_process_id
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import InvalidAdapter, NotFound
 from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
 from loradash.runtime.manifests import read_manifest
-from loradash.services.results.service import is_address
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
@@ -22,7 +22,7 @@ class StoredAdapters:
     """Finds adapters among the results; thread-safe."""
 
     def __init__(
-        self, registry: ProcessRegistry, store: ObjectStore, address: keys.Address = keys.NOWHERE
+        self, registry: ProcessRegistry, store: ObjectStore, address: Address = NO_ADDRESS
     ) -> None:
         self._registry = registry
         self._store = store

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from loradash.domain.addresses import result_key_in
 from loradash.domain.process import ProcessRecord, Status
 from loradash.domain.requests import ResultType
 from loradash.errors import ConflictingState
@@ -73,7 +74,5 @@ def _names(reference: str, process_id: str, parts: Sequence[str]) -> bool:
     """Whether a reference means such a result; an address ends with the key."""
     if reference == process_id:
         return "lora" in parts
-    _, results, rest = reference.partition("results/")
-    if not results or keys.process_of(results + rest) != process_id:
-        return False
-    return rest.split("/")[1] in parts
+    key = result_key_in(reference)
+    return keys.process_of(key) == process_id and key.split("/")[2] in parts

@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict
 
+from loradash.domain.addresses import NO_ADDRESS, Address, is_address
 from loradash.domain.dataset_files import IMAGE_KINDS, LeftOut, merged
 from loradash.domain.dataset_manifest import (
     Content,
@@ -100,7 +101,7 @@ class DatasetStore:
     def __init__(
         self,
         store: ObjectStore,
-        address: keys.Address = keys.NOWHERE,
+        address: Address = NO_ADDRESS,
         limits: UploadLimits = DEFAULT_LIMITS,
         *,
         scratch: Scratch = SYSTEMS_SCRATCH,
@@ -372,7 +373,7 @@ class DatasetStore:
             if path.startswith(("/", "~")) and "\0" not in path:
                 return None
             raise _no_dataset(reference)
-        if path.lower().startswith("s3://"):
+        if is_address(path):
             path = self._path_in_bucket(path)
         name = path.removeprefix(f"{keys.datasets()}/").removesuffix("/")
         try:
@@ -382,9 +383,8 @@ class DatasetStore:
         return self.known_as(name)
 
     def _path_in_bucket(self, reference: str) -> str:
-        bucket = reference[len("s3://") :].partition("/")[0]
-        ours = self._address.bucket
-        if not ours or bucket != ours:
+        if not self._address.has(reference):
+            ours = self._address.bucket
             ours = f"in {ours!r}" if ours else "on a disk, not in a bucket"
             raise InvalidDataset(
                 f"folder_path {reference[:200]!r} is in another bucket; datasets are {ours}",

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from loradash.domain.addresses import Address
 from loradash.domain.dataset_files import FileType, LeftOut, merged, paired
 from loradash.domain.dataset_findings import (
     NAMES_SHOWN,
@@ -88,7 +89,7 @@ def upload_result(
     upload: Upload,
     files: Sequence[DatasetFile],
     swap: Swap,
-    address: keys.Address,
+    address: Address,
     warnings: Sequence[str],
     left_out: Sequence[LeftOut] = (),
 ) -> UploadResult:
@@ -175,7 +176,7 @@ def completeness_warnings(files: Sequence[DatasetFile]) -> list[str]:
 
 
 def _stored(
-    file: DatasetFile, upload: Upload, address: keys.Address, uploaded_at: datetime
+    file: DatasetFile, upload: Upload, address: Address, uploaded_at: datetime
 ) -> StoredFile:
     return StoredFile(
         filename=file.name,

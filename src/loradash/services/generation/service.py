@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from loradash.data import EMBEDDED_BASE_MODELS
+from loradash.domain.addresses import NO_ADDRESS, Address
 from loradash.domain.events import Done, Failed, Stopped, Terminal, Warned
 from loradash.domain.generation import (
     AdapterUse,
@@ -37,7 +38,6 @@ from loradash.services.adapters.stored import StoredAdapters
 from loradash.services.generation.prompts import with_prompts_read
 from loradash.services.path_policy import ANYWHERE, PathPolicy
 from loradash.services.processes.submission import stored_config, submit
-from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
 _MAX_SEED = 2**32
@@ -56,7 +56,7 @@ class GenerationService:
         store: ObjectStore,
         registry: ProcessRegistry,
         limits: Limits,
-        address: keys.Address = keys.NOWHERE,
+        address: Address = NO_ADDRESS,
     ) -> None:
         self._engine = engine
         self._make_pipeline = make_pipeline

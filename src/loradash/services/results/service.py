@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from loradash.domain.addresses import NO_ADDRESS, Address, is_address
 from loradash.domain.media_types import media_type
 from loradash.domain.process import ProcessRecord, Status
 from loradash.domain.requests import ResultType
@@ -60,7 +61,7 @@ class ResultService:
         store: ObjectStore,
         workspace: Workspace,
         max_inline_bytes: int,
-        address: keys.Address = keys.NOWHERE,
+        address: Address = NO_ADDRESS,
         url_expires_s: int = _URL_EXPIRES_S,
         engine: Engine | None = None,
     ) -> None:
@@ -485,11 +486,6 @@ class ResultService:
 
     def _path(self, key: str) -> str:
         return self._address.shown(key)
-
-
-def is_address(reference: str) -> bool:
-    """Whether the text names an object by bucket and key, and not by its key alone."""
-    return reference[:5].lower() == "s3://"
 
 
 def _item(entry: StoredArtifact, name: str, link: str | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple
 
 from loradash.data import EMBEDDED_BASE_MODELS
 from loradash.datasets.folder import require_usable, scan
+from loradash.domain.addresses import NO_ADDRESS, Address
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.dataset_references import STORED_PREFIX
 from loradash.domain.events import (
@@ -67,7 +68,6 @@ from loradash.services.path_policy import ANYWHERE, PathPolicy
 from loradash.services.processes.submission import submit
 from loradash.services.training.extension import Extensions
 from loradash.services.training.starting_adapter import ADAPTER_KEY, StartingAdapters
-from loradash.storage import keys
 from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore
 
@@ -121,7 +121,7 @@ class TrainingService:
         datasets: DatasetStore,
         limits: Limits,
         children: ChildRecords | None = None,
-        address: keys.Address = keys.NOWHERE,
+        address: Address = NO_ADDRESS,
     ) -> None:
         self._engine = engine
         self._workspace = workspace

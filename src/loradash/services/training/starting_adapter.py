@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from loradash.domain.addresses import Address
 from loradash.domain.process import Origin, ProcessRecord
 from loradash.domain.training_config import NetworkSection
 from loradash.engines.engine import Engine, StartsFromAdapters
@@ -20,7 +21,6 @@ from loradash.services.adapters.files import AdapterFiles, adapter_file
 from loradash.services.adapters.stored import StoredAdapters
 from loradash.services.path_policy import PathPolicy
 from loradash.services.results.names import plain_name
-from loradash.storage import keys
 from loradash.storage.store import ObjectStore
 
 START_FILE = "start.safetensors"
@@ -49,7 +49,7 @@ class StartingAdapters:
         registry: ProcessRegistry,
         store: ObjectStore,
         workspace: Workspace,
-        address: keys.Address,
+        address: Address,
     ) -> None:
         self._engine = engine
         self._registry = registry

@@ -13,14 +13,13 @@ import stat
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
+from loradash.domain.log_types import LOG_TYPES, ClearedLogs, LogType
 from loradash.errors import InvalidRequest
 from loradash.telemetry.logging import APP_FILE, ERRORS_FILE, REQUESTS_FILE, rotation_paused
 
-LogType = Literal["app", "requests", "errors", "system", "all"]
-
-_CURRENT = {"app": APP_FILE, "requests": REQUESTS_FILE, "errors": ERRORS_FILE}
+_CURRENT: dict[LogType, str] = {"app": APP_FILE, "requests": REQUESTS_FILE, "errors": ERRORS_FILE}
 _ENGINES = re.compile(r"generator.*\.txt", re.DOTALL)
 _MAX_TAIL_BYTES = 2_000_000
 
@@ -29,7 +28,7 @@ class LogFile(NamedTuple):
     """One log file as it is now."""
 
     name: str
-    log_type: str
+    log_type: LogType
     size_bytes: int
     modified: datetime
 
@@ -58,12 +57,12 @@ class LogFiles:
                 files.append(LogFile(entry.name, log_type, status.st_size, modified))
         return sorted(files)
 
-    def clear(self, log_type: str) -> list[Cleared]:
+    def clear(self, log_type: ClearedLogs) -> list[Cleared]:
         """Empty the files of one type, or all; older ones that were rotated away are deleted.
 
         Returns those that held something. Raises `InvalidRequest` for an unknown type.
         """
-        _check(log_type, get_args(LogType))
+        _check(log_type, (*LOG_TYPES, "all"))
         cleared = []
         with rotation_paused():
             for file in self.sizes():
@@ -73,12 +72,12 @@ class LogFiles:
                         cleared.append(Cleared(file.name, size_bytes))
         return cleared
 
-    def tail(self, log_type: str, lines: int) -> list[str]:
+    def tail(self, log_type: LogType, lines: int) -> list[str]:
         """Return the last lines of one type, oldest first, from at most the last 2 MB.
 
         ``system`` is the engine's log that was written last. Raises `InvalidRequest`.
         """
-        _check(log_type, [one for one in get_args(LogType) if one != "all"])
+        _check(log_type, LOG_TYPES)
         files = [file for file in self.sizes() if file.log_type == log_type]
         if log_type == "system":
             files = sorted(files, key=lambda file: file.modified)[-1:]
@@ -128,7 +127,7 @@ def _check(log_type: str, known: Sequence[str]) -> None:
         )
 
 
-def _log_type(name: str) -> str | None:
+def _log_type(name: str) -> LogType | None:
     """What a file's name says it is; None for all other files."""
     for log_type, current in _CURRENT.items():
         if re.fullmatch(re.escape(current) + r"(\.[1-9][0-9]?)?", name):
