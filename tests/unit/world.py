@@ -61,7 +61,16 @@ def no_pipeline(name, environment):
 class World:
     """The parts of a server, and a short way to ask it."""
 
-    def __init__(self, root, *, registry=None, store=None, debug=False, max_inline_bytes=2**20):
+    def __init__(
+        self,
+        root,
+        *,
+        registry=None,
+        store=None,
+        debug=False,
+        max_inline_bytes=2**20,
+        machine=None,
+    ):
         self.root = root
         self.workspace = Workspace(root / "ws")
         self.workspace.ensure()
@@ -94,8 +103,8 @@ class World:
             uploads=UploadSessions(self.store, self.datasets),
             dataset_editor=DatasetEditor(self.store, self.datasets, self.workspace.root / "cache"),
             health=HealthService(
-                self.registry, self.store, Machine(None), self.workspace, processes, self.metrics,
-                "local",
+                self.registry, self.store, machine or Machine(None), self.workspace, processes,
+                self.metrics, "local",
             ),
             executor=executor,
             log_files=LogFiles(self.workspace.logs),
