@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from loradash.domain.training_config import TrainSection
 from loradash.engines.diffusers.base_models.families import BaseModelSource, find_base_model
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
@@ -36,10 +37,10 @@ def load(
 
 
 def prediction(architecture: Architecture) -> torch.Tensor:
-    conditioning = architecture.encode_captions(["a red apple"])[0]
+    captions = architecture.encode_captions(["a red apple"])
     noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return architecture.predict(noisy, torch.tensor([400]), conditioning)
+        return architecture.predict(noisy, torch.tensor([400]), captions)
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ def test_texts_are_cut_at_the_text_encoders_last_position(
         path.write_text(json.dumps({**config, "model_max_length": told}))
     architecture = load(find_base_model(str(folder)))
     (encoded,) = architecture.encode_captions(["a red fox " * 20])
-    assert encoded["encoder_hidden_states"].shape[-2] == 16
+    assert encoded["text"].shape[-2] == 16
     assert architecture.cut("a red fox " * 20) is not None
 
 
@@ -330,5 +331,6 @@ def test_a_single_file_takes_its_configs_from_the_hub(
 
 def test_v_prediction_is_believed_where_the_config_says_so(tiny_base: Path) -> None:
     architecture = load(find_base_model(str(tiny_base)))
-    assert architecture.training_schedule(None).config.prediction_type == "epsilon"
-    assert architecture.training_schedule(True).config.prediction_type == "v_prediction"
+    train = TrainSection()
+    assert architecture.objective(train, None, CPU).prediction_type == "epsilon"
+    assert architecture.objective(train, True, CPU).prediction_type == "v_prediction"

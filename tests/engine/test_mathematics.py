@@ -12,7 +12,7 @@ from diffusers.training_utils import compute_snr
 
 from loradash.domain.training_config import TrainSection
 from loradash.engines.diffusers.child.ema import MovingAverage
-from loradash.engines.diffusers.child.objective import Objective
+from loradash.engines.diffusers.child.objective import DiffusionObjective
 from loradash.engines.diffusers.child.randomness import generator
 from loradash.engines.diffusers.child.schedules import factor
 
@@ -31,7 +31,7 @@ def scheduler(prediction_type: str, **options: Any) -> DDPMScheduler:
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_noise_and_targets_are_those_of_diffusers(prediction_type: str, zero_snr: bool) -> None:
     theirs = scheduler(prediction_type, rescale_betas_zero_snr=zero_snr)
-    ours = Objective(theirs, TrainSection(), torch.device("cpu"))
+    ours = DiffusionObjective(theirs, TrainSection(), torch.device("cpu"))
     latents, noise = torch.randn(SHAPE), torch.randn(SHAPE)
     torch.testing.assert_close(
         ours.add_noise(latents, noise, TIMESTEPS), theirs.add_noise(latents, noise, TIMESTEPS)
@@ -45,7 +45,7 @@ def test_noise_and_targets_are_those_of_diffusers(prediction_type: str, zero_snr
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_min_snr_weights_follow_the_paper(prediction_type: str) -> None:
     theirs = scheduler(prediction_type)
-    ours = Objective(theirs, TrainSection(min_snr_gamma=5.0), torch.device("cpu"))
+    ours = DiffusionObjective(theirs, TrainSection(min_snr_gamma=5.0), torch.device("cpu"))
     predicted, target = torch.randn(SHAPE), torch.randn(SHAPE)
     snr = compute_snr(theirs, TIMESTEPS)
     weights = snr.clamp(max=5.0) / (snr + 1 if prediction_type == "v_prediction" else snr)
@@ -56,14 +56,14 @@ def test_min_snr_weights_follow_the_paper(prediction_type: str) -> None:
 def test_min_snr_is_finite_at_zero_terminal_snr() -> None:
     for prediction_type in ("epsilon", "v_prediction"):
         theirs = scheduler(prediction_type, rescale_betas_zero_snr=True)
-        ours = Objective(theirs, TrainSection(min_snr_gamma=5.0), torch.device("cpu"))
+        ours = DiffusionObjective(theirs, TrainSection(min_snr_gamma=5.0), torch.device("cpu"))
         loss = ours.loss(torch.randn(SHAPE), torch.randn(SHAPE), TIMESTEPS)
         assert torch.isfinite(loss).all()
 
 
 def test_timesteps_stay_between_the_given_ones() -> None:
     train = TrainSection(min_denoising_steps=200, max_denoising_steps=300)
-    ours = Objective(scheduler("epsilon"), train, torch.device("cpu"))
+    ours = DiffusionObjective(scheduler("epsilon"), train, torch.device("cpu"))
     _, timesteps = ours.draw(torch.Size((5000, 1, 1, 1)), generator(0, "test"))
     assert (timesteps.min().item(), timesteps.max().item()) == (200, 300)
 
@@ -75,7 +75,7 @@ def test_content_prefers_steps_with_much_noise_and_style_those_with_little(
     preference: Any, share_of_noisy: float
 ) -> None:
     train = TrainSection(content_or_style=preference, min_denoising_steps=100)
-    ours = Objective(scheduler("epsilon"), train, torch.device("cpu"))
+    ours = DiffusionObjective(scheduler("epsilon"), train, torch.device("cpu"))
     _, timesteps = ours.draw(torch.Size((20_000, 1, 1, 1)), generator(0, "test"))
     noisy = (timesteps >= 550).float().mean().item()
     assert noisy == pytest.approx(share_of_noisy, abs=0.02)  # 0.79 is half to the power of a third
@@ -84,7 +84,7 @@ def test_content_prefers_steps_with_much_noise_and_style_those_with_little(
 
 def test_noise_offset_moves_whole_channels() -> None:
     train = TrainSection(noise_offset=0.5)
-    ours = Objective(scheduler("epsilon"), train, torch.device("cpu"))
+    ours = DiffusionObjective(scheduler("epsilon"), train, torch.device("cpu"))
     noise, _ = ours.draw(torch.Size((400, 4, 16, 16)), generator(0, "test"))
     assert noise.mean((2, 3)).std().item() == pytest.approx(math.sqrt(0.25 + 1 / 256), rel=0.05)
 
@@ -184,9 +184,8 @@ def test_latents_are_scaled_as_the_pipeline_decodes_them(tiny_base: Path) -> Non
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True)
     architecture = StableDiffusion(pipeline)
     pixels = torch.rand(1, 3, 32, 32) * 2 - 1
-    parameters = architecture.encode_images(pixels)
-    zero_noise = torch.zeros(1, 4, 16, 16)
-    latents = architecture.sample_latents(parameters, zero_noise)
+    posterior = architecture.encode_images(pixels)
+    latents = architecture.normalise(posterior.sample(torch.zeros(1, 4, 16, 16)))
     with torch.no_grad():
         expected = pipeline.vae.encode(pixels).latent_dist.mean * pipeline.vae.config.scaling_factor
     torch.testing.assert_close(latents, expected)

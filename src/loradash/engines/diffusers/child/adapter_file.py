@@ -55,7 +55,7 @@ def diffusers_state(modules: list[AdaptedModule]) -> dict[str, Tensor]:
 
 def diffusers_layer(adapted: AdaptedModule, layer: str) -> str:
     """Return what diffusers calls the LoRA of a layer, such as ``unet...processor.to_q_lora``."""
-    if adapted.kohya_prefix.startswith("lora_te"):
+    if adapted.is_text:
         # transformers 5 dropped the level "text_model" that files have and readers expect.
         return f"{adapted.name}.text_model.{layer.removeprefix('text_model.')}.lora_linear_layer"
     for projection in _ATTENTION:

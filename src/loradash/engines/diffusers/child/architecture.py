@@ -4,18 +4,22 @@ One class per architecture, found by the name of its pipeline class in `ARCHITEC
 and the generator hold no ``if sdxl`` anywhere: what differs stands behind this port.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from loradash.domain.adapter import BaseModelNames
 from loradash.domain.text_length import CutText
+from loradash.domain.training_config import TrainSection
+from loradash.engines.diffusers.child.latents import Posterior
+from loradash.engines.diffusers.child.objective import Objective
 
 Conditioning = dict[str, Tensor]
-"""What a denoiser is told about one caption; all tensors have a batch dimension of 1."""
+"""What a denoiser is given for one caption, by name; no tensor has a batch axis or padding."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class AdaptedModule:
     """Endings of the names of the layers that get a LoRA unless the config says otherwise."""
     convolutions: tuple[str, ...] = ()
     """Endings of the 3x3 convolutions that get one where the config gives them a rank."""
+    is_text: bool = False
+    """Whether it is a text encoder."""
 
 
 class Architecture(Protocol):
@@ -58,36 +64,35 @@ class Architecture(Protocol):
         """Side in pixels of the images that the base model was trained on."""
         ...
 
-    def training_schedule(self, is_v_pred: bool | None) -> DDPMScheduler:
-        """The noise schedule that the base model was trained with."""
+    def objective(
+        self, train: TrainSection, is_v_pred: bool | None, device: torch.device
+    ) -> Objective:
+        """What the base model was trained to predict, with the config's choices."""
         ...
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Encode (batch, 3, height, width) in -1..1 to the latents' mean and log variance."""
+    def encode_images(self, pixels: Tensor) -> Posterior:
+        """Encode (batch, 3, height, width) in -1..1."""
         ...
 
-    def sample_latents(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """Draw scaled latents from `encode_images`' output with standard normal ``noise``."""
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Turn the autoencoder's latents into the denoiser's: shifted, scaled, rearranged."""
         ...
 
     def cut(self, text: str) -> CutText | None:
         """Where a caption or prompt is cut because the text encoder reads no more; or None."""
         ...
 
-    def encode_captions(self, captions: list[str]) -> list[Conditioning]:
+    def encode_captions(self, captions: Sequence[str]) -> list[Conditioning]:
         """Encode captions; gradients flow if a text encoder is trained."""
         ...
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """Run the denoiser on a batch."""
+    def predict(self, noisy: Tensor, time: Tensor, captions: Sequence[Conditioning]) -> Tensor:
+        """Run the denoiser on ``noisy`` (batch, channels, height, width), with a caption for each.
+
+        ``time`` (batch,) and what is returned are the objective's.
+        """
         ...
 
     def call_arguments(self, **arguments: Any) -> dict[str, Any]:
         """Turn the common arguments of a generation into those of the pipeline's ``__call__``."""
         ...
-
-
-def latent_shape(parameters: Tensor) -> torch.Size:
-    """Shape of the latents whose distribution has these parameters (mean and log variance)."""
-    batch, channels, height, width = parameters.shape
-    return torch.Size((batch, channels // 2, height, width))

@@ -3,12 +3,11 @@
 from collections import Counter
 from typing import Literal
 
-from diffusers import DDPMScheduler
-
 from loradash.data import EMBEDDED_BASE_MODELS
 from loradash.domain.adapter import AdapterDescription, DatasetSummary
 from loradash.domain.training_config import DatasetSection
 from loradash.engines.diffusers.child.architecture import Architecture
+from loradash.engines.diffusers.child.objective import Objective
 from loradash.engines.diffusers.child.training_data import Item
 from loradash.engines.diffusers.job import TrainingJob
 
@@ -22,13 +21,13 @@ def describe(
     job: TrainingJob,
     architecture: Architecture,
     items: list[Item],
-    schedule: DDPMScheduler,
+    objective: Objective,
     precision: Literal["fp32", "bf16", "fp16"],
     optimizer: str,
 ) -> AdapterDescription:
     """Return what is known of the adapter before its first step."""
     source = job.base_model
-    prediction_type = str(schedule.config.prediction_type)
+    prediction_type = objective.prediction_type
     return AdapterDescription(
         process_id=job.process_id,
         created_at=job.created_at,
@@ -37,7 +36,7 @@ def describe(
         base_model_is_local=source.kind != "hub" and source.name not in EMBEDDED_BASE_MODELS,
         names=architecture.published_names(prediction_type),
         prediction_type=prediction_type,
-        zero_terminal_snr=bool(schedule.config.get("rescale_betas_zero_snr", False)),
+        zero_terminal_snr=objective.zero_terminal_snr,
         precision=precision,
         optimizer=optimizer,
         caption_tokens=_caption_tokens(architecture),

@@ -60,7 +60,7 @@ def scale_lora(adapted: AdaptedModule, multiplier: float) -> None:
 def kohya_layer(adapted: AdaptedModule, layer: str) -> str:
     """Return a layer's path as kohya's names have it, with ``_`` for each dot."""
     # transformers 5 dropped the level "text_model" that all readers expect.
-    if adapted.kohya_prefix.startswith("lora_te"):
+    if adapted.is_text:
         layer = f"text_model.{layer.removeprefix('text_model.')}"
     return layer.replace(".", "_")
 
@@ -68,7 +68,7 @@ def kohya_layer(adapted: AdaptedModule, layer: str) -> str:
 def _target_names(adapted: AdaptedModule, network: NetworkSection) -> list[str]:
     """Full names of the layers that get a LoRA, sorted."""
     endings = list(network.target_modules or adapted.target_modules)
-    if network.target_modules is not None and adapted.kohya_prefix.startswith("lora_te"):
+    if network.target_modules is not None and adapted.is_text:
         endings = list(adapted.target_modules)  # target_modules speaks of the denoiser
     if network.conv:
         endings += adapted.convolutions

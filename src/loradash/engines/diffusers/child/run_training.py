@@ -21,7 +21,6 @@ from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
 from loradash.engines.diffusers.child.library_warnings import library_warnings
 from loradash.engines.diffusers.child.lora import add_lora
-from loradash.engines.diffusers.child.objective import Objective
 from loradash.engines.diffusers.child.optimizers import optimizer_text
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
 from loradash.engines.diffusers.child.previews import Previews
@@ -136,16 +135,16 @@ class TrainingRun:
         self._stop.check()
         items = items_of(job, reports, self.architecture.bucket_step(), self._emitter)
         tell_of_cut_captions(items, self.architecture, self._emitter)
-        parameters = encode_items(
+        posteriors = encode_items(
             items,
             self.architecture,
             device,
             self._folder / CACHE_FOLDER,
-            f"{job.base_model.fingerprint or job.base_model.location}/float32",
+            f"{job.base_model.fingerprint or job.base_model.location}/posterior 1",
             self._emitter,
             self._stop,
         )
-        data = TrainingData(items, parameters, config.seed)
+        data = TrainingData(items, posteriors, config.seed)
 
         self._modules, rates = self._adapted_modules()
         seed_everything(config.seed, "adapter")
@@ -155,8 +154,7 @@ class TrainingRun:
             self._start_from(self._folder / process.network.pretrained_lora_path)
         if train.gradient_checkpointing:
             _checkpoint_activations(self.architecture)
-        schedule = self.architecture.training_schedule(process.model.is_v_pred)
-        objective = Objective(schedule, train, device)
+        objective = self.architecture.objective(train, process.model.is_v_pred, device)
         self.trainer = Trainer(
             self.architecture,
             self._modules,
@@ -170,7 +168,7 @@ class TrainingRun:
         )
         self.trainer.cache_captions(self._stop)
         self._description = describe(
-            job, self.architecture, items, schedule, precision,
+            job, self.architecture, items, objective, precision,
             optimizer_text(self.trainer.optimizer),
         )  # fmt: skip
         self._previews = Previews(

@@ -1,5 +1,6 @@
 """Stable Diffusion 1.x and 2.x: one UNet, one CLIP text encoder, epsilon or v-prediction."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,10 @@ from torch import Tensor
 
 from loradash.domain.adapter import BaseModelNames
 from loradash.domain.text_length import CutText, cut_of
+from loradash.domain.training_config import TrainSection
 from loradash.engines.diffusers.child.architecture import AdaptedModule, Conditioning
+from loradash.engines.diffusers.child.latents import Posterior
+from loradash.engines.diffusers.child.objective import DiffusionObjective
 from loradash.engines.diffusers.target_layers import (
     CLIP_ATTENTION,
     UNET_CONVOLUTIONS,
@@ -52,6 +56,7 @@ class StableDiffusion:
                 module=self.pipeline.text_encoder,
                 kohya_prefix="lora_te",
                 target_modules=CLIP_ATTENTION,
+                is_text=True,
             )
         ]
 
@@ -64,27 +69,24 @@ class StableDiffusion:
         """512 for 1.x, 768 for 2.x."""
         return int(self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor)
 
-    def training_schedule(self, is_v_pred: bool | None) -> DDPMScheduler:
+    def objective(
+        self, train: TrainSection, is_v_pred: bool | None, device: torch.device
+    ) -> DiffusionObjective:
         """Betas and prediction type as saved with the base model."""
         config = dict(self.pipeline.scheduler.config)
         if is_v_pred is not None:
             config["prediction_type"] = "v_prediction" if is_v_pred else "epsilon"
-        return DDPMScheduler.from_config(config)
+        return DiffusionObjective(DDPMScheduler.from_config(config), train, device)
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Mean and log variance, (batch, 2 x channels, height, width), in float32.
-
-        The autoencoder runs in float32: published ones overflow in fp16.
-        """
+    def encode_images(self, pixels: Tensor) -> Posterior:
+        """See `Architecture.encode_images`; in float32, since published ones overflow in fp16."""
         vae = self.pipeline.vae
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
             parameters: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.parameters
-        return parameters.float()
+        return Posterior(*parameters.float().chunk(2, dim=1))
 
-    def sample_latents(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """Draw and scale, as `diffusers`' pipelines decode them."""
-        mean, log_variance = parameters.chunk(2, dim=1)
-        latents = mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Scale, as `diffusers`' pipelines decode them."""
         return latents * float(self.pipeline.vae.config.scaling_factor)
 
     def cut(self, text: str) -> CutText | None:
@@ -93,21 +95,22 @@ class StableDiffusion:
         tokens = tokenizer(text, truncation=False, return_offsets_mapping=True, verbose=False)
         return cut_of(text, tokens.offset_mapping, tokenizer.model_max_length)
 
-    def encode_captions(self, captions: list[str]) -> list[Conditioning]:
-        """Hidden states of the text encoder's last layer, (1, tokens, width) each."""
+    def encode_captions(self, captions: Sequence[str]) -> list[Conditioning]:
+        """Hidden states of the text encoder's last layer, (77, width) each."""
         tokens = self.pipeline.tokenizer(
-            captions,
+            list(captions),
             padding="max_length",
             max_length=self.pipeline.tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
         )
         hidden = self.pipeline.text_encoder(tokens.input_ids.to(self.pipeline.device))[0]
-        return [{"encoder_hidden_states": row} for row in hidden.split(1)]
+        return [{"text": row} for row in hidden.unbind()]
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """Run the UNet."""
-        prediction: Tensor = self.pipeline.unet(noisy, timesteps, **conditioning).sample
+    def predict(self, noisy: Tensor, time: Tensor, captions: Sequence[Conditioning]) -> Tensor:
+        """Run the UNet; ``time`` are the timesteps."""
+        text = torch.stack([caption["text"] for caption in captions])
+        prediction: Tensor = self.pipeline.unet(noisy, time, encoder_hidden_states=text).sample
         return prediction
 
     def call_arguments(self, **arguments: Any) -> dict[str, Any]:

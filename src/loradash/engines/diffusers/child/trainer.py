@@ -21,7 +21,6 @@ from loradash.engines.diffusers.child.architecture import (
     AdaptedModule,
     Architecture,
     Conditioning,
-    latent_shape,
 )
 from loradash.engines.diffusers.child.checkpoints import (
     CheckpointStore,
@@ -114,7 +113,7 @@ class Trainer:
     @property
     def trains_text(self) -> bool:
         """Whether a text encoder learns too, so that captions can't be encoded beforehand."""
-        return any(module.kohya_prefix.startswith("lora_te") for module in self._modules)
+        return any(module.is_text for module in self._modules)
 
     def cache_captions(self, stop: StopSignal) -> None:
         """Encode all captions beforehand, if no text encoder is trained."""
@@ -258,57 +257,47 @@ class Trainer:
         source = generator(self._seed, "noise", *purpose)
         if self._dropout:
             seed_everything(self._seed, "dropout", *purpose)
-        parameters = self._data.latent_parameters(indices)
-        shape = latent_shape(parameters)
-        posterior_noise = torch.randn(shape, generator=source)
-        noise, timesteps = self._objective.draw(shape, source)
-        latents = self._architecture.sample_latents(
-            parameters.to(self._device), posterior_noise.to(self._device)
-        )
-        noise, timesteps = noise.to(self._device), timesteps.to(self._device)
-        noisy = self._objective.add_noise(latents, noise, timesteps)
+        posterior = self._data.posterior(indices)
+        posterior_noise = torch.randn(posterior.shape, generator=source).to(self._device)
+        latents = self._architecture.normalise(posterior.to(self._device).sample(posterior_noise))
+        noise, times = self._objective.draw(latents.shape, source)
+        noise, times = noise.to(self._device), times.to(self._device)
+        noisy = self._objective.add_noise(latents, noise, times)
         items = [self._data.items[index] for index in indices]
         captions = [
             item.drawn_caption(self._seed, *purpose, place) for place, item in enumerate(items)
         ]
         with autocast(self._device, self._dtype):
-            conditioning = self._conditioning(captions)
-            predicted = self._architecture.predict(noisy.to(self._dtype), timesteps, conditioning)
-        target = self._objective.target(latents, noise, timesteps)
+            rows = self._encode(captions)
+            predicted = self._architecture.predict(noisy.to(self._dtype), times, rows)
+        target = self._objective.target(latents, noise, times)
         prior = [place for place, item in enumerate(items) if item.section.prior_reg]
         if prior:
             target[prior] = self._prior_prediction(
-                noisy[prior], timesteps[prior], [captions[place] for place in prior]
+                noisy[prior], times[prior], [captions[place] for place in prior]
             )
-        losses = self._objective.loss(predicted, target, timesteps)
+        losses = self._objective.loss(predicted, target, times)
         weights = torch.tensor([item.weight for item in items], device=self._device)
         return (losses * weights).mean()
 
-    def _prior_prediction(self, noisy: Tensor, timesteps: Tensor, captions: list[str]) -> Tensor:
+    def _prior_prediction(self, noisy: Tensor, times: Tensor, captions: list[str]) -> Tensor:
         """What the base model predicts without the adapter: what a prior image shall keep."""
         for module in self._modules:
             module.module.disable_adapters()
         try:
             with torch.no_grad(), autocast(self._device, self._dtype):
-                rows = (
-                    self._architecture.encode_captions(captions)
-                    if self.trains_text
-                    else [self._encode_frozen(caption) for caption in captions]
-                )
                 predicted = self._architecture.predict(
-                    noisy.to(self._dtype), timesteps, _stacked(rows)
+                    noisy.to(self._dtype), times, self._encode(captions)
                 )
         finally:
             for module in self._modules:
                 module.module.enable_adapters()
         return predicted.float()
 
-    def _conditioning(self, captions: list[str]) -> Conditioning:
+    def _encode(self, captions: list[str]) -> list[Conditioning]:
         if self.trains_text:
-            rows = self._architecture.encode_captions(captions)
-        else:
-            rows = [self._encode_frozen(caption) for caption in captions]
-        return _stacked(rows)
+            return self._architecture.encode_captions(captions)
+        return [self._encode_frozen(caption) for caption in captions]
 
     def _encode_frozen(self, caption: str) -> Conditioning:
         if caption not in self._embeddings:
@@ -340,10 +329,6 @@ class Trainer:
     def _set_training_mode(self, on: bool) -> None:
         for module in self._modules:
             module.module.train(on)
-
-
-def _stacked(rows: list[Conditioning]) -> Conditioning:
-    return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
 
 
 def write_checkpoint(

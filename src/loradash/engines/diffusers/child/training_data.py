@@ -25,6 +25,7 @@ from loradash.domain.text_length import cut_captions
 from loradash.domain.training_config import DatasetSection, TrainingConfig
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.emitter import Emitter
+from loradash.engines.diffusers.child.latents import Posterior, batch_of
 from loradash.engines.diffusers.child.randomness import python_random
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.job import TrainingJob
@@ -66,14 +67,14 @@ _CHANGED_REMEDY = (
 class TrainingData:
     """All items of a training, with their encoded images."""
 
-    def __init__(self, items: list[Item], parameters: list[Tensor], seed: int) -> None:
+    def __init__(self, items: list[Item], posteriors: list[Posterior], seed: int) -> None:
         self.items = items
-        self._parameters = parameters
+        self._posteriors = posteriors
         self._seed = seed
 
-    def latent_parameters(self, indices: list[int]) -> Tensor:
-        """Mean and log variance of the items' latents, (batch, 2 x channels, height, width)."""
-        return torch.cat([self._parameters[index] for index in indices])
+    def posterior(self, indices: list[int]) -> Posterior:
+        """What the autoencoder has made of some items of one size, on the CPU."""
+        return batch_of([self._posteriors[index] for index in indices])
 
     def batches(self, batch_size: int, start: int) -> Iterator[list[int]]:
         """Batches of item numbers for ever, from batch number ``start``."""
@@ -218,13 +219,13 @@ def encode_items(
     base_model_key: str,
     emitter: Emitter,
     stop: StopSignal,
-) -> list[Tensor]:
-    """Encode every item's image, (1, 2 x channels, height, width) each, kept on the CPU.
+) -> list[Posterior]:
+    """Encode every item's image, with a batch axis of 1; what is returned is on the CPU.
 
     Images are encoded one by one, so the result doesn't depend on their company. With
     ``cache_latents_to_disk`` the result is also kept in ``cache_folder``.
     """
-    encoded: dict[tuple[str, tuple[int, int], bool], Tensor] = {}
+    encoded: dict[tuple[str, tuple[int, int], bool], Posterior] = {}
     result = []
     for done, item in enumerate(items, start=1):
         stop.check()
@@ -235,27 +236,26 @@ def encode_items(
                 text = f"{base_model_key}/{item.sha256}/{item.size}/{item.flipped}"
                 name = hashlib.sha256(text.encode()).hexdigest()[:32]
                 cache = cache_folder / f"{name}.safetensors"
-            encoded[key] = _cached(cache) if cache and cache.is_file() else None  # type: ignore[assignment]
-            if encoded[key] is None:
-                encoded[key] = _encode(item, architecture, device)
-                if cache:
-                    _write_cache(cache, encoded[key])
+            found = _cached(cache) if cache and cache.is_file() else None
+            encoded[key] = found or _encode(item, architecture, device)
+            if cache and found is None:
+                _write_cache(cache, encoded[key])
         result.append(encoded[key])
         emitter.phase("caching", "images", done, len(items))
     return result
 
 
-def _encode(item: Item, architecture: Architecture, device: torch.device) -> Tensor:
+def _encode(item: Item, architecture: Architecture, device: torch.device) -> Posterior:
     image = fit(open_image(item.path.read_bytes(), item.path.name).pixels, *item.size)
     if item.flipped:
         image = ImageOps.mirror(image)
-    latents = architecture.encode_images(to_tensor(image).to(device)).cpu()
-    if not latents.isfinite().all():
+    posterior = architecture.encode_images(to_tensor(image).to(device)).to("cpu")
+    if not posterior.is_finite():
         raise InvalidBaseModel(
             f"the base model's autoencoder makes NaN or infinity of {item.path.name}",
             remedy="Use another copy of the base model.",
         )
-    return latents
+    return posterior
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -264,19 +264,20 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
-def _cached(path: Path) -> Tensor | None:
+def _cached(path: Path) -> Posterior | None:
     try:
-        tensor: Tensor = load_file(path)["parameters"]
-        if not tensor.isfinite().all():
+        posterior = Posterior(**load_file(path))
+        if not posterior.is_finite():
             raise ValueError("it holds NaN or infinity")
     except Exception:  # noqa: BLE001 - a damaged cache file is as good as none
         path.unlink(missing_ok=True)
         return None
-    return tensor
+    return posterior
 
 
-def _write_cache(path: Path, tensor: Tensor) -> None:
+def _write_cache(path: Path, posterior: Posterior) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({"parameters": tensor}, partial)
+    # Both may be views of one tensor, which a file can't hold.
+    save_file({name: one.clone() for name, one in posterior.tensors().items()}, partial)
     partial.replace(path)
