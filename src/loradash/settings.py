@@ -398,6 +398,11 @@ def load_settings() -> Settings:
         ) from error
 
 
+def visible_devices() -> str | None:
+    """Return CUDA's own setting of which GPUs its programs may use; None where it isn't set."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
 def unknown_settings() -> list[str]:
     """Return a sentence for each variable that looks like a setting of ours and is none."""
     known = sorted(_known_variables())

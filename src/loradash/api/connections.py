@@ -58,7 +58,7 @@ def limits_for(files: int) -> ConnectionLimits:
     return ConnectionLimits(connections=most, accepted_at_once=accepted)
 
 
-def bounded_protocol(limits: ConnectionLimits) -> type[asyncio.Protocol]:
+def bounded_protocol(limits: ConnectionLimits) -> type[asyncio.Protocol]:  # noqa: C901 - each function inside is a method
     """Return Uvicorn's protocol with these limits, for one server."""
     everyone: set[asyncio.Protocol] = set()
     idle: dict[H11Protocol, None] = {}  # no request is answered there; the longest idle first

@@ -48,7 +48,7 @@ _INPUT = {
 }
 
 
-def make_router(jobs: JobService, intake: Intake, *, for_dashboard: bool = False) -> APIRouter:
+def make_router(jobs: JobService, intake: Intake, *, for_dashboard: bool = False) -> APIRouter:  # noqa: C901 - each function inside is a route
     """Return the routes below ``/v2/{endpoint}``.
 
     ``for_dashboard`` makes them those of the published dashboard in its RunPod mode. It looks at

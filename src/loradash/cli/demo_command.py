@@ -1,7 +1,7 @@
 """``loradash demo``: see within minutes that a LoRA learned something."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -10,7 +10,10 @@ from loradash.cli.lines import say
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from loradash.cli.output_folder import OutputFolder
     from loradash.services.system.demo import DemoMeasures
+    from loradash.services.training.service import TrainingService
+    from loradash.wiring.core import Core
 
 
 def demo(
@@ -28,13 +31,7 @@ def demo(
 ) -> None:
     """Train a LoRA on ten images of a logo and show the same prompts before and after."""
     from loradash.cli.backend import open_core
-    from loradash.cli.output import print_result, program, reporter, stop_on_signals
     from loradash.cli.output_folder import OutputFolder
-    from loradash.cli.train_command import finish, run
-    from loradash.domain.events import Done, Terminal
-    from loradash.errors import Interrupted, by_code
-    from loradash.runtime.supervisor import StopRequest
-    from loradash.services.results.pictures import loss_curve
     from loradash.services.system import demo as script
     from loradash.settings import load_settings
 
@@ -42,44 +39,71 @@ def demo(
     folder = OutputFolder(output)
     folder.check()
     core = open_core(settings, threads=script.THREADS)
-    training = core.training
+    try:
+        drawn = _train_and_draw(core, steps, as_json)
+    finally:
+        core.close()
+    raise typer.Exit(_show(core.training, drawn, folder, as_json))
 
-    def require_done(ending: Terminal) -> None:
-        if ending.type == "failed":
-            raise by_code(ending.code)(
-                ending.message, remedy=ending.remedy, problems=ending.problems
-            )
-        if ending.type == "stopped":
-            raise Interrupted("stopped")
 
-    def draw(adapter: str | None, what: str) -> "list[Image]":
-        stop = StopRequest()
-        with reporter(as_json, what) as shown, stop_on_signals(stop, shown.note):
-            ending, images = script.draw(
-                core.generation, core.runner, adapter, shown.event, stop, quiet=not as_json
-            )
-        require_done(ending)
-        return images
+class _Drawn(NamedTuple):
+    """The adapter's process, and the same prompts without and with it."""
 
-    def tell(text: str) -> None:
+    process_id: str
+    before: "list[Image]"
+    after: "list[Image]"
+
+
+def _train_and_draw(core: "Core", steps: int, as_json: bool) -> _Drawn:
+    """Draw, train, and draw again. Raises what ended a step, and `typer.Exit` for the training."""
+    from loradash.cli.train_command import finish, run
+    from loradash.domain.events import Done
+    from loradash.services.system.demo import demo_config
+
+    def announce(text: str) -> None:
         if not as_json:
             say(text)
 
-    try:
-        tell("1/3  Drawing the prompts with the base model alone")
-        before = draw(None, "before")
-        tell("2/3  Training a LoRA on ten images of a logo")
-        config = script.demo_config(steps)
-        record = training.submit(training.check(config), taking=core.runner.taking("local"))
-        process_id = record.id
-        ending = run(core, record, as_json)
-        if not isinstance(ending, Done):
-            raise typer.Exit(finish(training, process_id, ending, None, as_json))
-        tell("3/3  Drawing the same prompts with the same seeds and the LoRA")
-        after = draw(process_id, "after")
-    finally:
-        core.close()
+    announce("1/3  Drawing the prompts with the base model alone")
+    before = _draw(core, None, "before", as_json)
+    announce("2/3  Training a LoRA on ten images of a logo")
+    training = core.training
+    record = training.submit(
+        training.check(demo_config(steps)), taking=core.runner.taking("local")
+    )  # fmt: skip
+    ending = run(core, record, as_json)
+    if not isinstance(ending, Done):
+        raise typer.Exit(finish(training, record.id, ending, None, as_json))
+    announce("3/3  Drawing the same prompts with the same seeds and the LoRA")
+    return _Drawn(record.id, before, _draw(core, record.id, "after", as_json))
 
+
+def _draw(core: "Core", adapter: str | None, what: str, as_json: bool) -> "list[Image]":
+    """The prompts' images, in their order. Raises the error that kept them from being drawn."""
+    from loradash.cli.output import reporter, stop_on_signals
+    from loradash.errors import Interrupted, by_code
+    from loradash.runtime.supervisor import StopRequest
+    from loradash.services.system.demo import draw
+
+    stop = StopRequest()
+    with reporter(as_json, what) as shown, stop_on_signals(stop, shown.note):
+        ending, images = draw(
+            core.generation, core.runner, adapter, shown.event, stop, quiet=not as_json
+        )
+    if ending.type == "failed":
+        raise by_code(ending.code)(ending.message, remedy=ending.remedy, problems=ending.problems)
+    if ending.type == "stopped":
+        raise Interrupted("stopped")
+    return images
+
+
+def _show(training: "TrainingService", drawn: _Drawn, folder: "OutputFolder", as_json: bool) -> int:
+    """Write the pictures and the adapter, say what was measured, and return the exit code."""
+    from loradash.cli.output import print_result, program
+    from loradash.services.results.pictures import loss_curve
+    from loradash.services.system import demo as script
+
+    process_id, before, after = drawn
     measures = script.measure(before, after)
     sheet = folder.write("demo.png", lambda path: script.sheet(before, after, path))
     adapter = folder.copy(training.adapter(process_id))
@@ -105,7 +129,7 @@ def demo(
         say(f"  loss      {curve}")
         say(f"  adapter   {adapter}")
         say(f'  next      {program()} generate --adapter {process_id} -p "a sks logo" -n 4')
-    raise typer.Exit(0 if measures.holds else 1)
+    return 0 if measures.holds else 1
 
 
 def _report(measures: "DemoMeasures", seconds: float, steps: int) -> list[str]:

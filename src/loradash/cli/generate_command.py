@@ -11,6 +11,8 @@ from loradash.cli.lines import say
 
 if TYPE_CHECKING:
     from loradash.cli.elsewhere import Wanted
+    from loradash.cli.output_folder import OutputFolder
+    from loradash.services.processes.running import DrawnHere
     from loradash.settings import Settings
 
 
@@ -71,29 +73,18 @@ def generate(
     ] = False,
 ) -> None:
     """Generate images: on this machine, or where LORADASH_URL or LORADASH_EXECUTOR=runpod says."""
-    from loradash.cli.backend import open_core
     from loradash.cli.elsewhere import Wanted, runs_elsewhere
-    from loradash.cli.output import (
-        ENDINGS,
-        fail_lines,
-        print_result,
-        reporter,
-        stop_on_signals,
-        to_stderr,
-    )
-    from loradash.cli.output_folder import OutputFolder, copied
-    from loradash.cli.train_command import read_config
-    from loradash.domain.events import Done, Failed
-    from loradash.domain.generation import GenerationRequest, fields_of, parse_generation_text
-    from loradash.domain.prompts_file import read_prompts
-    from loradash.domain.schema import validate
-    from loradash.domain.sizes import counted
-    from loradash.errors import InvalidConfig
-    from loradash.runtime.supervisor import StopRequest
+    from loradash.cli.output_folder import OutputFolder
     from loradash.services.generation.service import parse_adapter_use
-    from loradash.services.processes.running import generate_here
     from loradash.settings import load_settings
 
+    for option, is_given, other in (
+        ("--prompt", prompt and prompts_file, "--prompts-file, not both"),
+        ("--detach", detach and here, "--here, not both"),
+        ("--detach", detach and output, "--output, not both: it waits for no results"),
+    ):
+        if is_given:
+            raise typer.BadParameter(f"give {option} or {other}")
     options: dict[str, Any] = {
         "prompts": prompt, "base_model": base_model, "negative_prompt": negative_prompt,
         "num_images": num_images, "seed": seed, "steps": steps, "guidance_scale": guidance_scale,
@@ -102,31 +93,55 @@ def generate(
     given = {key: value for key, value in options.items() if value is not None and value != []}
     if adapter:
         given["adapters"] = [parse_adapter_use(text).model_dump() for text in adapter]
-    if prompts_file and prompt:
-        raise typer.BadParameter("give --prompt or --prompts-file, not both")
-    if prompts_file:
-        given |= fields_of(read_prompts(str(prompts_file), _prompts_text(prompts_file)))
-    if detach and here:
-        raise typer.BadParameter("give --detach or --here, not both")
-    if detach and output:
-        raise typer.BadParameter("--detach waits for no results: give it or --output, not both")
     folder = OutputFolder(output) if output else None
     if folder:
         folder.check()
+    merged = _merged(given, prompts_file, config)
+    settings = load_settings()
+    if detach or runs_elsewhere(settings, here=here):
+        raise typer.Exit(_elsewhere(settings, merged, Wanted(detach, folder, as_json)))
+    raise typer.Exit(_here(settings, merged, folder, as_json))
+
+
+def _merged(
+    given: dict[str, Any], prompts_file: Path | None, config: Path | None
+) -> dict[str, Any]:
+    """The request as the config, the prompts file and the options make it; the last one wins.
+
+    Raises `InvalidConfig`.
+    """
+    from loradash.cli.train_command import read_config
+    from loradash.domain.generation import fields_of, parse_generation_text
+    from loradash.domain.prompts_file import read_prompts
+    from loradash.errors import InvalidConfig
+
+    merged: dict[str, Any] = {}
     if config:
         request = parse_generation_text(read_config(config), partial(_file_beside, config))
-        merged = {**request.model_dump(mode="json"), **given}
-        if prompt:
+        merged = request.model_dump(mode="json")
+        if "prompts" in given:
             merged["prompt_settings"] = []  # of the config's own prompts
-    else:
-        merged = given
+    merged |= given
+    if prompts_file:
+        merged |= fields_of(read_prompts(str(prompts_file), _prompts_text(prompts_file)))
     if "prompts" not in merged:
         raise InvalidConfig(
             "no prompt", remedy="Give --prompt, --prompts-file, or a config with prompts."
         )
-    settings = load_settings()
-    if detach or runs_elsewhere(settings, here=here):
-        raise typer.Exit(_elsewhere(settings, merged, Wanted(detach, folder, as_json)))
+    return merged
+
+
+def _here(
+    settings: "Settings", merged: dict[str, Any], folder: "OutputFolder | None", as_json: bool
+) -> int:
+    """Generate on this machine; return the exit code."""
+    from loradash.cli.backend import open_core
+    from loradash.cli.output import reporter, stop_on_signals
+    from loradash.domain.generation import GenerationRequest
+    from loradash.domain.schema import validate
+    from loradash.runtime.supervisor import StopRequest
+    from loradash.services.processes.running import generate_here
+
     core = open_core(settings)
     stop = StopRequest()
     try:
@@ -137,6 +152,16 @@ def generate(
             result = generate_here(core.generation, core.runner, request, shown.event, stop)
     finally:
         core.close()
+    return _report(result, folder, as_json)
+
+
+def _report(result: "DrawnHere", folder: "OutputFolder | None", as_json: bool) -> int:
+    """Copy the images into the folder, say how it ended, and return the exit code."""
+    from loradash.cli.output import ENDINGS, fail_lines, print_result, to_stderr
+    from loradash.cli.output_folder import copied
+    from loradash.domain.events import Done, Failed
+    from loradash.domain.sizes import counted
+
     paths = [Path(image.path) for image in result.images]
     copies, not_copied = copied(folder, paths, "The originals are in the workspace.")
     ending = result.ending
@@ -161,7 +186,7 @@ def generate(
         to_stderr(f"stopped after {counted(len(result.images), 'image')}")
     if not_copied:
         to_stderr(*not_copied.lines)
-    raise typer.Exit(ENDINGS[ending.type].exit_code or (1 if not_copied else 0))
+    return ENDINGS[ending.type].exit_code or (1 if not_copied else 0)
 
 
 def _file_beside(config: Path, name: str) -> str:

@@ -179,7 +179,7 @@ def load_mapping(text: str, what: str = "config") -> dict[str, Any]:
         data = parsed_json(text, what, MAX_DEPTH, MAX_NODES)
         if data is None:
             _measure(text, what)
-            data = yaml.load(text, Loader=_CoreSchemaLoader)
+            data = yaml.load(text, Loader=_CoreSchemaLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise InvalidConfig(
             f"{what}: {_describe(error)}", remedy=_remedy(text, "Correct the YAML.")
@@ -203,7 +203,7 @@ def dump_mapping(data: dict[str, Any]) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _measure(text: str, what: str) -> None:
+def _measure(text: str, what: str) -> None:  # noqa: C901 - one branch per kind of event
     """Walk the event stream, which costs no more than the text, and refuse bombs."""
     anchors: dict[str, tuple[int, int]] = {}  # nodes and characters that each stands for
     open_nodes: list[tuple[str | None, int, int]] = []  # anchor, and both counts at its start

@@ -88,7 +88,7 @@ class _Lane:
 class LocalExecutor:
     """Takes processes from the queue as slots get free. One per workspace at a time."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - made in one place, by keyword
         self,
         registry: QueuedRegistry,
         slots: tuple[Slot, ...],

@@ -207,20 +207,8 @@ class RunpodExecutor:
 
         Raises what the registry and the client raise; what was done until then stays done.
         """
-        while self._unwanted:
-            try:
-                self._client.cancel(self._unwanted[0])
-            except ExecutorRefused as error:  # at worst a worker finds its process cancelled
-                log.warning("job_not_cancelled", job=self._unwanted[0], error=str(error))
-            self._unwanted.popleft()
-        running = []
-        for record in self._watch.look(self._registry.running):
-            if self._watch.is_lost(record):
-                record = self._take_over(record.id)
-                if record.status is not Status.RUNNING:
-                    log.warning("owner_lost", process_id=record.id, status=str(record.status))
-            if record.status is Status.RUNNING:
-                running.append(record)
+        self._cancel_unwanted()
+        running = self._running()
         paused = self._registry.paused()
         waiting = self._registry.pending(limit=_MOST)
         self._something_waits = bool(waiting)
@@ -230,16 +218,41 @@ class RunpodExecutor:
             self._recall([record for record in sent if not record.was_taken_since_dispatch])
         else:
             self._look_after(sent)
-            room = self._max_jobs - len(running) - len(sent)
-            for record in waiting:
-                if room <= 0 or self._stopping:
-                    break
-                if record.dispatch is None:
-                    send_job(self._client, self._registry, record, self._rules)
-                    room -= 1
+            self._send(
+                [record for record in waiting if record.dispatch is None],
+                room=self._max_jobs - len(running) - len(sent),
+            )
         self._forget_all_but([*waiting, *running])
         self._look_at_health(is_idle=not waiting and not running)  # only to be shown: last
         return bool(waiting or running)
+
+    def _cancel_unwanted(self) -> None:
+        """Cancel the jobs that were replaced or that their process no longer needs."""
+        while self._unwanted:
+            try:
+                self._client.cancel(self._unwanted[0])
+            except ExecutorRefused as error:  # at worst a worker finds its process cancelled
+                log.warning("job_not_cancelled", job=self._unwanted[0], error=str(error))
+            self._unwanted.popleft()
+
+    def _running(self) -> list[ProcessRecord]:
+        """Return what runs, after taking over what has lost its owner."""
+        running = []
+        for record in self._watch.look(self._registry.running):
+            if self._watch.is_lost(record):
+                record = self._take_over(record.id)
+                if record.status is not Status.RUNNING:
+                    log.warning("owner_lost", process_id=record.id, status=str(record.status))
+            if record.status is Status.RUNNING:
+                running.append(record)
+        return running
+
+    def _send(self, unsent: list[ProcessRecord], room: int) -> None:
+        """Send jobs for the first of these processes, as many as there is room for."""
+        for record in unsent[: max(0, room)]:
+            if self._stopping:
+                break
+            send_job(self._client, self._registry, record, self._rules)
 
     def _look_after(self, sent: list[ProcessRecord]) -> None:
         """Find out what becomes of the jobs that were sent, and act on it."""

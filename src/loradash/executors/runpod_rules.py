@@ -64,7 +64,7 @@ def input_of(process_id: str) -> dict[str, Any]:
     return {"type": RUN_PROCESS, "process_id": process_id}
 
 
-def judge(
+def judge(  # noqa: C901, PLR0911 - one branch per state of a job
     record: ProcessRecord, job: RunpodJob | None, seen: timedelta, rules: JobRules
 ) -> Verdict:
     """Return what to do about a waiting process, given its job as RunPod sees it.

@@ -71,7 +71,7 @@ class _Ending:
     signals: list[tuple[float, signal.Signals]] = field(default_factory=list)
 
 
-def supervise(
+def supervise(  # noqa: PLR0913 - what a run is made of
     command: Command,
     parse: Callable[[str], Event | None],
     log_path: Path,

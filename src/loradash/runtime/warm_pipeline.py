@@ -51,7 +51,7 @@ class WarmPipeline:
         """Process id of the generator, or None while it isn't running."""
         return self._child.pid if self._child else None
 
-    def generate(
+    def generate(  # noqa: PLR0913 - what a run is made of
         self,
         request_id: str,
         request: GenerationRequest,
@@ -83,7 +83,7 @@ class WarmPipeline:
 
     close = unload
 
-    def _run(
+    def _run(  # noqa: C901 - the states of one request, in order
         self,
         request_id: str,
         line: str,

@@ -39,7 +39,7 @@ from loradash.services.results.service import ResultService
 from loradash.services.system.health import HealthService
 from loradash.services.system.log_files import LogFiles
 from loradash.services.training.service import TrainingService
-from loradash.settings import Settings
+from loradash.settings import Settings, visible_devices
 from loradash.storage.disk import DiskGuard
 from loradash.storage.local import LocalStore
 from loradash.storage.store import ObjectStore, Prompt, check_prefix
@@ -206,7 +206,7 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
         registry, store, {"training": training, "generation": generation}, timing,
         on_end=partial(_count_end, metrics), disk_is_low=partial(guard.is_low, workspace.root),
     )  # fmt: skip
-    machine = Machine(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    machine = Machine(visible_devices())
     return Core(
         settings, workspace, store, registry, datasets, training, generation, runner, engine,
         machine, children, metrics,

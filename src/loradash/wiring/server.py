@@ -1,6 +1,5 @@
 """The server: requests and dashboard; processes run on this machine or at a RunPod endpoint."""
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from loradash.services.path_policy import PathPolicy
 from loradash.services.processes.running import take_over
 from loradash.services.results.retention import Retention
 from loradash.services.system.sweeper import Sweeper
-from loradash.settings import Settings
+from loradash.settings import Settings, visible_devices
 from loradash.storage.local import LocalStore
 from loradash.storage.store import Examination, ObjectStore, Remote
 from loradash.wiring.core import (
@@ -64,7 +63,7 @@ def make_server(settings: Settings) -> Server:
     is_control_plane = settings.executor == "runpod"
     if is_control_plane:
         settings = for_workers_elsewhere(settings)
-    machine = Machine(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    machine = Machine(visible_devices())
     slots = machine.slots(settings.device)
     # Each child sees one GPU only, so it's the first one for it. Without NVML, torch may still know
     # a device (Apple's, AMD's), so the setting stays what it is.

@@ -1,6 +1,5 @@
 """The worker: jobs of RunPod's queue, one process at a time, everything else in the bucket."""
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +16,7 @@ from loradash.runtime.gpu import Machine
 from loradash.runtime.owner import name_machine
 from loradash.services.path_policy import PathPolicy
 from loradash.services.processes.service import view
-from loradash.settings import Settings
+from loradash.settings import Settings, visible_devices
 from loradash.wiring.core import (
     Core,
     folders,
@@ -44,7 +43,7 @@ def make_worker(settings: Settings) -> Callable[[], None]:
     settings = sharing_registry(settings)
     if settings.runpod_pod_id:
         name_machine(settings.runpod_pod_id)
-    slot = Machine(os.environ.get("CUDA_VISIBLE_DEVICES")).slots(settings.device)[0]
+    slot = Machine(visible_devices()).slots(settings.device)[0]
     device = "cuda" if slot.gpu_index is not None else settings.device
     core = make_core(settings, device=device)
     path_policy = PathPolicy([core.workspace.root, *folders(settings.allowed_paths)])

@@ -46,7 +46,7 @@ class JobStopped(Exception):
 class Worker:
     """Works off jobs. One process at a time; light requests are answered beside it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - made in one place
         self,
         dispatcher: Dispatcher,
         registry: ProcessRegistry,

@@ -132,15 +132,7 @@ def _from_arguments(source: Source) -> dict[str, Any]:
 def _section(source: Source, subset: dict[str, Any]) -> dict[str, Any]:
     folder = subset.get("image_dir")
     where = f"dataset {folder}"
-    for key, reason in UNSUPPORTED.items():
-        if is_on(subset.get(key)):
-            source.problems.append(f"{where}: {key}: {reason}")
-    if not isinstance(folder, str) or not folder:
-        source.problems.append("datasets: a subset has no image_dir")
-    if subset.get("caption_separator", ",") != ",":
-        source.problems.append(f"{where}: caption_separator must be a comma here")
-    if str(subset.get("network_multiplier", 1)) not in ("1", "1.0"):
-        source.problems.append(f"{where}: network_multiplier isn't supported")
+    source.problems += _problems(subset, where)
     if not is_on(subset.get("enable_bucket")):
         source.notes.append(
             f"{where}: without enable_bucket sd-scripts crops every image to the resolution; here "
@@ -169,6 +161,20 @@ def _section(source: Source, subset: dict[str, Any]) -> dict[str, Any]:
         if is_on(subset.get(theirs)):
             section[ours] = subset[theirs]
     return section
+
+
+def _problems(subset: dict[str, Any], where: str) -> Iterator[str]:
+    """What a subset asks for that would make another training."""
+    for key, reason in UNSUPPORTED.items():
+        if is_on(subset.get(key)):
+            yield f"{where}: {key}: {reason}"
+    folder = subset.get("image_dir")
+    if not isinstance(folder, str) or not folder:
+        yield "datasets: a subset has no image_dir"
+    if subset.get("caption_separator", ",") != ",":
+        yield f"{where}: caption_separator must be a comma here"
+    if str(subset.get("network_multiplier", 1)) not in ("1", "1.0"):
+        yield f"{where}: network_multiplier isn't supported"
 
 
 def _count(source: Source, key: str, subset: dict[str, Any]) -> int:

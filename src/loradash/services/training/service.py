@@ -407,7 +407,9 @@ class TrainingService:
         note(ending)  # only now: if we die before, the training counts as lost, not as done
         return ending
 
-    def _prepare(self, attempt: Attempt, folder: Path, refetched: set[Path]) -> None:
+    def _prepare(  # noqa: C901 - each step of it only where the step isn't done yet
+        self, attempt: Attempt, folder: Path, refetched: set[Path]
+    ) -> None:
         """Make the job file, or bring it and the checkpoints back from the object store.
 
         The job fixes all that the result depends on, so only the first attempt may write it.

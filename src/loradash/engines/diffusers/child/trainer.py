@@ -49,7 +49,7 @@ _KEPT = ("step", "time_s", "loss", "learning_rate", "grad_norm", "steps_per_s")
 class Trainer:
     """Trains the LoRAs of ``modules``, which must already be in place."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - made in one place
         self,
         architecture: Architecture,
         modules: list[AdaptedModule],
