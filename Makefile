@@ -1,44 +1,47 @@
-# make demo: set up and run the main job.   make test: set up and run all checks.
+# `make help` lists what there is to do; `make demo` needs nothing but Python and sets up the rest.
 #
 # Everything is installed into .venv. PYTHON picks the interpreter (3.11 or newer); TORCH what pip
 # is asked for, e.g. TORCH="torch --index-url ..." for a build that fits your GPU (see README).
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3.14 || command -v python3)
 TORCH ?= torch
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test chaos lint types unit setup dev format clean
+.PHONY: help demo test unit lint types format chaos setup dev clean
 .DEFAULT_GOAL := demo
 
-demo: $(VENV)/.installed
+help: ## List the targets (this text)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## Set up, train a LoRA in minutes, and show before and after (the default)
 	$(BIN)/loradash demo --output demo-output
 
-test: lint types
+test: lint types ## Set up and run every check and test, as CI does
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev ## ruff, its formatting, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 
-types: $(VENV)/.installed-dev
+types: $(VENV)/.installed-dev ## mypy, strict
 	$(BIN)/mypy
 
-unit: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 tests/unit tests/contract
+unit: $(VENV)/.installed-dev ## The quick tests: unit and contract
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/unit tests/contract
 
-# Kills RunPod workers at random while they train, and compares the weights: CHAOS="--seed 8 --kills 20".
-chaos: $(VENV)/.installed-dev
+# Compares the weights with those of an undisturbed training.
+chaos: $(VENV)/.installed-dev ## Kill workers at random while they train; CHAOS="--seed 8 --kills 20"
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
-format: $(VENV)/.installed-dev
+format: $(VENV)/.installed-dev ## Mend what ruff can mend, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-setup: $(VENV)/.installed
-dev: $(VENV)/.installed-dev
+setup: $(VENV)/.installed ## Install what users need into .venv
+dev: $(VENV)/.installed-dev ## Install what developers need, too
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -57,5 +60,5 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[diffusers,dev]'
 	@touch $@
 
-clean:
+clean: ## Remove what was installed and built
 	rm -rf $(VENV) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
