@@ -1,10 +1,11 @@
 """Single rows of the tables: how a record becomes one, and is added, read and changed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from loradash.domain.ids import is_process_id
@@ -24,29 +25,35 @@ def add_record(connection: Connection, record: ProcessRecord) -> None:
         connection.execute(insert(processes).values(columns(record)))
     except IntegrityError as error:
         raise process_exists(record.id) from error
-    _count(connection, record, 1)
+    _count(connection, {(record.kind, record.status): 1})
 
 
-def load_record(connection: Connection, process_id: str) -> ProcessRecord:
-    """Return a record. Raises `NotFound`."""
+def load_record(
+    connection: Connection, process_id: str, *, for_update: bool = False
+) -> ProcessRecord:
+    """Return a record. Raises `NotFound`.
+
+    With ``for_update`` its row is locked until the transaction ends, also against deletion.
+    """
     if is_process_id(process_id):  # not every text can be sent to a database
         query = select(processes.c.document).where(processes.c.id == process_id)
+        if for_update:  # SQLite leaves it out: a transaction that writes has locked the file
+            query = query.with_for_update(key_share=True)
         if document := connection.scalar(query):
             return parsed(ProcessRecord, document)
     raise no_such_process(process_id)
 
 
 def change_record(connection: Connection, process_id: str, change: Change) -> ProcessRecord:
-    """Replace a record by ``change(record)``; nobody else writes between reading and writing."""
-    old = load_record(connection, process_id)
+    """Replace a record by ``change(record)``; it is locked between reading and writing."""
+    old = load_record(connection, process_id, for_update=True)
     new = change(old)
     if new != old:
         connection.execute(
             update(processes).where(processes.c.id == process_id).values(columns(new))
         )
         if new.status is not old.status:
-            _count(connection, old, -1)
-            _count(connection, new, 1)
+            _count(connection, {(old.kind, old.status): -1, (new.kind, new.status): 1})
     return new
 
 
@@ -66,10 +73,23 @@ def columns(record: ProcessRecord) -> dict[str, Any]:
 
 
 def put_rows(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows in place of those with the same keys, without any dialect's own upsert."""
-    if rows:
-        delete_rows(connection, table, rows)
-        connection.execute(insert(table), rows)
+    """Insert rows in place of those with the same keys; each has all columns of the table."""
+    if not rows:
+        return
+    statement = inserting(connection, table)
+    others = {
+        column.name: statement.excluded[column.name]
+        for column in table.columns
+        if not column.primary_key and column.name in rows[0]
+    }
+    connection.execute(statement.on_conflict_do_update(table.primary_key, set_=others), rows)
+
+
+def inserting(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Return an insert that can say what becomes of rows that are there already."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
 
 
 def delete_rows(connection: Connection, table: Table, keys: Sequence[dict[str, Any]]) -> None:
@@ -90,20 +110,34 @@ def parsed(model: type[Model], document: str) -> Model:
         ) from error
 
 
-def count_anew(connection: Connection, kind: str, status: str) -> None:
-    """Count the processes of a kind and status, and keep that; there is no row for them yet."""
+def count_anew(connection: Connection, kind: str, status: str, difference: int = 0) -> None:
+    """Count the processes of a kind and status, and keep that; there was no row for them.
+
+    If another program adds the row meanwhile, that is changed by ``difference``: it has been
+    counted without what this transaction has written.
+    """
+    counts = tables.counts
     mine = (processes.c.kind == kind, processes.c.status == status)
     count = connection.scalar(select(func.count()).select_from(processes).where(*mine))
-    connection.execute(insert(tables.counts).values(kind=kind, status=status, count=count))
-
-
-def _count(connection: Connection, record: ProcessRecord, difference: int) -> None:
-    """Keep count of a record that was just written, or that is another one's now."""
-    counts = tables.counts
-    updated = connection.execute(
-        update(counts)
-        .where(counts.c.kind == record.kind, counts.c.status == record.status)
-        .values(count=counts.c.count + difference)
+    row = inserting(connection, counts).values(kind=kind, status=status, count=count)
+    connection.execute(
+        row.on_conflict_do_update(counts.primary_key, set_={"count": counts.c.count + difference})
     )
-    if not updated.rowcount:  # whoever made the database didn't know them
-        count_anew(connection, record.kind, record.status)
+
+
+def _count(connection: Connection, differences: Mapping[tuple[str, str], int]) -> None:
+    """Keep count of what was just written, by kind and status.
+
+    The rows are locked in one order in all programs: otherwise two changes in opposite directions
+    would wait for each other.
+    """
+    counts = tables.counts
+    for kind, status in sorted(differences):
+        difference = differences[kind, status]
+        updated = connection.execute(
+            update(counts)
+            .where(counts.c.kind == kind, counts.c.status == status)
+            .values(count=counts.c.count + difference)
+        )
+        if not updated.rowcount:  # whoever made the database didn't know them
+            count_anew(connection, kind, status, difference)

@@ -1,7 +1,6 @@
 """The registry in an SQL database, for several programs and threads at once."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
 from typing import Any, get_args
@@ -50,7 +49,7 @@ _QUEUE_ORDER = (processes.c.priority.desc(), processes.c.enqueued_us, processes.
 class SqlRegistry:
     """Records and what belongs to them in the database that a SQLAlchemy URL names.
 
-    Each write is one transaction, which locks from its start and waits up to ``wait_s`` for others.
+    Each write is one transaction, which locks what it reads and waits up to ``wait_s`` for others.
     Each read is one statement and waits for nobody. Besides what the ports say, any method may
     raise `RegistryUnavailable`.
     """
@@ -61,19 +60,18 @@ class SqlRegistry:
     def create(self, record: ProcessRecord, *, contested: bool = False) -> ProcessRecord:
         """See `ProcessRegistry.create`."""
         del contested  # of two only one succeeds in any case
-        with self._database.writing() as connection:
-            add_record(connection, record)
+        self._database.write(lambda connection: add_record(connection, record))
         return record
 
     def get(self, process_id: str) -> ProcessRecord:
         """See `ProcessRegistry.get`."""
-        with self._database.reading() as connection:
-            return load_record(connection, process_id)
+        return self._database.read(lambda connection: load_record(connection, process_id))
 
     def change(self, process_id: str, change: Change) -> ProcessRecord:
         """See `ProcessRegistry.change`."""
-        with self._database.writing() as connection:
-            return change_record(connection, process_id, change)
+        return self._database.write(
+            lambda connection: change_record(connection, process_id, change)
+        )
 
     def page(
         self,
@@ -94,8 +92,7 @@ class SqlRegistry:
 
     def counts(self) -> dict[tuple[Kind, Status], int]:
         """See `ProcessRegistry.counts`."""
-        with self._database.reading() as connection:
-            rows = connection.execute(select(counts)).all()
+        rows = self._database.read(lambda connection: connection.execute(select(counts)).all())
         found = {(kind, status): count for kind, status, count in rows}
         kinds: tuple[Kind, ...] = get_args(Kind)  # a newer loradash may have counted others
         return {(kind, status): found.get((kind, status), 0) for kind in kinds for status in Status}
@@ -107,24 +104,19 @@ class SqlRegistry:
 
     def append_metrics(self, process_id: str, token: str, rows: Sequence[Metric]) -> None:
         """See `ProcessRegistry.append_metrics`."""
-        with self._owning(process_id, token) as connection:
-            latest = {row.step: row.model_dump_json() for row in rows}
-            put_rows(
-                connection,
-                metrics,
-                [
-                    {"process_id": process_id, "step": step, "document": document}
-                    for step, document in latest.items()
-                ],
-            )
+        latest = {row.step: row.model_dump_json() for row in rows}
+        added = [
+            {"process_id": process_id, "step": step, "document": document}
+            for step, document in latest.items()
+        ]
+        self._as_owner(process_id, token, lambda connection: put_rows(connection, metrics, added))
 
     def forget_metrics(self, process_id: str, token: str, after_step: int) -> None:
         """See `ProcessRegistry.forget_metrics`."""
         later = delete(metrics).where(
             metrics.c.process_id == process_id, metrics.c.step > after_step
         )
-        with self._owning(process_id, token) as connection:
-            connection.execute(later)
+        self._as_owner(process_id, token, lambda connection: connection.execute(later))
 
     def metrics(
         self, process_id: str, *, after_step: int = 0, limit: int = 1000
@@ -140,7 +132,8 @@ class SqlRegistry:
 
     def append_log(self, process_id: str, token: str, lines: Sequence[NewLine]) -> None:
         """See `ProcessRegistry.append_log`."""
-        with self._owning(process_id, token) as connection:
+
+        def append(connection: Connection) -> None:
             mine = log_lines.c.process_id == process_id
             last = connection.scalar(select(func.max(log_lines.c.number)).where(mine)) or 0
             rows = []
@@ -148,6 +141,8 @@ class SqlRegistry:
                 document = LogLine(number=number, **line._asdict()).model_dump_json()
                 rows.append({"process_id": process_id, "number": number, "document": document})
             put_rows(connection, log_lines, rows)
+
+        self._as_owner(process_id, token, append)
 
     def log(
         self, process_id: str, *, after: int = 0, limit: int = 1000, newest: bool = False
@@ -168,8 +163,8 @@ class SqlRegistry:
     ) -> None:
         """See `ProcessRegistry.put_artifacts`."""
         process_id = entries[0].process_id
-        rows = [
-            {
+        rows = {
+            artifact.key: {
                 "process_id": process_id,
                 "key": artifact.key,
                 "kind": artifact.kind,
@@ -177,21 +172,24 @@ class SqlRegistry:
                 "document": artifact.model_dump_json(),
             }
             for artifact in entries
-        ]
-        with self._owning(process_id, token) as connection:
-            gone = [{"process_id": process_id, "key": key} for key in replaces]
-            delete_rows(connection, artifacts, gone)
-            put_rows(connection, artifacts, rows)
+        }
+
+        def put(connection: Connection) -> None:
+            delete_rows(connection, artifacts, _keyed(process_id, replaces))
+            put_rows(connection, artifacts, list(rows.values()))
+
+        self._as_owner(process_id, token, put)
 
     def drop_artifacts(
         self, process_id: str, keys: Sequence[str], *, guard: Change = as_it_is
     ) -> None:
         """See `ProcessRegistry.drop_artifacts`."""
-        with self._database.writing() as connection:
-            guard(load_record(connection, process_id))
-            delete_rows(
-                connection, artifacts, [{"process_id": process_id, "key": key} for key in keys]
-            )
+
+        def drop(connection: Connection) -> None:
+            guard(load_record(connection, process_id, for_update=True))
+            delete_rows(connection, artifacts, _keyed(process_id, keys))
+
+        self._database.write(drop)
 
     def artifacts(
         self, process_id: str, kinds: Sequence[ArtifactKind] = ()
@@ -222,19 +220,24 @@ class SqlRegistry:
         self, kind: Kind, change: Change, *, exclude: Sequence[str] = ()
     ) -> ProcessRecord | None:
         """See `ProcessQueue.take_next`."""
-        query = (
+        others = [one for one in exclude if is_process_id(one)]
+        first = (
             select(processes.c.id)
             .where(processes.c.status == Status.PENDING, processes.c.kind == kind)
             .order_by(*_QUEUE_ORDER)
-            .limit(len(exclude) + 1)
+            .limit(1)
+            .with_for_update(skip_locked=True, key_share=True)
         )
-        with self._database.writing() as connection:
-            if _is_paused(connection):
+        if others:
+            first = first.where(processes.c.id.not_in(others))
+
+        def take(connection: Connection) -> ProcessRecord | None:
+            if _is_paused(connection, until_commit=True):
                 return None
-            first = next(
-                (one for one in connection.scalars(query).all() if one not in exclude), None
-            )
-            return change_record(connection, first, change) if first else None
+            process_id = connection.scalar(first)
+            return change_record(connection, process_id, change) if process_id else None
+
+        return self._database.write(take)
 
     def pending(self, kind: Kind | None = None, *, limit: int = 100) -> tuple[ProcessRecord, ...]:
         """See `ProcessQueue.pending`."""
@@ -247,35 +250,37 @@ class SqlRegistry:
         """See `ProcessQueue.positions`."""
         wanted = set(process_ids)
         places: dict[str, int] = {}
-        with self._database.reading() as connection:
-            for kind in get_args(Kind):
-                queue = connection.scalars(_waiting(kind)).all()
-                places |= {one: n for n, one in enumerate(queue, start=1) if one in wanted}
+        for kind in get_args(Kind) if wanted else ():
+            queue = self._scalars(_waiting(kind))
+            places |= {one: n for n, one in enumerate(queue, start=1) if one in wanted}
         return places
 
     def paused(self) -> bool:
         """See `ProcessQueue.paused`."""
-        with self._database.reading() as connection:
-            return _is_paused(connection)
+        return self._database.read(_is_paused)
 
     def pause(self, paused: bool) -> None:
         """See `ProcessQueue.pause`."""
-        with self._database.writing() as connection:
-            put_rows(connection, state, [{"name": PAUSED_NAME, "value": int(paused)}])
+        row = {"name": PAUSED_NAME, "value": int(paused)}
+        self._database.write(lambda connection: put_rows(connection, state, [row]))
 
-    @contextlib.contextmanager
-    def _owning(self, process_id: str, token: str) -> Iterator[Connection]:
-        """Begin a transaction of the process's owner. Raises `LeaseLost` for anybody else."""
-        with self._database.writing() as connection:
-            load_record(connection, process_id).owned_by(token)
-            yield connection
+    def _as_owner(self, process_id: str, token: str, work: Callable[[Connection], object]) -> None:
+        """Do something in a transaction of the lease's holder. Raises `LeaseLost` for others."""
+
+        def owned(connection: Connection) -> None:
+            load_record(connection, process_id, for_update=True).owned_by(token)
+            work(connection)
+
+        self._database.write(owned)
 
     def _all(
         self, model: type[Model], query: Select[Any], **parameters: int | str
     ) -> tuple[Model, ...]:
-        with self._database.reading() as connection:
-            documents = connection.scalars(query, parameters).all()
+        documents = self._scalars(query, **parameters)
         return tuple(parsed(model, document) for document in documents)
+
+    def _scalars(self, query: Select[Any], **parameters: int | str) -> Sequence[Any]:
+        return self._database.read(lambda connection: connection.scalars(query, parameters).all())
 
     def _belonging(
         self, model: type[Model], process_id: str, query: Select[Any]
@@ -299,6 +304,11 @@ def _waiting(kind: Kind) -> Select[Any]:
     )
 
 
-def _is_paused(connection: Connection) -> bool:
+def _is_paused(connection: Connection, *, until_commit: bool = False) -> bool:
+    """Whether the queue is paused; with ``until_commit`` nobody changes that before."""
     query = select(state.c.value).where(state.c.name == PAUSED_NAME)
-    return bool(connection.scalar(query))
+    return bool(connection.scalar(query.with_for_update(read=True) if until_commit else query))
+
+
+def _keyed(process_id: str, keys: Sequence[str]) -> list[dict[str, str]]:
+    return [{"process_id": process_id, "key": key} for key in keys]

@@ -1,5 +1,6 @@
 """The tables of a registry in an SQL database, for any dialect.
 
+A change of them needs a migration: see `loradash.registry.migrations`.
 Each row holds its record as a JSON document, so a new field needs no migration; columns are only
 what is searched or sorted by. Times in columns are microseconds since 1970.
 """
@@ -24,9 +25,6 @@ from sqlalchemy import (
     union_all,
 )
 
-SCHEMA_VERSION = 1
-"""To be raised with every change of the tables that an older loradash can't work with."""
-
 metadata = MetaData()
 
 state = Table(
@@ -35,9 +33,9 @@ state = Table(
     Column("name", String, primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
-"""Single values: SCHEMA_VERSION_NAME and PAUSED_NAME."""
+"""Single values: the versions of `loradash.registry.schema`, and PAUSED_NAME."""
 
-SCHEMA_VERSION_NAME, PAUSED_NAME = "schema_version", "queue_paused"
+PAUSED_NAME = "queue_paused"
 
 processes = Table(
     "processes",
