@@ -129,6 +129,8 @@ def _shortened(value):
 
 
 def _without_fractions(text):
+    """Fractions of seconds are zeros; pydantic's times have none where they are zero."""
+    text = re.sub(r"(00:00:00)\.\d+(?=Z)", r"\1", text)
     return re.sub(r"(00:00:00)\.(\d+)", lambda found: f"{found[1]}.{'0' * len(found[2])}", text)
 
 

@@ -20,7 +20,7 @@ from loradash.domain.process import Problem, ProcessRecord, Progress
 from loradash.domain.requests import REQUEST_TYPES
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.executors.executor import NoExecutor
-from loradash.protocol.dispatch import Dispatcher, Services
+from loradash.protocol.dispatch import Dispatcher
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.registry import Metric, NewLine
 from loradash.runtime.gpu import Machine
@@ -40,6 +40,7 @@ from loradash.services.results.service import ResultService
 from loradash.services.system.health import HealthService
 from loradash.services.system.log_files import LogFiles
 from loradash.services.training.service import TrainingService
+from loradash.services.use_cases import Services
 from loradash.storage import keys
 from loradash.storage.memory import MemoryStore
 from loradash.telemetry import logging

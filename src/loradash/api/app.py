@@ -45,7 +45,8 @@ from loradash.errors import (
     TransferFailed,
 )
 from loradash.page_guard import LOCAL_NAMES
-from loradash.protocol.dispatch import Dispatcher, Services
+from loradash.protocol.dispatch import Dispatcher
+from loradash.services.use_cases import Services
 from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore
 from loradash.telemetry.masking import masked

@@ -17,10 +17,10 @@ from loradash.domain.request_fields import DatasetFolder
 from loradash.domain.requests import Name
 from loradash.domain.sizes import size_text
 from loradash.errors import InvalidRequest
-from loradash.protocol.dispatch import Services
 from loradash.services.datasets.content import content
 from loradash.services.datasets.details import MAX_PAGE
 from loradash.services.datasets.url_import import MAX_URL_CHARACTERS
+from loradash.services.use_cases import Services
 from loradash.storage.store import LocalFiles, ObjectStore
 
 _ZIP_TYPES = frozenset(

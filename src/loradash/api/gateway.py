@@ -19,7 +19,7 @@ from loradash.api.intake import Intake, read_json
 from loradash.api.jobs import JobService, finished, is_error
 from loradash.domain.requests import makes_process
 from loradash.errors import InvalidRequest
-from loradash.protocol.dispatch import Reply
+from loradash.protocol.context import Reply
 
 RUN_WAITS_S = 30.0
 SYNC_WAITS_MS = 90_000

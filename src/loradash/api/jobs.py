@@ -18,7 +18,8 @@ from typing import Any
 from loradash.domain.ids import is_process_id
 from loradash.domain.process import Status
 from loradash.errors import ConflictingState, NotFound, TimedOut
-from loradash.protocol.dispatch import Dispatcher, Reply, new_request_id
+from loradash.protocol.context import Reply
+from loradash.protocol.dispatch import Dispatcher, new_request_id
 from loradash.services.processes.service import ProcessService
 
 KEPT_S = {"run": 30 * 60.0, "runsync": 60.0}

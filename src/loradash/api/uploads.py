@@ -9,8 +9,8 @@ from loradash.api.bodies import receive
 from loradash.api.gateway import json_response
 from loradash.domain.request_fields import MAX_FILE_NAME_CHARACTERS
 from loradash.errors import InvalidRequest
-from loradash.protocol.dispatch import Services
 from loradash.services.datasets.upload_sessions import ExpectedFile
+from loradash.services.use_cases import Services
 
 Folder = Annotated[str, Path(max_length=150)]
 UploadId = Annotated[str, Path(max_length=100)]

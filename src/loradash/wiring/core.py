@@ -16,7 +16,7 @@ from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.errors import InvalidKey, InvalidSettings
 from loradash.executors.executor import Executor, NoExecutor
 from loradash.executors.local import QueuedRegistry
-from loradash.protocol.dispatch import Dispatcher, Services
+from loradash.protocol.dispatch import Dispatcher
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Machine
 from loradash.runtime.lease_watch import LeaseWatch
@@ -39,6 +39,7 @@ from loradash.services.results.service import ResultService
 from loradash.services.system.health import HealthService
 from loradash.services.system.log_files import LogFiles
 from loradash.services.training.service import TrainingService
+from loradash.services.use_cases import Services
 from loradash.settings import Settings, visible_devices
 from loradash.storage.disk import DiskGuard
 from loradash.storage.local import LocalStore

@@ -20,7 +20,8 @@ from loradash.domain.process import Lease, ProcessRecord, Status
 from loradash.domain.requests import RUN_PROCESS, makes_process, process_of_job
 from loradash.errors import LoradashError, NotFound
 from loradash.executors.local import Memory, MemoryNeeds
-from loradash.protocol.dispatch import Dispatcher, Reply
+from loradash.protocol.context import Reply
+from loradash.protocol.dispatch import Dispatcher
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.gpu import Slot
 from loradash.runtime.patience import AWAY, Patience
