@@ -1,0 +1,100 @@
+"""The code and its documents use the field's terms, and not words that only we understand."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PRIVATE = {
+    "somebody": "another worker, another program",
+    "hears?": "poll, receive",
+    "tell_s": "report_interval_s",
+    "hear_s": "poll_interval_s",
+    "wish(es|ed)?": "stop reason",
+    "hurry": "stop now",
+    "promptly": "with a timeout",
+    "g[ia]ves?[ _]way": "unload, yield",
+    "lapsed": "expired",
+    "troubles?": "error, problem",
+    "half characters?": "lone surrogates",
+    "brought nothing": "ended without an attempt",
+    "queue_not_worked": "queue_poll_failed",
+}
+"""Each private word, and what stands in its place; `docs/glossary.md` explains the terms."""
+
+WORD = re.compile(rf"(?<![A-Za-z])({'|'.join(PRIVATE)})(?![A-Za-z])", re.IGNORECASE)
+
+STILL_TO_READ = {
+    "docs/architecture.md",
+    "docs/reference-weaknesses.md",
+    "docs/server.md",
+    "src/loradash/api/connections.py",
+    "src/loradash/cgroups.py",
+    "src/loradash/cli/output.py",
+    "src/loradash/cli/process_commands.py",
+    "src/loradash/dev/queue.py",
+    "src/loradash/domain/process.py",
+    "src/loradash/engines/diffusers/child/stop.py",
+    "src/loradash/executors/executor.py",
+    "src/loradash/executors/local.py",
+    "src/loradash/executors/runpod.py",
+    "src/loradash/executors/runpod_rules.py",
+    "src/loradash/page_guard.py",
+    "src/loradash/registry/objects/claimed.py",
+    "src/loradash/registry/objects/registry.py",
+    "src/loradash/registry/objects/standing.py",
+    "src/loradash/registry/tables.py",
+    "src/loradash/resilience/circuit.py",
+    "src/loradash/runtime/attempt.py",
+    "src/loradash/runtime/folder_lock.py",
+    "src/loradash/runtime/manifests.py",
+    "src/loradash/runtime/orphans.py",
+    "src/loradash/runtime/start_time.py",
+    "src/loradash/services/datasets/announced_uploads.py",
+    "src/loradash/services/datasets/manifests.py",
+    "src/loradash/services/datasets/store.py",
+    "src/loradash/services/processes/running.py",
+    "src/loradash/services/processes/submission.py",
+    "src/loradash/services/results/presence.py",
+    "src/loradash/services/system/health.py",
+    "src/loradash/storage/keys.py",
+    "src/loradash/storage/local.py",
+    "src/loradash/storage/memory.py",
+    "src/loradash/storage/s3/failures.py",
+    "src/loradash/wiring/core.py",
+    "src/loradash/worker/ownership.py",
+    "src/loradash/worker/work.py",
+}
+"""Files that still have such words; each change of one takes it off this list."""
+
+
+def found_in(text: str) -> Iterator[str]:
+    for number, line in enumerate(text.splitlines(), 1):
+        for match in WORD.finditer(line):
+            word = match.group()
+            (term,) = (to for of, to in PRIVATE.items() if re.fullmatch(of, word, re.IGNORECASE))
+            yield f"line {number}: {word!r}; write: {term}"
+
+
+def texts() -> list[Path]:
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    return [path for path in files if path.name != "glossary.md"]  # which lists the words
+
+
+@pytest.mark.parametrize(
+    "text", ["somebody has it", "self._trouble = x", "def give_way_to", "Lapsed"]
+)
+def test_private_words_are_found_in_prose_and_in_names(text: str) -> None:
+    assert list(found_in(text))
+
+
+def test_no_private_word_is_left_in_code_or_documents() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}, {one}"
+        for path in texts()
+        if str(path.relative_to(ROOT)) not in STILL_TO_READ
+        for one in found_in(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
