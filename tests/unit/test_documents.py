@@ -2,18 +2,26 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from loradash.cli.app import app
 from loradash.domain.short_training_config import ShortTrainingConfig
 from loradash.domain.training_text import parse_training_text
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
+    ),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def commands() -> list[str]:
@@ -66,9 +74,29 @@ def test_links_to_files_lead_somewhere(document: Path) -> None:
     assert [target for target in local if not (document.parent / target).exists()] == []
 
 
-def test_every_file_that_the_architecture_names_exists() -> None:
-    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_file_that_a_guide_names_exists(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
     package = ROOT / "src/loradash"
     for name in re.findall(r"`([\w/]+\.py)`", text):
+        if "NAME" in name:
+            continue
         places = (package / name, package / "engines/diffusers" / name, ROOT / name)
         assert any(path.is_file() for path in places), name
+
+
+def test_ci_runs_on_each_python_that_the_package_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    prefix = "Programming Language :: Python :: "
+    named = [one.removeprefix(prefix) for one in project["classifiers"] if one.startswith(prefix)]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    assert workflow["jobs"]["quick"]["strategy"]["matrix"]["python"] == named
+
+
+def test_ci_and_contributors_are_told_of_targets_that_make_has() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for name in ("CONTRIBUTING.md", ".github/workflows/ci.yml", "README.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        calls = re.findall(r"(?:`|run: |^)make ([a-z ]+)", text, flags=re.MULTILINE)
+        assert calls
+        assert {word for call in calls for word in call.split()} - targets == set(), name
