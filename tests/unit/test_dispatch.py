@@ -484,7 +484,7 @@ def test_secrets_in_errors_do_not_reach_the_client(tmp_path, monkeypatch, debug)
     def broken(*_, **__):
         raise StoreRefused("https://s3/b?X-Amz-Signature=0a1b2c {'api_key': 'geheim'}")
 
-    monkeypatch.setattr(world.services.results, "files", broken)
+    monkeypatch.setattr(world.services.results.lists, "files", broken)
     reply = world.ask("list_files")
     assert reply["error"].startswith("https://s3/b?X-Amz-Signature=*** {'api_key': '***'}")
     assert "0a1b2c" not in reply["error"].partition("Traceback")[0]
@@ -496,7 +496,7 @@ def test_a_full_disk_is_no_bug_of_ours(tmp_path, monkeypatch):
     def broken(*_, **__):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    monkeypatch.setattr(world.services.results, "files", broken)
+    monkeypatch.setattr(world.services.results.lists, "files", broken)
     assert world.ask("list_files")["error"] == (
         "the quota of the disk is used up\nFree space and retry."
     )

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from loradash.domain import process as changes
+from loradash.domain.addresses import Address
 from loradash.storage import keys as store_keys
 
 from .world import URL, World, adapter, logged, picture
@@ -36,9 +37,7 @@ def test_an_image_is_downloaded_by_the_process_id_that_its_list_entry_has(world)
 
 def test_an_image_is_downloaded_by_its_address_too(tmp_path):
     world = World(tmp_path)
-    world.services.results._address = world.services.results._address._replace(
-        bucket="b", prefix="p/q"
-    )
+    world.services.results.stored._address = Address("b", "p/q")
     drawn = world.drawn(2).id
     address = f"s3://b/p/q/results/{drawn}/images/image_0001.png"
     reply = world.ask("download", process_id=address)
@@ -148,9 +147,9 @@ def test_many_images_do_not_hide_the_adapters(world):
 def test_what_is_too_large_for_a_client_that_follows_no_link_says_what_to_do(tmp_path):
     world = World(tmp_path, max_inline_bytes=50)
     results, trained = world.services.results, world.trained().id
-    assert results.download(trained, None, URL)["type"] == "url"
+    assert results.downloads.of_process(trained, None, URL).url
     with pytest.raises(Exception, match="too much for one reply") as caught:
-        results.download(trained, None, URL, links=False)
+        results.downloads.of_process(trained, None, URL, links=False)
     assert "bulk download" in caught.value.remedy
-    assert results.bulk([trained], images=True, loras=True, base_url=URL)["zip_url"]
+    assert results.downloads.bulk([trained], images=True, loras=True, base_url=URL).zip_url
     assert len(adapter()) > 50

@@ -1,6 +1,5 @@
 """Results are what the registry lists: listing, fetching and deleting them."""
 
-import base64
 import contextlib
 import io
 import itertools
@@ -22,7 +21,8 @@ from loradash.errors import (
     StoreUnavailable,
 )
 from loradash.registry.sql import SqlRegistry
-from loradash.services.results.service import ResultService
+from loradash.services.results.results import make_results
+from loradash.services.results.views import Download
 from loradash.storage import keys
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
@@ -57,7 +57,11 @@ def results(world):
 
 
 def names(found):
-    return [one["filename"] for one in found]
+    return [one.filename for one in found]
+
+
+def names_of(page):
+    return names(model.file for model in page.models)
 
 
 def stored(world, process_id):
@@ -82,12 +86,12 @@ def test_models_are_those_that_are_stored_the_newest_first(world, results):
     ids = [world.trained(name=name).id for name in ("one", "two", "three")]
     world.drawn()
     world.failed(world.running().id)
-    first = results.models(2, "")
-    assert names(first["models"]) == ["three.safetensors", "two.safetensors"]
-    rest = results.models(2, first["next_cursor"])
-    assert names(rest["models"]) == ["one.safetensors"]
-    assert rest["next_cursor"] is None
-    assert rest["models"][0]["process_id"] == ids[0]
+    first = results.lists.models(2, "")
+    assert names_of(first) == ["three.safetensors", "two.safetensors"]
+    rest = results.lists.models(2, first.next_cursor)
+    assert names_of(rest) == ["one.safetensors"]
+    assert rest.next_cursor is None
+    assert rest.models[0].file.process_id == ids[0]
 
 
 def test_a_file_that_only_lies_about_is_no_result(world, results):
@@ -95,24 +99,24 @@ def test_a_file_that_only_lies_about_is_no_result(world, results):
     folder = world.workspace.training(process_id) / "lora"
     (folder / "leftover.safetensors").write_bytes(adapter())
     world.store.put(f"results/{process_id}/lora/other.safetensors", adapter())
-    assert names(results.models(10, "")["models"]) == ["cat.safetensors"]
-    assert names(results.files("", 10, "")["lora_files"]) == ["cat.safetensors"]
+    assert names_of(results.lists.models(10, "")) == ["cat.safetensors"]
+    assert names(results.lists.files("", 10, "").adapters) == ["cat.safetensors"]
 
 
 def test_two_trainings_of_one_dataset_and_name_keep_their_results_apart(world, results):
     first, second = world.trained().id, world.trained().id
-    found = results.models(10, "")["models"]
-    assert {one["process_id"] for one in found} == {first, second}
-    assert len({one["s3_key"] for one in found}) == 2
+    found = [model.file for model in results.lists.models(10, "").models]
+    assert {one.process_id for one in found} == {first, second}
+    assert len({one.key for one in found}) == 2
 
 
 def test_files_are_filtered_by_their_path(world, results):
     trained, drawn = world.trained().id, world.drawn(3).id
 
     def found(path):
-        reply = results.files(path, 100, "")
-        listed = [*reply["lora_files"], *reply["image_files"]]
-        assert reply["total_files"] == len(listed)
+        reply = results.lists.files(path, 100, "")
+        listed = [*reply.adapters, *reply.images]
+        assert len(reply.files) == len(listed)
         return sorted(names(listed))
 
     sample, lora = "step-000000010-0.png", "cat.safetensors"
@@ -127,12 +131,12 @@ def test_files_are_filtered_by_their_path(world, results):
     assert found("dataset") == []
 
 
-def test_each_file_says_what_it_is(world, results):
+def test_each_file_says_what_it_is(world):
     trained, drawn = world.trained().id, world.drawn().id
     kinds = {
         (one["made_by"], one["type"], one["result_type"])
         for part in ("lora_files", "image_files")
-        for one in results.files("", 100, "")[part]
+        for one in world.ask("list_files")[part]
     }
     assert kinds == {
         (trained, "lora", "lora"), (trained, "image", "samples"), (drawn, "image", "images"),
@@ -145,10 +149,10 @@ def test_files_come_by_pages_each_once(world, results, of_one_process):
     path = f"results/{process_id}" if of_one_process else ""
     found, cursor, sizes = [], "", []
     for _ in range(5):
-        page = results.files(path, 3, cursor)
-        sizes.append(page["total_files"])
-        found += names(page["image_files"])
-        cursor = page["next_cursor"]
+        page = results.lists.files(path, 3, cursor)
+        sizes.append(len(page.files))
+        found += names(page.images)
+        cursor = page.next_cursor
         if cursor is None:
             break
     assert sizes == [3, 3, 1]
@@ -158,7 +162,7 @@ def test_files_come_by_pages_each_once(world, results, of_one_process):
 @pytest.mark.parametrize("path", ["", "process"])
 def test_a_cursor_that_is_not_ours_is_refused(world, results, path):
     path = f"results/{world.drawn().id}" if path else ""
-    for call in (lambda: results.files(path, 3, "x"), lambda: results.models(3, "x")):
+    for call in (lambda: results.lists.files(path, 3, "x"), lambda: results.lists.models(3, "x")):
         with pytest.raises(InvalidRequest, match="cursor"):
             call()
 
@@ -169,12 +173,12 @@ def test_a_cursor_that_is_not_ours_is_refused(world, results, path):
 def test_a_path_that_no_result_can_have_is_refused(world, results, path):
     world.trained()
     with pytest.raises(InvalidKey):
-        results.files(path, 10, "")
+        results.lists.files(path, 10, "")
 
 
 def at(world, address, **settings):
     """The same results, of a store that others know by this address."""
-    return ResultService(
+    return make_results(
         world.registry, world.store, world.workspace, 2**20, address=address, **settings
     )
 
@@ -182,17 +186,17 @@ def at(world, address, **settings):
 def test_results_in_a_bucket_can_be_had_by_the_address_that_lists_show(world):
     results = at(world, Address("ours", "some/where"))
     process_id = world.trained().id
-    (entry,) = results.files("", 10, "")["lora_files"]
+    (entry,) = results.lists.files("", 10, "").adapters
     key = real(world, f"results/{process_id}/lora/cat.safetensors")
-    assert (entry["path"], entry["s3_key"]) == (f"s3://ours/some/where/{key}", key)
-    assert results.models(10, "")["models"][0]["path"] == entry["path"]
-    for path in (entry["path"], entry["path"].replace("s3:", "S3:")):
-        assert results.by_path(path, URL)["s3_key"] == key
-        assert results.by_key(path, URL)["s3_key"] == key
-        assert results.download(process_id, path, URL)["s3_key"] == key
-        assert names(results.files(path, 10, "")["lora_files"]) == ["cat.safetensors"]
+    assert (entry.address, entry.key) == (f"s3://ours/some/where/{key}", key)
+    assert results.lists.models(10, "").models[0].file.address == entry.address
+    for path in (entry.address, entry.address.replace("s3:", "S3:")):
+        assert results.downloads.by_path(path, URL).key == key
+        assert results.downloads.by_key(path, URL).key == key
+        assert results.downloads.of_process(process_id, path, URL).key == key
+        assert names(results.lists.files(path, 10, "").adapters) == ["cat.safetensors"]
     below = f"s3://ours/some/where/results/{process_id}/"
-    assert names(results.files(below, 10, "")["lora_files"]) == ["cat.safetensors"]
+    assert names(results.lists.files(below, 10, "").adapters) == ["cat.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -205,10 +209,10 @@ def test_what_lies_outside_of_our_bucket_and_prefix_is_refused(world, start):
     process_id = world.trained().id
     path = f"{start}results/{process_id}/lora/cat.safetensors"
     for call in (
-        lambda: results.files(path, 10, ""),
-        lambda: results.by_key(path, URL),
-        lambda: results.by_path(path, URL),
-        lambda: results.download(process_id, path, URL),
+        lambda: results.lists.files(path, 10, ""),
+        lambda: results.downloads.by_key(path, URL),
+        lambda: results.downloads.by_path(path, URL),
+        lambda: results.downloads.of_process(process_id, path, URL),
     ):
         with pytest.raises(InvalidKey, match="isn't in this server's store") as caught:
             call()
@@ -217,7 +221,7 @@ def test_what_lies_outside_of_our_bucket_and_prefix_is_refused(world, start):
 
 def test_the_files_of_a_process_that_never_was_are_not_found(results):
     with pytest.raises(NotFound):
-        results.files(f"results/{MISSING}", 10, "")
+        results.lists.files(f"results/{MISSING}", 10, "")
 
 
 # Downloading
@@ -225,24 +229,18 @@ def test_the_files_of_a_process_that_never_was_are_not_found(results):
 
 def test_the_result_of_a_training_is_its_adapter(world, results):
     process_id = world.trained().id
-    reply = results.download(process_id, None, URL)
-    assert (reply["filename"], reply["content_type"]) == (
-        "cat.safetensors", "application/octet-stream",
-    )  # fmt: skip
-    assert base64.b64decode(reply["data"]) == adapter()
+    reply = results.downloads.of_process(process_id, None, URL)
+    assert (reply.filename, reply.data) == ("cat.safetensors", adapter())
 
 
 def test_one_image_is_a_file_and_several_are_a_zip(world, results):
-    reply = results.download(world.drawn(1).id, None, URL)
-    assert (reply["filename"], reply["content_type"]) == ("image_0000.png", "image/png")
-    assert base64.b64decode(reply["data"]) == picture(0)
+    reply = results.downloads.of_process(world.drawn(1).id, None, URL)
+    assert (reply.filename, reply.data) == ("image_0000.png", picture(0))
 
     process_id = world.drawn(3).id
-    reply = results.download(process_id, None, URL)
-    assert (reply["filename"], reply["content_type"]) == (f"{process_id}.zip", "application/zip")
-    data = base64.b64decode(reply["data"])
-    assert reply["size"] == len(data)
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    reply = results.downloads.of_process(process_id, None, URL)
+    assert (reply.filename, reply.size_bytes) == (f"{process_id}.zip", len(reply.data))
+    with zipfile.ZipFile(io.BytesIO(reply.data)) as archive:
         assert archive.testzip() is None
         assert {name: archive.read(name) for name in archive.namelist()} == {
             f"image_{n:04d}.png": picture(n) for n in range(3)
@@ -254,28 +252,28 @@ def test_what_is_not_completed_has_no_main_result_yet(world, results):
     failed, cancelled = world.failed(world.running().id).id, world.cancelled(world.running().id).id
     for process_id in (waiting, running, failed, cancelled):
         with pytest.raises(ConflictingState, match="no results to download yet"):
-            results.download(process_id, None, URL)
+            results.downloads.of_process(process_id, None, URL)
     world.keep(running, "sample", "step-1.png", picture())
     key = real(world, f"results/{running}/samples/step-1.png")
-    assert results.download(running, key, URL)["filename"] == "step-1.png"
+    assert results.downloads.of_process(running, key, URL).filename == "step-1.png"
 
 
 def test_an_unknown_process_is_not_found(results):
     with pytest.raises(NotFound, match="no process"):
-        results.download(MISSING, None, URL)
+        results.downloads.of_process(MISSING, None, URL)
 
 
 def test_a_deleted_result_is_told_as_such(world, results):
     process_id = world.trained().id
-    results.delete([process_id], "lora")
+    results.deletion.delete([process_id], "lora")
     with pytest.raises(NotFound, match="were deleted"):
-        results.download(process_id, None, URL)
+        results.downloads.of_process(process_id, None, URL)
 
 
 def test_a_file_of_another_process_can_not_be_had_by_its_key(world, results):
     mine, other = world.trained().id, world.drawn().id
     with pytest.raises(NotFound, match="no result"):
-        results.download(mine, f"results/{other}/images/image_0000.png", URL)
+        results.downloads.of_process(mine, f"results/{other}/images/image_0000.png", URL)
 
 
 @pytest.mark.parametrize("way", ["download", "by_key", "by_path"])
@@ -285,14 +283,14 @@ def test_what_is_too_large_for_a_reply_is_a_link(tmp_path, way):
     process_id = world.trained().id
     key = real(world, f"results/{process_id}/lora/cat.safetensors")
     ask = {
-        "download": lambda base_url: results.download(process_id, None, base_url),
-        "by_key": lambda base_url: results.by_key(key, base_url),
-        "by_path": lambda base_url: results.by_path(key, base_url),
+        "download": lambda base_url: results.downloads.of_process(process_id, None, base_url),
+        "by_key": lambda base_url: results.downloads.by_key(key, base_url),
+        "by_path": lambda base_url: results.downloads.by_path(key, base_url),
     }[way]
-    assert ask(URL) == {
-        "type": "url", "url": f"{URL}/files/{key}?download=1", "filename": "cat.safetensors",
-        "size": len(adapter()), "s3_key": key,
-    }  # fmt: skip
+    assert ask(URL) == Download(
+        url=f"{URL}/files/{key}?download=1", filename="cat.safetensors",
+        size_bytes=len(adapter()), key=key,
+    )  # fmt: skip
     with pytest.raises(InvalidRequest, match="too much for one reply"):
         ask("")
 
@@ -301,14 +299,14 @@ def test_images_that_are_too_large_for_one_reply_are_a_link_to_one_zip(tmp_path)
     world = World(tmp_path, max_inline_bytes=2 * len(picture(0)) - 1)
     results = world.services.results
     process_id = world.drawn(2).id
-    reply = results.download(process_id, None, URL)
-    data = b"".join(results.archive([process_id], images=True, loras=False))
-    assert reply == {
-        "type": "url", "filename": f"{process_id}.zip", "size": len(data),
-        "url": f"{URL}/download/zip?process_id={process_id}&images=true&loras=false",
-    }  # fmt: skip
+    reply = results.downloads.of_process(process_id, None, URL)
+    data = b"".join(results.downloads.archive([process_id], images=True, loras=False))
+    assert reply == Download(
+        filename=f"{process_id}.zip", size_bytes=len(data),
+        url=f"{URL}/download/zip?process_id={process_id}&images=true&loras=false",
+    )  # fmt: skip
     with pytest.raises(InvalidRequest, match="too much for one reply") as caught:
-        results.download(process_id, None, "")
+        results.downloads.of_process(process_id, None, "")
     assert "bulk_download" in caught.value.remedy
 
 
@@ -334,11 +332,11 @@ def test_what_fits_into_a_reply_needs_no_answer_of_what_the_store_can_do(tmp_pat
     trained, drawn = world.trained().id, world.drawn(2).id
     key = real(world, f"results/{trained}/lora/cat.safetensors")
     for base_url in (URL, ""):
-        assert results.download(trained, None, base_url)["type"] == "file_data"
-        assert results.download(drawn, None, base_url)["type"] == "file_data"
-        assert results.by_key(key, base_url)["type"] == "file_data"
+        assert results.downloads.of_process(trained, None, base_url).data
+        assert results.downloads.of_process(drawn, None, base_url).data
+        assert results.downloads.by_key(key, base_url).data
     with pytest.raises(StoreUnavailable):
-        results.bulk([trained], images=True, loras=True, base_url="")
+        results.downloads.bulk([trained], images=True, loras=True, base_url="")
 
 
 def test_an_object_that_is_not_what_was_stored_is_not_delivered(world, results):
@@ -348,9 +346,9 @@ def test_an_object_that_is_not_what_was_stored_is_not_delivered(world, results):
     world.store.put(key, data[:-1] + b"x")
     world.store.put(real(world, f"results/{drawn}/images/image_0001.png"), picture(7))
     for call in (
-        lambda: results.by_key(key, URL),
-        lambda: results.download(trained, None, URL),
-        lambda: results.download(drawn, None, URL),
+        lambda: results.downloads.by_key(key, URL),
+        lambda: results.downloads.of_process(trained, None, URL),
+        lambda: results.downloads.of_process(drawn, None, URL),
     ):
         with pytest.raises(ResultsNotStored, match="isn't what was stored"):
             call()
@@ -361,9 +359,9 @@ def test_a_result_whose_object_is_gone_is_not_found(world, results):
     key = real(world, f"results/{process_id}/lora/cat.safetensors")
     world.store.delete(key)
     for call in (
-        lambda: results.download(process_id, None, URL),
-        lambda: results.by_key(key, URL),
-        lambda: results.by_path(key, URL),
+        lambda: results.downloads.of_process(process_id, None, URL),
+        lambda: results.downloads.by_key(key, URL),
+        lambda: results.downloads.by_path(key, URL),
     ):
         with pytest.raises(NotFound):
             call()
@@ -374,28 +372,28 @@ def test_what_is_listed_by_key_are_all_kinds_of_results_and_nothing_else(world, 
     kept = [entry.key for entry in world.registry.artifacts(process_id)]
     assert len(kept) == 9
     for key in kept:
-        assert results.by_key(key, URL)["s3_key"] == key
+        assert results.downloads.by_key(key, URL).key == key
     for key in (f"results/{process_id}/manifest.json", f"results/{process_id}", "dataset/cats/x"):
         with pytest.raises(NotFound):
-            results.by_key(key, URL)
+            results.downloads.by_key(key, URL)
     for key in ("../x", "/etc/passwd", f"results/{process_id}/../x", "s3://x/y", "a\0"):
         with pytest.raises(InvalidKey):
-            results.by_key(key, URL)
+            results.downloads.by_key(key, URL)
 
 
 def test_bulk_links_lead_to_what_was_asked_for(world, results):
     trained, drawn, failed = world.trained().id, world.drawn(2).id, world.failed(world.running().id)
 
     def kinds(**wanted):
-        reply = results.bulk([trained, drawn, failed.id], base_url=URL, **wanted)
-        return sorted(item["type"] for item in reply["download_items"])
+        reply = results.downloads.bulk([trained, drawn, failed.id], base_url=URL, **wanted)
+        return sorted(item.file.kind for item in reply.items)
 
-    assert kinds(images=True, loras=True) == ["image", "image", "image", "lora"]  # a preview is one
-    assert kinds(images=True, loras=False) == ["image"] * 3
+    assert kinds(images=True, loras=True) == ["image", "image", "lora", "sample"]
+    assert kinds(images=True, loras=False) == ["image", "image", "sample"]
     assert kinds(images=False, loras=True) == ["lora"]
     assert kinds(images=False, loras=False) == []
     with pytest.raises(NotFound):
-        results.bulk([trained, MISSING], images=True, loras=True, base_url=URL)
+        results.downloads.bulk([trained, MISSING], images=True, loras=True, base_url=URL)
 
 
 def test_a_bulk_download_has_one_link_for_all_if_there_are_several_files(world, results):
@@ -403,7 +401,7 @@ def test_a_bulk_download_has_one_link_for_all_if_there_are_several_files(world, 
 
     def zip_url(*process_ids, base_url=URL, **wanted):
         wanted = {"images": True, "loras": True, **wanted}
-        return results.bulk(process_ids, base_url=base_url, **wanted)["zip_url"]
+        return results.downloads.bulk(process_ids, base_url=base_url, **wanted).zip_url
 
     ids = f"process_id={trained}&process_id={drawn}"
     assert zip_url(trained, drawn) == f"{URL}/download/zip?{ids}&images=true&loras=true"
@@ -432,7 +430,7 @@ def test_an_archive_has_the_results_of_all_processes_and_the_size_that_it_says(w
     ids = [trained, other, drawn]
 
     def names(**wanted):
-        archive = results.archive(ids, **wanted)
+        archive = results.downloads.archive(ids, **wanted)
         size = archive.size_bytes
         data = b"".join(archive)
         assert len(data) == size
@@ -444,14 +442,14 @@ def test_an_archive_has_the_results_of_all_processes_and_the_size_that_it_says(w
     assert names(images=True, loras=True) == loras | images
     assert names(images=True, loras=False) == images
     assert names(images=False, loras=True) == loras
-    content = unzipped(results.archive(ids, images=True, loras=True))
+    content = unzipped(results.downloads.archive(ids, images=True, loras=True))
     assert content[f"{trained}/cat.safetensors"] == adapter()
     assert content[f"{drawn}/image_0001.png"] == picture(1)
 
 
 def test_a_process_that_is_named_twice_is_once_in_an_archive(world, results):
     drawn = world.drawn(2).id
-    content = unzipped(results.archive([drawn, drawn], images=True, loras=True))
+    content = unzipped(results.downloads.archive([drawn, drawn], images=True, loras=True))
     assert set(content) == {f"{drawn}/image_{n:04d}.png" for n in range(2)}
 
 
@@ -461,7 +459,7 @@ def test_files_of_one_name_have_different_names_in_an_archive(world, results):
         name = "IMAGE.png" if folder == "C" else "image.png"
         world.keep(process_id, "image", f"{folder}/{name}", picture(number))
     world.completed(process_id)
-    content = unzipped(results.archive([process_id], images=True, loras=True))
+    content = unzipped(results.downloads.archive([process_id], images=True, loras=True))
     assert sorted(content.values()) == sorted(picture(n) for n in (1, 2, 3))
     assert len({name.lower() for name in content}) == 3
     assert all(name.startswith(f"{process_id}/") and name.endswith(".png") for name in content)
@@ -475,7 +473,7 @@ def test_an_archive_of_nothing_is_not_found(world, results):
         ([trained, MISSING], {"images": True, "loras": True}),
     ):
         with pytest.raises(NotFound):
-            results.archive(ids, **wanted)
+            results.downloads.archive(ids, **wanted)
 
 
 def test_what_an_archive_could_not_contain_is_told_before_it_begins(world, results):
@@ -484,7 +482,7 @@ def test_what_an_archive_could_not_contain_is_told_before_it_begins(world, resul
     world.store.delete(gone)
     world.store.put(other, b"shorter")
     with pytest.raises(NotFound, match="2 of 3 files") as caught:
-        results.archive([drawn], images=True, loras=True)
+        results.downloads.archive([drawn], images=True, loras=True)
     assert caught.value.problems == (gone, other)
 
 
@@ -494,7 +492,7 @@ def test_an_object_that_goes_on_too_long_breaks_an_archive_at_its_size(tmp_path)
             return itertools.repeat(picture(0), 1000)
 
     world = World(tmp_path, store=LongStore())
-    archive = world.services.results.archive([world.drawn(1).id], images=True, loras=True)
+    archive = world.services.results.downloads.archive([world.drawn(1).id], images=True, loras=True)
     sent = 0
     with pytest.raises(ResultsNotStored):
         for piece in archive:
@@ -505,7 +503,7 @@ def test_an_object_that_goes_on_too_long_breaks_an_archive_at_its_size(tmp_path)
 def test_an_object_that_changes_while_an_archive_is_made_breaks_it(world, results):
     drawn = world.drawn(2).id
     for data in (picture(1)[:-1], picture(1) + b"more"):
-        archive = results.archive([drawn], images=True, loras=True)
+        archive = results.downloads.archive([drawn], images=True, loras=True)
         world.store.put(real(world, f"results/{drawn}/images/image_0001.png"), data)
         with pytest.raises(ResultsNotStored, match="isn't what was stored"):
             list(archive)
@@ -525,15 +523,15 @@ def test_files_that_processes_made_or_use_can_be_read_by_their_path(world, resul
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"content")
-        reply = results.by_path(str(file), URL)
-        assert (reply["filename"], base64.b64decode(reply["data"])) == (file.name, b"content")
+        reply = results.downloads.by_path(str(file), URL)
+        assert (reply.filename, reply.data) == (file.name, b"content")
 
 
 def test_a_workspace_below_a_hidden_folder_can_be_read_too(tmp_path):
     world = World(tmp_path / ".local" / "share")
     process_id = world.trained().id
     file = world.workspace.training(process_id) / "lora/cat.safetensors"
-    assert world.services.results.by_path(str(file), URL)["filename"] == "cat.safetensors"
+    assert world.services.results.downloads.by_path(str(file), URL).filename == "cat.safetensors"
 
 
 def test_a_workspace_behind_a_link_can_be_read_by_both_names(tmp_path):
@@ -543,7 +541,8 @@ def test_a_workspace_behind_a_link_can_be_read_by_both_names(tmp_path):
     process_id = world.trained().id
     file = world.workspace.training(process_id) / "lora/cat.safetensors"
     for path in (file, file.resolve()):
-        assert world.services.results.by_path(str(path), URL)["filename"] == "cat.safetensors"
+        download = world.services.results.downloads.by_path(str(path), URL)
+        assert download.filename == "cat.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -572,7 +571,7 @@ def test_other_files_of_the_machine_can_not_be_read(tmp_path, path):
     (root / "output/link-folder").symlink_to(tmp_path / "secrets")
     (root / "output/circle").symlink_to(root / "output/circle")
     with pytest.raises(NotFound, match="there is no result"):
-        world.services.results.by_path(f"{root}/{path}", URL)
+        world.services.results.downloads.by_path(f"{root}/{path}", URL)
 
 
 def test_a_file_that_is_too_large_for_a_reply_is_told(tmp_path):
@@ -580,7 +579,7 @@ def test_a_file_that_is_too_large_for_a_reply_is_told(tmp_path):
     file = world.workspace.root / "output/file"
     file.write_bytes(b"x" * 11)
     with pytest.raises(InvalidRequest, match="larger than 10 bytes"):
-        world.services.results.by_path(str(file), URL)
+        world.services.results.downloads.by_path(str(file), URL)
 
 
 # Deleting
@@ -603,14 +602,14 @@ def test_only_what_was_named_is_deleted(world, results, result_type):
     process_id, other, drawn = world.trained().id, world.trained().id, world.drawn(2).id
     others = [(one, stored(world, one)) for one in (other, drawn)]
     before = stored(world, process_id)
-    reply = results.delete([process_id], result_type)
+    reply = results.deletion.delete([process_id], result_type)
     gone = before - stored(world, process_id)
     if result_type == "all":
         assert stored(world, process_id) == set()
-        assert reply["deleted"] == 9
+        assert reply.deleted == 9
     else:
         assert gone == KINDS[result_type]
-        assert reply["deleted"] == len(gone)
+        assert reply.deleted == len(gone)
         assert manifest(world, process_id) == stored(world, process_id) - {"manifest.json"}
     assert [(one, stored(world, one)) for one in (other, drawn)] == others
     assert world.registry.get(process_id).status is Status.COMPLETED
@@ -621,16 +620,16 @@ def test_only_what_was_named_is_deleted(world, results, result_type):
 
 def test_images_of_a_generation_are_deleted_by_their_type(world, results):
     process_id = world.drawn(2).id
-    assert results.delete([process_id], "samples")["deleted"] == 0
-    assert results.delete([process_id], "images")["deleted"] == 2
-    assert results.delete([process_id], "images")["deleted"] == 0
+    assert results.deletion.delete([process_id], "samples").deleted == 0
+    assert results.deletion.delete([process_id], "images").deleted == 2
+    assert results.deletion.delete([process_id], "images").deleted == 0
 
 
 @pytest.mark.parametrize("name", ["images", "samples", "lora", "logs"])
 def test_a_training_that_is_named_like_a_type_keeps_its_adapter(world, results, name):
     """A search for '/images/' anywhere in the keys would find the adapter of 'images'."""
     process_id = world.trained(name=name).id
-    results.delete([process_id], "images")
+    results.deletion.delete([process_id], "images")
     assert f"lora/{name}.safetensors" in stored(world, process_id)
 
 
@@ -640,9 +639,9 @@ def test_nothing_is_deleted_if_one_of_the_processes_has_not_ended(world, results
     busy = getattr(world, state)().id
     before = world.everything()
     with pytest.raises(ConflictingState, match=busy):
-        results.delete([ended, busy], "all")
+        results.deletion.delete([ended, busy], "all")
     with pytest.raises(NotFound):
-        results.delete([ended, MISSING], "all")
+        results.deletion.delete([ended, MISSING], "all")
     assert world.everything() == before
 
 
@@ -676,8 +675,8 @@ def test_what_is_being_deleted_is_not_listed_any_more_whatever_happens(world, re
     """Registry and manifest forget a file first, so no list ever names an object that is gone."""
     process_id = world.trained().id
     with undeletable(world.store, monkeypatch), pytest.raises(DiskFull):
-        results.delete([process_id], "lora")
-    assert results.models(10, "")["models"] == []
+        results.deletion.delete([process_id], "lora")
+    assert results.lists.models(10, "").models == ()
     assert "lora/cat.safetensors" not in manifest(world, process_id)
     assert "lora/cat.safetensors" in stored(world, process_id)
 
@@ -698,13 +697,13 @@ def test_the_same_deletion_again_deletes_what_a_failing_store_has_kept(
     gone = before if result_type == "all" else KINDS[result_type]
     key = real(world, f"results/{process_id}/{kept}")
     with undeletable(world.store, monkeypatch, key), pytest.raises(DiskFull):
-        results.delete([process_id], result_type)
+        results.deletion.delete([process_id], result_type)
     assert stored(world, process_id) == before - gone | {kept}
     size = world.store.head(key).size_bytes
-    reply = results.delete([process_id], result_type)
-    assert (reply["deleted"], reply["freed_bytes"]) == (1, size)
+    reply = results.deletion.delete([process_id], result_type)
+    assert (reply.deleted, reply.freed_bytes) == (1, size)
     assert stored(world, process_id) == before - gone
-    assert results.delete([process_id], result_type)["deleted"] == 0
+    assert results.deletion.delete([process_id], result_type).deleted == 0
     assert stored(world, other) == others
 
 
@@ -720,10 +719,10 @@ def test_a_deletion_whose_manifest_could_not_be_written_is_finished_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(world.store, "put", failing)
         with pytest.raises(DiskFull):
-            results.delete([process_id], "lora")
+            results.deletion.delete([process_id], "lora")
     assert stored(world, process_id) == before
     assert "lora/cat.safetensors" in manifest(world, process_id)
-    assert results.delete([process_id], "lora")["deleted"] == 1
+    assert results.deletion.delete([process_id], "lora").deleted == 1
     assert stored(world, process_id) == before - {"lora/cat.safetensors"}
     assert manifest(world, process_id) == stored(world, process_id) - {"manifest.json"}
 
@@ -733,18 +732,18 @@ def test_deleting_takes_what_no_list_names_of_the_type_that_was_named(world, res
     for name in ("lora/old.safetensors", "samples/old.png", "lora2/x", "other.json"):
         world.store.put(f"results/{process_id}/{name}", b"left over")
     before = stored(world, process_id)
-    assert results.delete([process_id], "lora")["deleted"] == 2
+    assert results.deletion.delete([process_id], "lora").deleted == 2
     gone = {"lora/cat.safetensors", "lora/old.safetensors"}
     assert stored(world, process_id) == before - gone
-    results.delete([process_id], "all")
+    results.deletion.delete([process_id], "all")
     assert stored(world, process_id) == set()
 
 
 def test_a_deletion_of_what_is_gone_already_makes_the_lists_right(world, results):
     process_id = world.trained().id
     world.store.delete(real(world, f"results/{process_id}/lora/cat.safetensors"))
-    assert results.delete([process_id], "lora")["deleted"] == 0
-    assert results.models(10, "")["models"] == []
+    assert results.deletion.delete([process_id], "lora").deleted == 0
+    assert results.lists.models(10, "").models == ()
     assert manifest(world, process_id) == stored(world, process_id) - {"manifest.json"}
 
 
@@ -764,7 +763,7 @@ def test_a_process_that_is_resumed_meanwhile_keeps_its_objects(world, results, m
     with monkeypatch.context() as patch:
         patch.setattr(world.store, "put", resuming)
         with pytest.raises(ConflictingState, match="pending"):
-            results.delete([process_id], "lora")
+            results.deletion.delete([process_id], "lora")
     assert stored(world, process_id) == before
 
 
@@ -772,10 +771,10 @@ def test_looking_deletes_nothing(world, results):
     process_id = world.trained().id
     world.store.put(f"results/{process_id}/lora/old.safetensors", b"left over")
     before = stored(world, process_id)
-    results.files("", 10, "")
-    results.download(process_id, None, URL)
-    list(results.archive([process_id], images=True, loras=True))
-    results.bulk([process_id], images=True, loras=True, base_url=URL)
+    results.lists.files("", 10, "")
+    results.downloads.of_process(process_id, None, URL)
+    list(results.downloads.archive([process_id], images=True, loras=True))
+    results.downloads.bulk([process_id], images=True, loras=True, base_url=URL)
     assert stored(world, process_id) == before
 
 
@@ -786,7 +785,7 @@ def test_objects_go_by_one_call_for_many(world, results, monkeypatch):
     monkeypatch.setattr(
         world.store, "delete_many", lambda names: (calls.append(list(names)), delete_many(names))
     )
-    results.delete([process_id], "images")
+    results.deletion.delete([process_id], "images")
     (keys_of_call,) = calls
     assert sorted(map(keys.published, keys_of_call)) == [
         f"results/{process_id}/images/image_{n:04d}.png" for n in range(5)
@@ -795,7 +794,7 @@ def test_objects_go_by_one_call_for_many(world, results, monkeypatch):
 
 def test_a_deleted_adapter_can_not_be_used_any_more(world, results):
     process_id = world.trained().id
-    results.delete([process_id], "lora")
+    results.deletion.delete([process_id], "lora")
     reply = world.ask("generate", prompt="x", lora=process_id)
     assert "no finished adapter" in reply["error"]
 
@@ -820,6 +819,6 @@ def test_copies_in_the_workspace_are_deleted_too(world, results, result_type, pl
     before, others = copies(process_id), copies(other)
     gone = {name for name in before if name.startswith(places)}
     assert gone
-    results.delete([process_id], result_type)
+    results.deletion.delete([process_id], result_type)
     assert copies(process_id) == before - gone
     assert copies(other) == others

@@ -6,7 +6,8 @@ import pytest
 
 from loradash.cli.app import app
 from loradash.errors import StoreUnavailable
-from loradash.services.results.service import ResultService
+from loradash.protocol.result_json import files_reply, models_reply
+from loradash.services.results.results import make_results
 from loradash.services.system.doctor import left_behind
 from loradash.services.system.store_copy import copy_objects
 from loradash.storage.local import LocalStore
@@ -27,24 +28,25 @@ def world(tmp_path, folder):
 
 
 def in_another_store(world, store):
-    return ResultService(world.registry, store, world.workspace, 2**20)
+    return make_results(world.registry, store, world.workspace, 2**20)
 
 
 def test_a_list_offers_only_what_the_store_has(world, folder):
     first, second = (world.trained(name=name).id for name in ("one", "two"))
-    there = in_another_store(world, folder).models(10, "")
-    assert [one["process_id"] for one in there["models"]] == [second, first]
-    assert "note" not in there
+    there = in_another_store(world, folder).lists.models(10, "")
+    assert [one.file.process_id for one in there.models] == [second, first]
+    assert "note" not in models_reply(there)
     bucket = MemoryStore()
     moved = in_another_store(world, bucket)
-    for listed in (moved.models(10, ""), moved.files("", 10, "")):
+    listed_models, listed_files = moved.lists.models(10, ""), moved.lists.files("", 10, "")
+    for listed in (models_reply(listed_models), files_reply(listed_files)):
         assert not listed.get("models")
         assert not listed.get("lora_files")
         assert "loradash storage copy" in listed["note"]
         assert listed["missing"]
     copy_objects(folder, bucket, concurrency=2)
-    copied = in_another_store(world, bucket).models(10, "")
-    assert [one["process_id"] for one in copied["models"]] == [second, first]
+    copied = in_another_store(world, bucket).lists.models(10, "")
+    assert [one.file.process_id for one in copied.models] == [second, first]
 
 
 def test_while_the_store_is_away_all_is_listed(world, monkeypatch):
@@ -54,7 +56,7 @@ def test_while_the_store_is_away_all_is_listed(world, monkeypatch):
         def head(self, key):
             raise StoreUnavailable("away")
 
-    assert len(in_another_store(world, Away()).models(10, "")["models"]) == 1
+    assert len(in_another_store(world, Away()).lists.models(10, "").models) == 1
 
 
 def test_a_copy_replaces_nothing_and_can_be_repeated(folder):

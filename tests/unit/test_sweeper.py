@@ -131,13 +131,13 @@ def test_only_the_manifest_that_counts_stays(world, sweeper):
     (mine,) = (key for key in objects(world) if keys.is_manifest(key))
     put(world, keys.manifest(process_id, keys.attempt_mark(0, "an earlier one")))
     assert sweeper.sweep().results == 1
-    world.services.results.delete([process_id], "samples")
+    world.services.results.deletion.delete([process_id], "samples")
     (edited,) = (key for key in objects(world) if keys.is_manifest(key))
     assert edited != mine
     put(world, mine)
     assert sweeper.sweep().results == 1
     assert [key for key in objects(world) if keys.is_manifest(key)] == [edited]
-    world.services.results.delete([process_id], "all")
+    world.services.results.deletion.delete([process_id], "all")
     assert objects(world) == set()
     put(world, mine)
     assert sweeper.sweep().results == 1

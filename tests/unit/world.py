@@ -36,7 +36,7 @@ from loradash.services.datasets.upload_sessions import UploadSessions
 from loradash.services.generation.service import GenerationService
 from loradash.services.path_policy import PathPolicy
 from loradash.services.processes.service import ProcessService
-from loradash.services.results.service import ResultService
+from loradash.services.results.results import make_results
 from loradash.services.system.health import HealthService
 from loradash.services.system.log_files import LogFiles
 from loradash.services.training.service import TrainingService
@@ -85,7 +85,7 @@ class World:
         self.clock = Clock()
         self.watch = LeaseWatch(600, look_every_s=5, clock=self.clock)
         processes = ProcessService(self.registry, self.store, executor, self.watch)
-        results = ResultService(
+        results = make_results(
             self.registry, self.store, self.workspace, max_inline_bytes, engine=self.engine
         )
         self.services = Services(

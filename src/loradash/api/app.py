@@ -46,6 +46,7 @@ from loradash.errors import (
 )
 from loradash.page_guard import LOCAL_NAMES
 from loradash.protocol.dispatch import Dispatcher
+from loradash.protocol.result_json import adapter_json, deletion_reply
 from loradash.services.use_cases import Services
 from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore
@@ -185,7 +186,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:  # noqa: C901 - each func
 
     @app.get("/models/{adapter:path}", tags=["models"], summary="A trained LoRA, by id or name")
     def show_model(adapter: _Adapter) -> Response:
-        return json_response(services.adapters.show(adapter))
+        return json_response(adapter_json(services.adapters.show(adapter)))
 
     @app.patch("/models/{adapter:path}", tags=["models"], summary="Change a model's shown name")
     def rename(adapter: _Adapter, wanted: _Name) -> Response:
@@ -194,7 +195,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:  # noqa: C901 - each func
 
     @app.delete("/models/{adapter:path}", tags=["models"], summary="Delete a trained LoRA")
     def delete_model(adapter: _Adapter) -> Response:
-        return json_response(services.adapters.delete(adapter))
+        return json_response(deletion_reply(services.adapters.delete(adapter)))
 
     @app.post("/queue/{process_id}/priority", tags=["queue"], summary="Change a process's priority")
     def priority(process_id: str, wanted: _Priority) -> Response:

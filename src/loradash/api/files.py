@@ -19,7 +19,7 @@ from loradash.domain.requests import MAX_REFERENCES
 from loradash.registry.registry import StoredArtifact
 from loradash.services.results.content import content, not_what_was_stored
 from loradash.services.results.names import plain_name
-from loradash.services.results.service import ResultService
+from loradash.services.results.results import Results
 from loradash.storage.store import LocalFiles, ObjectStore
 
 _RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})-([0-9]{0,18})", re.ASCII | re.IGNORECASE)
@@ -36,7 +36,7 @@ ProcessIds = Annotated[
 ]
 
 
-def make_router(store: ObjectStore, results: ResultService) -> APIRouter:
+def make_router(store: ObjectStore, results: Results) -> APIRouter:
     """Return the routes below ``/files`` and ``/download``."""
     router = APIRouter(tags=["results"])
 
@@ -47,15 +47,16 @@ def make_router(store: ObjectStore, results: ResultService) -> APIRouter:
         key: Key,
         download: Annotated[bool, Query(description="save an image too, don't show it")] = False,
     ) -> Response:
-        entry = results.stored(key)
-        return _file(request, store, entry, saved_as=results.saved_as(entry) if download else "")
+        entry = results.stored.require(key)
+        saved_as = results.stored.saved_as(entry) if download else ""
+        return _file(request, store, entry, saved_as=saved_as)
 
     @router.head("/download/zip", include_in_schema=False)
     @router.get("/download/zip", summary="Results of some processes as one zip file")
     def zip_file(
         request: Request, process_id: ProcessIds, images: bool = True, loras: bool = True
     ) -> Response:
-        archive = results.archive(process_id, images=images, loras=loras)
+        archive = results.downloads.archive(process_id, images=images, loras=loras)
         is_one = len(set(process_id)) == 1 and "/" not in process_id[0]
         name = f"{process_id[0]}.zip" if is_one else "loradash-results.zip"
         headers = {

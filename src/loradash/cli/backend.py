@@ -130,7 +130,9 @@ class LocalBackend:
 
     def adapter(self, reference: str) -> dict[str, Any]:
         """See `Backend.adapter`."""
-        return self._adapters.show(reference)
+        from loradash.protocol.result_json import adapter_json
+
+        return adapter_json(self._adapters.show(reference))
 
     def rename_adapter(self, reference: str, name: str) -> dict[str, Any]:
         """See `Backend.rename_adapter`."""
@@ -139,7 +141,9 @@ class LocalBackend:
 
     def delete_adapter(self, reference: str) -> dict[str, Any]:
         """See `Backend.delete_adapter`."""
-        return self._adapters.delete(reference)
+        from loradash.protocol.result_json import deletion_reply
+
+        return deletion_reply(self._adapters.delete(reference))
 
     @property
     def _adapters(self) -> "AdapterService":

@@ -10,7 +10,7 @@ from loradash.services.datasets.upload_sessions import UploadSessions
 from loradash.services.generation.service import GenerationService
 from loradash.services.path_policy import PathPolicy
 from loradash.services.processes.service import ProcessService
-from loradash.services.results.service import ResultService
+from loradash.services.results.results import Results
 from loradash.services.system.health import HealthService
 from loradash.services.system.log_files import LogFiles
 from loradash.services.training.service import TrainingService
@@ -23,7 +23,7 @@ class Services:
     training: TrainingService
     generation: GenerationService
     processes: ProcessService
-    results: ResultService
+    results: Results
     adapters: AdapterService
     datasets: DatasetStore
     uploads: UploadSessions

@@ -35,7 +35,7 @@ from loradash.services.generation.service import GenerationService
 from loradash.services.path_policy import ANYWHERE, PathPolicy
 from loradash.services.processes.running import Runner
 from loradash.services.processes.service import ProcessService
-from loradash.services.results.service import ResultService
+from loradash.services.results.results import make_results
 from loradash.services.system.health import HealthService
 from loradash.services.system.log_files import LogFiles
 from loradash.services.training.service import TrainingService
@@ -268,7 +268,7 @@ def make_services(
     processes = ProcessService(core.registry, core.store, executor, watch)
     core.training.path_policy = path_policy
     address = _address(core.settings)
-    results = ResultService(
+    results = make_results(
         core.registry, core.store, core.workspace, max_inline_bytes, address,
         core.settings.s3_url_expiry_s, core.engine,
     )  # fmt: skip

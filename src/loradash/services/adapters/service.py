@@ -14,7 +14,9 @@ from loradash.registry.registry import ProcessRegistry
 from loradash.services.adapters.stored import StoredAdapters
 from loradash.services.adapters.stored_header import read_header
 from loradash.services.adapters.uses import users_of
-from loradash.services.results.service import ResultService
+from loradash.services.adapters.views import AdapterView
+from loradash.services.results.results import Results
+from loradash.services.results.views import DeletionReport, ModelView
 from loradash.storage.store import ObjectStore
 
 _FAMILIES = {
@@ -44,7 +46,7 @@ class AdapterService:
         self,
         registry: ProcessRegistry,
         store: ObjectStore,
-        results: ResultService,
+        results: Results,
         adapters: StoredAdapters,
     ) -> None:
         self._registry = registry
@@ -52,40 +54,31 @@ class AdapterService:
         self._results = results
         self._adapters = adapters
 
-    def show(self, reference: str) -> dict[str, Any]:
+    def show(self, reference: str) -> AdapterView:
         """Return all that is known of one adapter: as lists show it, and what its file says.
 
         Raises `NotFound` and `InvalidAdapter`.
         """
         entry = self._adapters.require(reference)
-        record = self._registry.get(entry.process_id)
         header = read_header(self._store, entry)
-        said = header.pop("__metadata__", None)
-        metadata = said if isinstance(said, Mapping) else {}
-        shown = self._results.model(entry)
-        names = _key_names(header)
-        told = shown["metadata"]
+        stored = header.pop("__metadata__", None)
+        metadata = stored if isinstance(stored, Mapping) else {}
         architecture = str(metadata.get("modelspec.architecture") or "").removesuffix("/lora")
-        return {
-            **shown,
-            "metadata": {
-                **shown["metadata"],
-                "base_model": metadata.get("loradash.base_model")
-                or shown["metadata"]["base_model"],
-                "family": _FAMILIES.get(architecture, architecture) or None,
-                "rank": _number(metadata, "loradash.rank", "ss_network_dim") or _rank(header),
-                "alpha": _number(metadata, "loradash.alpha", "ss_network_alpha"),
-                "trigger_word": metadata.get("loradash.trigger_word") or told["trigger_word"],
-                "steps": _number(metadata, "loradash.steps", "ss_steps") or told["steps"],
-                "key_names": names,
-                "dtype": _most_common_dtype(header),
-                "layers": sum(1 for name in header if _DOWN.search(name)),
-            },
-            "works_in": list(_READERS.get(names, ())),
-            "used_by": [one.id for one in users_of(self._registry, entry.process_id, "lora")],
-            "file_metadata": {str(key): str(value) for key, value in metadata.items()},
-            "elapsed_ms": round(record.elapsed_s(datetime.now(UTC)) * 1000),
-        }
+        names = _key_names(header)
+        elapsed_s = self._registry.get(entry.process_id).elapsed_s(datetime.now(UTC))
+        return AdapterView(
+            model=_as_its_file_says(self._results.lists.model(entry), metadata),
+            family=_FAMILIES.get(architecture, architecture) or None,
+            rank=_number(metadata, "loradash.rank", "ss_network_dim") or _rank(header),
+            alpha=_number(metadata, "loradash.alpha", "ss_network_alpha"),
+            key_names=names,
+            dtype=_most_common_dtype(header),
+            layers=sum(1 for name in header if _DOWN.search(name)),
+            works_in=_READERS.get(names, ()),
+            used_by=tuple(one.id for one in users_of(self._registry, entry.process_id, "lora")),
+            file_metadata={str(key): str(value) for key, value in metadata.items()},
+            elapsed_ms=round(elapsed_s * 1000),
+        )
 
     def rename(self, reference: str, name: str) -> ProcessRecord:
         """Change the name that an adapter is shown with; its files keep theirs.
@@ -107,7 +100,7 @@ class AdapterService:
             )
         return self._registry.change(process_id, change)
 
-    def delete(self, reference: str) -> dict[str, Any]:
+    def delete(self, reference: str) -> DeletionReport:
         """Delete an adapter; the training's record, previews and checkpoints stay.
 
         Raises `NotFound`, and `ConflictingState` while a process that waits or runs needs it.
@@ -115,8 +108,19 @@ class AdapterService:
         try:
             process_id = self._adapters.require(reference).process_id
         except NotFound:
-            return self._results.delete_model(reference)  # which says what is there instead
-        return self._results.delete_model(process_id)
+            return self._results.deletion.delete_adapter(reference)  # says what is there instead
+        return self._results.deletion.delete_adapter(process_id)
+
+
+def _as_its_file_says(model: ModelView, metadata: Mapping[str, Any]) -> ModelView:
+    """Return an adapter with what its file says of its training, as far as it does."""
+    return model.model_copy(
+        update={
+            "base_model": metadata.get("loradash.base_model") or model.base_model,
+            "trigger_word": metadata.get("loradash.trigger_word") or model.trigger_word,
+            "steps": _number(metadata, "loradash.steps", "ss_steps") or model.steps,
+        }
+    )
 
 
 def _rank(header: Mapping[str, Any]) -> int | None:

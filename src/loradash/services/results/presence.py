@@ -1,7 +1,8 @@
 """Which listed results the object store really holds.
 
-Records outlive a store: settings may name another one, or somebody deletes objects. A list must not
-offer what can't be had. While the store is away or slow nothing is known, and all is listed.
+Records outlive a store: settings may name another one, or another program deletes objects. A list
+must not offer what can't be downloaded. While the store is unavailable or slow, everything is
+listed.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,6 @@ from loradash.storage.transfer import in_parallel
 
 _ANSWERS_S = 5.0
 
-NOTE = (
-    "{count} of these results are in the records and not in the object store. If they are in a "
-    "folder that was used before: `loradash storage copy FOLDER`."
-)
-
 
 class Presence:
     """Looks for objects, and remembers for a while which are there."""
@@ -31,7 +27,7 @@ class Presence:
     def split(
         self, entries: Sequence[StoredArtifact]
     ) -> tuple[list[StoredArtifact], list[StoredArtifact]]:
-        """Return those that are there, or may be, and those that are missing."""
+        """Return the entries whose objects are there, or may be, and those that are missing."""
         is_away = isinstance(self._store, Remote) and self._store.state.state != "closed"
         if not entries or is_away:
             return list(entries), []
@@ -51,13 +47,3 @@ class Presence:
         keys = [entry.key for entry in entries]
         found = in_parallel(keys, self._known.find, tries=1)
         return {key for key, info in found.done if info is None}
-
-
-def note_of(missing: Sequence[StoredArtifact]) -> dict[str, object]:
-    """Return what a list says of entries that it leaves out."""
-    if not missing:
-        return {}
-    return {
-        "missing": [entry.key for entry in missing],
-        "note": NOTE.format(count=len(missing)),
-    }
