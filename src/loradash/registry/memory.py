@@ -5,6 +5,13 @@ from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.registry.change_feed import (
+    CHANGES_PER_PAGE,
+    ChangeLog,
+    ChangePage,
+    Part,
+    ProcessChange,
+)
 from loradash.registry.cursors import ArtifactPlace, ProcessPlace
 from loradash.registry.registry import (
     MAX_PLACES,
@@ -24,12 +31,15 @@ from loradash.registry.registry import (
 class MemoryRegistry:
     """Records and what belongs to them in dictionaries; one lock makes each method atomic."""
 
+    poll_interval_s = 0.1
+
     def __init__(self) -> None:
         self._records: dict[str, ProcessRecord] = {}
         self._metrics: dict[str, dict[int, Metric]] = {}
         self._log: dict[str, list[LogLine]] = {}
         self._artifacts: dict[str, dict[str, StoredArtifact]] = {}
         self._paused = False
+        self._changes = ChangeLog()
         self._lock = threading.Lock()
 
     def create(self, record: ProcessRecord, *, contested: bool = False) -> ProcessRecord:
@@ -42,6 +52,7 @@ class MemoryRegistry:
             self._metrics[record.id] = {}
             self._log[record.id] = []
             self._artifacts[record.id] = {}
+            self._changed(record.id, Part.RECORD)
         return record
 
     def get(self, process_id: str) -> ProcessRecord:
@@ -97,6 +108,7 @@ class MemoryRegistry:
         with self._lock:
             self._load(process_id).owned_by(token)
             self._metrics[process_id].update({row.step: row for row in rows})
+            self._changed(process_id, Part.METRICS)
 
     def forget_metrics(self, process_id: str, token: str, after_step: int) -> None:
         """See `ProcessRegistry.forget_metrics`."""
@@ -106,6 +118,7 @@ class MemoryRegistry:
                 step: row for step, row in self._metrics[process_id].items() if step <= after_step
             }
             self._metrics[process_id] = kept
+            self._changed(process_id, Part.METRICS)
 
     def metrics(
         self, process_id: str, *, after_step: int = 0, limit: int = 1000
@@ -125,6 +138,7 @@ class MemoryRegistry:
                 LogLine(number=number, **line._asdict())
                 for number, line in enumerate(lines, start=len(log) + 1)
             ]
+            self._changed(process_id, Part.LOG)
 
     def log(
         self, process_id: str, *, after: int = 0, limit: int = 1000, newest: bool = False
@@ -145,6 +159,7 @@ class MemoryRegistry:
             for key in replaces:
                 self._artifacts[process_id].pop(key, None)
             self._artifacts[process_id].update({one.key: one for one in entries})
+            self._changed(process_id, Part.ARTIFACTS)
 
     def drop_artifacts(
         self, process_id: str, keys: Sequence[str], *, guard: Change = as_it_is
@@ -154,6 +169,7 @@ class MemoryRegistry:
             guard(self._load(process_id))
             for key in keys:
                 self._artifacts[process_id].pop(key, None)
+            self._changed(process_id, Part.ARTIFACTS)
 
     def artifacts(
         self, process_id: str, kinds: Sequence[ArtifactKind] = ()
@@ -222,6 +238,11 @@ class MemoryRegistry:
         with self._lock:
             self._paused = paused
 
+    def changes_since(self, cursor: str = "", *, limit: int = CHANGES_PER_PAGE) -> ChangePage:
+        """See `ChangeFeed.changes_since`."""
+        with self._lock:
+            return self._changes.since(cursor, limit)
+
     def _load(self, process_id: str) -> ProcessRecord:
         if process_id not in self._records:
             raise no_such_process(process_id)
@@ -229,8 +250,13 @@ class MemoryRegistry:
 
     def _change(self, record: ProcessRecord, change: Change) -> ProcessRecord:
         new = change(record)
-        self._records[record.id] = new
+        if new != record:
+            self._records[record.id] = new
+            self._changed(record.id, Part.RECORD)
         return new
+
+    def _changed(self, process_id: str, part: Part) -> None:
+        self._changes.add([ProcessChange(process_id, frozenset((part,)))])
 
     def _queue(self, kind: Kind | None) -> list[ProcessRecord]:
         waiting = (

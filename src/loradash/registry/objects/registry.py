@@ -10,11 +10,13 @@ from pydantic import BaseModel
 from loradash.domain.ids import is_process_id
 from loradash.domain.process import Kind, ProcessRecord, Status
 from loradash.errors import ConflictingState, NotFound, RegistryUnavailable
+from loradash.registry.change_feed import CHANGES_PER_PAGE, ChangePage
 from loradash.registry.cursors import ArtifactPlace, ProcessPlace
 from loradash.registry.objects.backend import Backend
 from loradash.registry.objects.claimed import ClaimedDocuments
 from loradash.registry.objects.document import Document, Edit, PartGone, Parts, new_nonce
 from loradash.registry.objects.documents import TRIES, Documents, Listing, list_documents
+from loradash.registry.objects.feed import POLL_INTERVAL_S, ObjectFeed
 from loradash.registry.objects.parts import ChunkedRows, PartObjects
 from loradash.registry.objects.swapped import SwappedDocuments
 from loradash.registry.objects.timeline import Timeline
@@ -55,10 +57,13 @@ class ObjectRegistry:
     `RegistryUnavailable`.
     """
 
+    poll_interval_s = POLL_INTERVAL_S
+
     def __init__(self, store: ObjectStore, *, settle_s: float = 2.0) -> None:
         self._backend = Backend(store)
         self._settle_s = settle_s
         self._timeline = Timeline(self._backend)
+        self._feed = ObjectFeed(self._backend, self._timeline)
         self._artifact_objects = PartObjects(
             self._backend, StoredArtifact, _ARTIFACT_OBJECTS_CACHED
         )
@@ -277,6 +282,10 @@ class ObjectRegistry:
                 self._backend.discard(*sorted(gone))
                 swept += len(gone)
         return swept
+
+    def changes_since(self, cursor: str = "", *, limit: int = CHANGES_PER_PAGE) -> ChangePage:
+        """See `ChangeFeed.changes_since`."""
+        return self._feed.changes_since(cursor, limit)
 
     def take_next(
         self, kind: Kind, change: Change, *, exclude: Sequence[str] = ()
