@@ -12,6 +12,7 @@ from loradash.domain.events import Event, Terminal
 from loradash.domain.ids import new_process_id
 from loradash.domain.training_config import TrainingConfig
 from loradash.domain.training_text import parse_training
+from loradash.engines.catalogue import Engines
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.registry.memory import MemoryRegistry
 from loradash.runtime.attempt import Timing
@@ -110,7 +111,7 @@ def make_trainings(engine: DiffusersEngine, root: Path) -> Trainings:
     """Our trainings with the registry and the object store in memory."""
     registry, store = MemoryRegistry(), MemoryStore()
     service = TrainingService(
-        engine, Workspace(root), store, registry, DatasetStore(store),
+        Engines([engine]), Workspace(root), store, registry, DatasetStore(store),
         Limits(timeout_s=3600, stall_s=600, grace_s=30),
     )  # fmt: skip
     timing = Timing(lease_s=30, cancel_grace_s=3, max_attempts=3)

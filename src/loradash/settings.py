@@ -182,6 +182,12 @@ class Settings(BaseSettings):
         description="Free disk space, in MB, below which nothing is fetched or uploaded and a "
         "training stops with a checkpoint; 0 never does.",
     )
+    engine: str = Field(
+        "diffusers",
+        pattern=r"^[a-z][a-z0-9_-]*$",
+        validation_alias="LORADASH_ENGINE",
+        description="Engine of trainings and generations that name none.",
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",

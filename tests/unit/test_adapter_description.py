@@ -8,6 +8,7 @@ import pytest
 
 from loradash.domain.adapter import AdapterDescription, BaseModelNames, DatasetSummary
 from loradash.domain.adapter_metadata import adapter_metadata
+from loradash.domain.engine_use import EngineUse
 from loradash.domain.kohya.conversion import convert
 from loradash.domain.training_text import parse_training
 from loradash.errors import InvalidConfig
@@ -39,6 +40,7 @@ def describe(config=None, **changes):
         for n, section in enumerate(config.process.datasets)
     )  # fmt: skip
     facts = {
+        "engine": EngineUse(name="diffusers", version="7.1"),
         "process_id": "train_01k9x3q4zt8m2v7c0hde", "config": config,
         "created_at": datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC), "base_model": "/home/ann/base",
         "base_model_is_local": True, "names": SD1, "prediction_type": "epsilon",
@@ -47,6 +49,17 @@ def describe(config=None, **changes):
         "datasets": summaries,
     }  # fmt: skip
     return adapter_metadata(AdapterDescription(**{**facts, **changes}))
+
+
+def test_metadata_names_the_engine_and_the_version_that_wrote_the_job():
+    metadata = describe()
+    assert (metadata["loradash.engine"], metadata["loradash.engine_version"]) == (
+        "diffusers",
+        "7.1",
+    )
+    of_an_older_job = describe(engine=EngineUse())
+    assert of_an_older_job["loradash.engine"] == "diffusers"
+    assert "loradash.engine_version" not in of_an_older_job
 
 
 def test_metadata_is_text_only_as_safetensors_wants_it():

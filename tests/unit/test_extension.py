@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from loradash.cli.app import app
 from loradash.domain.process import Status
 from loradash.domain.training_text import parse_training, parse_training_text
+from loradash.engines.catalogue import Engines
 from loradash.errors import (
     ConflictingState,
     InvalidCheckpoint,
@@ -57,8 +58,8 @@ def engine():
 def here(tmp_path, engine):
     here = Here(tmp_path / "workspace")
     here.service = TrainingService(
-        engine, here.workspace, here.store, here.registry, here.datasets, LIMITS,
-        ChildRecords(here.workspace.run),
+        Engines([engine], engine.name), here.workspace, here.store, here.registry,
+        here.datasets, LIMITS, ChildRecords(here.workspace.run),
     )  # fmt: skip
     here.works["training"] = here.service
     return here
@@ -195,7 +196,12 @@ def test_checkpoints_that_an_extension_needs_are_not_deleted(here, first):
 
 def test_an_engine_without_the_ability_says_so(here, first):
     other = TrainingService(
-        ScriptedEngine(), here.workspace, here.store, here.registry, here.datasets, LIMITS
+        Engines([ScriptedEngine()], "scripted"),
+        here.workspace,
+        here.store,
+        here.registry,
+        here.datasets,
+        LIMITS,
     )
     with pytest.raises(InvalidRequest, match="can't extend") as refused:
         other.check_extension(first, 5)

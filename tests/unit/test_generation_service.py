@@ -14,8 +14,9 @@ from loradash.domain.generation import GenerationRequest
 from loradash.domain.ids import is_process_id
 from loradash.domain.process import ProcessRecord, Status
 from loradash.domain.yaml_text import load_mapping
+from loradash.engines.catalogue import Engines
 from loradash.engines.diffusers.base_models.families import find_base_model
-from loradash.engines.engine import Artifact, Command
+from loradash.engines.engine import Artifact, Command, Trains, WarmGenerator
 from loradash.errors import (
     DiskFull,
     InvalidAdapter,
@@ -71,8 +72,11 @@ for line in sys.stdin:
 """
 
 
-class ScriptedEngine:
+class ScriptedEngine(Trains, WarmGenerator):
     """Draws an image by writing its prompt into a file; an adapter is any file with ``LORA``."""
+
+    name = "scripted"
+    version = "1"
 
     def __init__(self, folder):
         self.folder = folder
@@ -129,7 +133,7 @@ def make(tmp_path, engine):
         here = Here(tmp_path / "work", **parts)
         here.pipelines = {}
 
-        def make_pipeline(device, environment):
+        def make_pipeline(engine, device, environment):
             log = tmp_path / f"log-{device}.txt"
             pipeline = WarmPipeline(engine, log, idle_unload_s=60, environment=environment)
             here.pipelines[device] = pipeline
@@ -137,7 +141,13 @@ def make(tmp_path, engine):
 
         limits = Limits(timeout_s=20, stall_s=20, grace_s=1)
         here.service = GenerationService(
-            engine, make_pipeline, here.workspace, here.store, here.registry, limits, address
+            Engines([engine], engine.name),
+            make_pipeline,
+            here.workspace,
+            here.store,
+            here.registry,
+            limits,
+            address,
         )
         here.works["generation"] = here.service
         services.append(here.service)

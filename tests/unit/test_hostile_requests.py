@@ -179,6 +179,7 @@ WRONG = {
         "prompt": [*NO_TEXT, "x" * 10_001],
         "lora": [*NO_TEXT, "", "x" * 4097],
         "base_model": [*NO_JSON, 3, True, [], {}, ""],
+        "engine": [*NO_JSON, 3, True, [], {}, "", "otter", "a b", "x" * 33],
         "adapters": [*NO_JSON, "x", 3, [3], [{}], [{"path": 3}], [{"path": "x", "weight": "y"}],
                      [{"path": "x", "weight": 11}], [{"path": "x", "other": 1}],
                      [{"path": "x"}] * 17],

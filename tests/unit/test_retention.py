@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from loradash.domain.process import Status
+from loradash.engines.catalogue import Engines
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.engine import Artifact, Checkpoint
 from loradash.errors import DiskFull
@@ -32,7 +33,9 @@ def world(tmp_path):
 
 
 def clean(world, *, days=7, now=LATER):
-    retention = Retention(world.registry, world.store, world.workspace, world.engine, days)
+    retention = Retention(
+        world.registry, world.store, world.workspace, Engines([world.engine]), days
+    )
     return [one.process_id for one in retention.clean(now)]
 
 
@@ -63,7 +66,7 @@ def test_a_training_that_ended_long_ago_and_is_stored_goes_and_its_results_stay(
     (data / "a.png").write_bytes(picture())
     objects = {info.key: info.etag for info in world.store.list()}
     artifacts = world.registry.artifacts(process_id)
-    retention = Retention(world.registry, world.store, world.workspace, world.engine, 7)
+    retention = Retention(world.registry, world.store, world.workspace, Engines([world.engine]), 7)
     (removed,) = retention.clean(LATER)
     assert removed.process_id == process_id
     assert removed.freed_bytes > len(picture())

@@ -53,6 +53,7 @@ VALUES = {
     "workspace_path": "/somewhere/else",
     "objects_path": "/somewhere/more",
     "objects_shared": "true",
+    "engine": "other",
     "s3_bucket": "my-bucket",
     "s3_region": "eu-west-1",
     "s3_endpoint_url": "https://s3.example.com",

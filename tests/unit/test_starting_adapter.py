@@ -8,6 +8,7 @@ import pytest
 
 from loradash.domain.process import Status
 from loradash.domain.training_text import parse_training, parse_training_text
+from loradash.engines.catalogue import Engines
 from loradash.errors import InvalidAdapter, NotFound
 from loradash.runtime.orphans import ChildRecords
 from loradash.services.adapters.uses import users_of
@@ -51,8 +52,8 @@ def engine():
 def here(tmp_path, engine):
     here = Here(tmp_path / "workspace")
     here.service = TrainingService(
-        engine, here.workspace, here.store, here.registry, here.datasets, LIMITS,
-        ChildRecords(here.workspace.run),
+        Engines([engine], engine.name), here.workspace, here.store, here.registry,
+        here.datasets, LIMITS, ChildRecords(here.workspace.run),
     )  # fmt: skip
     here.works["training"] = here.service
     return here
@@ -190,8 +191,8 @@ def test_a_request_names_no_file_outside_its_places(here, first, data, tmp_path)
     places = PathPolicy([here.workspace.root])
     config = config_from(data, str(outside))
     with pytest.raises(InvalidAdapter, match="not a place"):
-        here.service._starts.find(config.process.network.pretrained_lora_path, places)
-    assert here.service._starts.find("mine", places).origin.process_id == first
+        here.service._starts.find("scripted", config.process.network.pretrained_lora_path, places)
+    assert here.service._starts.find("scripted", "mine", places).origin.process_id == first
 
 
 def test_the_adapter_that_a_waiting_training_starts_from_is_not_deleted(here, first, data):

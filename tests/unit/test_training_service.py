@@ -20,6 +20,7 @@ from loradash.domain.events import Done, Failed, StepDone, Stopped, parse_event
 from loradash.domain.process import Status
 from loradash.domain.requests import parse_request
 from loradash.domain.training_text import parse_training, parse_training_text, training_text
+from loradash.engines.catalogue import Engines
 from loradash.engines.engine import Artifact, Checkpoint, Command
 from loradash.errors import (
     ConflictingState,
@@ -68,6 +69,7 @@ class ScriptedEngine:
     """An engine whose training is a script; adapters of it begin with ``LORA``."""
 
     name = "scripted"
+    version = "1"
 
     def __init__(self, body=TRAINS):
         self.body = body
@@ -166,8 +168,8 @@ def make(tmp_path, engine):
     def make_here(**parts):
         here = Here(tmp_path / "workspace", **parts)
         here.service = TrainingService(
-            engine, here.workspace, here.store, here.registry, here.datasets, LIMITS,
-            ChildRecords(here.workspace.run),
+            Engines([engine], engine.name), here.workspace, here.store, here.registry,
+            here.datasets, LIMITS, ChildRecords(here.workspace.run),
         )  # fmt: skip
         here.works["training"] = here.service
         return here

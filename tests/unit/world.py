@@ -18,6 +18,7 @@ from loradash.domain import process as changes
 from loradash.domain.ids import new_process_id
 from loradash.domain.process import Problem, ProcessRecord, Progress
 from loradash.domain.requests import REQUEST_TYPES
+from loradash.engines.catalogue import Engines
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.executors.executor import NoExecutor
 from loradash.protocol.dispatch import Dispatcher
@@ -55,7 +56,7 @@ MISSING = "train_00000000000000000000"
 TRAINING = "dataset: cats\nbase_model: emoji-base\nname: cat\ntrigger_word: sks\nsteps: 10\n"
 
 
-def no_pipeline(name, environment):
+def no_pipeline(engine, name, environment):
     raise AssertionError("nothing is drawn in these tests")
 
 
@@ -78,6 +79,7 @@ class World:
         self.registry = MemoryRegistry() if registry is None else registry
         self.store = MemoryStore() if store is None else store
         self.engine = DiffusersEngine(device="cpu", threads=1, offline=True)
+        engines = Engines([self.engine])
         self.datasets = DatasetStore(self.store)
         self.metrics = Metrics(REQUEST_TYPES)
         limits = Limits(timeout_s=60, stall_s=60, grace_s=1)
@@ -86,14 +88,14 @@ class World:
         self.watch = LeaseWatch(600, look_every_s=5, clock=self.clock)
         processes = ProcessService(self.registry, self.store, executor, self.watch)
         results = make_results(
-            self.registry, self.store, self.workspace, max_inline_bytes, engine=self.engine
+            self.registry, self.store, self.workspace, max_inline_bytes, engines=engines
         )
         self.services = Services(
             training=TrainingService(
-                self.engine, self.workspace, self.store, self.registry, self.datasets, limits
+                engines, self.workspace, self.store, self.registry, self.datasets, limits
             ),
             generation=GenerationService(
-                self.engine, no_pipeline, self.workspace, self.store, self.registry, limits
+                engines, no_pipeline, self.workspace, self.store, self.registry, limits
             ),
             processes=processes,
             results=results,

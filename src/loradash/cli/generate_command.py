@@ -42,6 +42,9 @@ def generate(
     base_model: Annotated[
         str | None, typer.Option(help="Default: the one that the first adapter was trained on.")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="What draws them; default: LORADASH_ENGINE.")
+    ] = None,
     negative_prompt: Annotated[str | None, typer.Option()] = None,
     num_images: Annotated[
         int | None, typer.Option("--num-images", "-n", help="Per prompt.")
@@ -89,6 +92,7 @@ def generate(
         "prompts": prompt, "base_model": base_model, "negative_prompt": negative_prompt,
         "num_images": num_images, "seed": seed, "steps": steps, "guidance_scale": guidance_scale,
         "width": width, "height": height, "scheduler": scheduler, "name": name,
+        "engine": engine,
     }  # fmt: skip
     given = {key: value for key, value in options.items() if value is not None and value != []}
     if adapter:
@@ -146,7 +150,9 @@ def _here(
     stop = StopRequest()
     try:
         if "base_model" not in merged and merged.get("adapters"):
-            merged["base_model"] = core.generation.base_model_of(merged["adapters"][0]["path"])
+            merged["base_model"] = core.generation.base_model_of(
+                merged["adapters"][0]["path"], merged.get("engine")
+            )
         request = validate(GenerationRequest, merged, "generation")
         with reporter(as_json, "generating") as shown, stop_on_signals(stop, shown.note):
             result = generate_here(core.generation, core.runner, request, shown.event, stop)

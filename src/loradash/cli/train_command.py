@@ -53,6 +53,9 @@ def train(
             autocompletion=adapter_names,
         ),
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="What trains it; default: LORADASH_ENGINE.")
+    ] = None,
     sample_prompt: Annotated[
         list[str] | None, typer.Option(help="Preview prompt; may be given several times.")
     ] = None,
@@ -116,7 +119,7 @@ def train(
         "regularization": regularization, "steps": steps, "rank": rank, "alpha": alpha,
         "learning_rate": learning_rate, "batch_size": batch_size, "resolution": resolution,
         "seed": seed, "sample_prompts": sample_prompt, "sample_every": sample_every,
-        "save_every": save_every, "from_adapter": from_adapter,
+        "save_every": save_every, "from_adapter": from_adapter, "engine": engine,
     }  # fmt: skip
     given = {key: value for key, value in options.items() if value is not None and value != []}
     if extend:
@@ -302,6 +305,7 @@ _FULL_FORM = {
     "resolution": "datasets.0.resolution", "seed": "training_seed",
     "sample_prompts": "sample.prompts", "sample_every": "sample.sample_every",
     "save_every": "save.save_every", "from_adapter": "network.pretrained_lora_path",
+    "engine": "engine",
 }  # fmt: skip
 
 

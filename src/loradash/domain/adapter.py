@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from loradash.domain.engine_use import EngineUse
 from loradash.domain.training_config import DatasetSection, TrainingConfig
 
 
@@ -56,6 +57,8 @@ class AdapterDescription(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     process_id: str
+    engine: EngineUse
+    """What trained it, in the version that wrote its job."""
     created_at: datetime
     """When the process was created, not when this attempt began."""
     config: TrainingConfig

@@ -67,6 +67,8 @@ def _our_own(description: AdapterDescription) -> dict[str, str]:
     config = description.config
     fields = {
         "version": loradash.__version__,
+        "engine": description.engine.name,
+        "engine_version": description.engine.version,
         "process_id": description.process_id,
         "base_model": description.base_model,
         "rank": str(config.process.network.rank),
@@ -75,6 +77,8 @@ def _our_own(description: AdapterDescription) -> dict[str, str]:
         "steps": str(description.steps),
         "dataset_sha256": description.dataset_sha256,
     }
+    if not description.engine.version:  # a job of an earlier release
+        del fields["engine_version"]
     if config.process.save.metadata == "minimal":
         del fields["dataset_sha256"]
         if description.base_model_is_local:

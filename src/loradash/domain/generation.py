@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from loradash.domain import ai_toolkit_keys
+from loradash.domain.engine_use import EngineName
 from loradash.domain.image_size import ImageSide, rounded_side
 from loradash.domain.names import Name
 from loradash.domain.prompt_text import PromptSettings, ReadPrompt, read_options
@@ -101,6 +102,7 @@ class GenerationRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     base_model: FilePath
+    engine: EngineName | None = Field(None, description="what draws it; default: LORADASH_ENGINE")
     prompts: tuple[Text, ...] = Field(min_length=1, max_length=MAX_IMAGES)
     negative_prompt: Text = ""
     adapters: tuple[AdapterUse, ...] = Field((), max_length=16)
@@ -211,6 +213,7 @@ class _GenerationJob(Section):
 
 class _GenerationDocument(Section):
     job: Literal["generate"]
+    engine: EngineName | None = None
     config: _GenerationJob
     meta: dict[str, Any] = Field(default_factory=dict)
 
@@ -246,8 +249,8 @@ def parse_generation_text(text: str, read_file: ReadFile | None = None) -> Gener
             document = {**document, **_prompt_fields(document["prompts"], read_file)}
         return validate(GenerationRequest, document, "generation config")
     document = with_name_filled(document)
-    process = validate(_GenerationDocument, document, "generation config", _SECTIONS).config
-    return _from_process(process.name, process.process[0], read_file)
+    read = validate(_GenerationDocument, document, "generation config", _SECTIONS)
+    return _from_document(read, read_file)
 
 
 def _prompt_fields(prompts: str, read_file: ReadFile | None) -> dict[str, Any]:
@@ -276,9 +279,8 @@ def fields_of(prompts: Sequence[ReadPrompt]) -> dict[str, Any]:
     }
 
 
-def _from_process(
-    name: str, process: _GenerationProcess, read_file: ReadFile | None
-) -> GenerationRequest:
+def _from_document(document: _GenerationDocument, read_file: ReadFile | None) -> GenerationRequest:
+    process = document.config.process[0]
     generate, model = process.generate, process.model
     adapters = [{"path": model.lora_path, "weight": model.lora_scale}] if model.lora_path else []
     prompts: Sequence[ReadPrompt]
@@ -307,7 +309,8 @@ def _from_process(
         GenerationRequest,
         {
             **fields,
-            "name": name,
+            "name": document.config.name,
+            "engine": document.engine,
             "base_model": model.name_or_path,
             "adapters": adapters,
             "negative_prompt": generate.neg,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from loradash.domain.engine_use import EngineUse
 from loradash.domain.ids import ProcessId, is_process_id
 from loradash.errors import ConflictingState, InvalidRequest, LeaseLost, WorkerLost
 
@@ -169,6 +170,11 @@ class ProcessRecord(_Frozen):
         "", description="the object with its config; '' is where earlier releases put it"
     )
     origin: Origin | None = Field(None, description="None: it began with fresh weights")
+    engine: EngineUse = Field(
+        EngineUse(),
+        description="the one that was chosen, in the version that worked last; earlier releases "
+        "wrote none and had only the built-in one",
+    )
 
     @property
     def attempt(self) -> AttemptNote | None:
@@ -258,6 +264,11 @@ def resumed_at(record: ProcessRecord, token: str, step: int, now: datetime) -> P
     return record.model_copy(
         update={"attempts": (*record.attempts[:-1], note), "progress": progress, "updated_at": now}
     )
+
+
+def worked_by(record: ProcessRecord, token: str, engine: EngineUse) -> ProcessRecord:
+    """The owner works with this version of the process's engine. Raises `LeaseLost`."""
+    return record.owned_by(token).model_copy(update={"engine": engine})
 
 
 def completed(

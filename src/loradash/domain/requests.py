@@ -167,6 +167,7 @@ class GenerateRequest(_Request):
     priority: Priority = 0
     idempotency_key: IdempotencyKey | None = None
     base_model: JsonValue = None
+    engine: JsonValue = Field(None, description="what draws it; default: LORADASH_ENGINE")
     adapters: JsonValue = Field(None, description="a list of {path, weight} or REFERENCE:WEIGHT")
     lora: Annotated[Text, Field(min_length=1, max_length=4096)] | None = Field(
         None, description="one adapter, with :WEIGHT if it isn't 1"
@@ -214,8 +215,8 @@ class GenerateRequest(_Request):
 
 
 _DIRECT_FIELDS = (
-    "base_model", "adapters", "negative_prompt", "num_images", "seed", "steps", "guidance_scale",
-    "width", "height", "scheduler",
+    "base_model", "engine", "adapters", "negative_prompt", "num_images", "seed", "steps",
+    "guidance_scale", "width", "height", "scheduler",
 )  # fmt: skip
 
 Cursor = Annotated[Text, Field(max_length=1000)]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from loradash.domain.engine_use import EngineName
 from loradash.domain.names import Name
 from loradash.domain.schema import Section
 from loradash.domain.training_config import (
@@ -63,6 +64,7 @@ class ShortTrainingConfig(Section):
     dataset: DatasetPath
     base_model: FilePath
     name: Name = "my_lora"
+    engine: EngineName | None = Field(None, description="what trains it; default: LORADASH_ENGINE")
     trigger_word: Text | None = None
     regularization: DatasetPath | None = Field(None, description="folder of prior images")
     prior_preservation: bool = Field(
@@ -181,6 +183,7 @@ class ShortTrainingConfig(Section):
         }
         return {
             "job": "extension",
+            **({"engine": self.engine} if self.engine else {}),
             "config": {"name": self.name, "process": [process]},
             **({"meta": meta} if (meta := self._meta()) else {}),
         }

@@ -21,6 +21,7 @@ from pydantic import (
 
 from loradash.domain import ai_toolkit_keys
 from loradash.domain.characters import printable
+from loradash.domain.engine_use import EngineName
 from loradash.domain.names import Name
 from loradash.domain.optimizers import (
     LEAST_OWN_RATE,
@@ -660,6 +661,9 @@ class TrainingConfig(Section):
     sections: ClassVar[dict[str, type[Section]]]
 
     job: Literal["extension"]
+    engine: EngineName | None = Field(
+        None, description="loradash: what trains it; default: LORADASH_ENGINE"
+    )
     config: JobSection
     meta: MetaSection = Field(default_factory=MetaSection)
 

@@ -114,15 +114,10 @@ def _apply_overrides(document: dict[str, Any], overrides: dict[str, Any]) -> dic
     if not overrides:
         return document
     document = _deep_copy(document)
-    root: Any = document
-    if "config" in document:
-        try:
-            root = document["config"]["process"][0]
-        except (KeyError, IndexError, TypeError) as error:
-            raise InvalidConfig(
-                "training config: config.process is missing, so nothing can be set in it",
-                remedy="Give a process with a type, or use the short form.",
-            ) from error
+    root = _process_of(document) if "config" in document else document
+    if root is not document and "engine" in overrides:  # it stands beside the process
+        document["engine"] = overrides["engine"]
+        overrides = {key: value for key, value in overrides.items() if key != "engine"}
     for dotted, value in overrides.items():
         if dotted == "name" and root is not document:
             document["config"]["name"] = value
@@ -147,6 +142,17 @@ def _apply_overrides(document: dict[str, Any], overrides: dict[str, Any]) -> dic
                 remedy="Use the path as it stands in the config, e.g. train.steps.",
             )
     return document
+
+
+def _process_of(document: dict[str, Any]) -> Any:
+    """The process of a document of the full form, in which overrides are set."""
+    try:
+        return document["config"]["process"][0]
+    except (KeyError, IndexError, TypeError) as error:
+        raise InvalidConfig(
+            "training config: config.process is missing, so nothing can be set in it",
+            remedy="Give a process with a type, or use the short form.",
+        ) from error
 
 
 def _within(target: Any, part: str) -> Any:

@@ -1,8 +1,9 @@
 """The port of an engine: a program that trains or generates, run as a child process.
 
-An engine turns a request into a command line and a job file (`plan_training`), its output into
-typed events (`parse`), and says which files count as results (`artifacts`). It never sees the
-registry or the object store. To add one, see ``docs/engines.md``.
+An engine turns a request into a command line and a job file, its output into typed events
+(`parse`), and says which files count as results (`artifacts`). It never sees the registry or the
+object store. Each thing that it can do is a protocol of its own, an ability. To add an engine, see
+``docs/engines.md``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,9 +44,51 @@ class Checkpoint(NamedTuple):
 
 
 class Engine(Protocol):
-    """Trains adapters. Only it knows how the files in a training's folder are called."""
+    """A program that works on processes. What it can do, it says by the protocols below.
 
-    name: str
+    `loradash.engines.catalogue` looks for them once, when the program starts.
+    """
+
+    @property
+    def name(self) -> str:
+        """What requests, records, jobs and adapters call it; see `domain.engine_use.EngineName`."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The version of what computes its results."""
+        ...
+
+    def require_installed(self) -> None:
+        """Raise `EngineUnavailable` if the engine can't be started on this machine."""
+        ...
+
+    def parse(self, line: str) -> Event | None:
+        """Turn one line of the event stream into an event, or None if it isn't one."""
+        ...
+
+
+class ReadsAdapters(Protocol):
+    """Part of training and of generating: to tell whether an adapter file can be used."""
+
+    def adapter_metadata(self, path: Path) -> dict[str, str]:
+        """Return an adapter file's metadata if it is whole and of a make that can be used.
+
+        Raises `InvalidAdapter`.
+        """
+        ...
+
+    def verify_adapter(self, path: Path) -> dict[str, str]:
+        """As `adapter_metadata`, after reading all values: NaN and infinity aren't an adapter.
+
+        Raises `InvalidAdapter`.
+        """
+        ...
+
+
+@runtime_checkable
+class Trains(Engine, ReadsAdapters, Protocol):
+    """Ability: to train adapters. Only the engine knows how the files of a training are called."""
 
     def check_training(self, config: TrainingConfig) -> tuple[str, ...]:
         """Return warnings about settings without effect; raise for those that can't be done.
@@ -54,19 +97,11 @@ class Engine(Protocol):
         """
         ...
 
-    def require_installed(self) -> None:
-        """Raise `EngineUnavailable` if the engine can't be started on this machine."""
-        ...
-
     def native_size(self, config: TrainingConfig) -> int | None:
         """Side in pixels of the images that the base model was trained on.
 
         None if that isn't known here. Raises `InvalidBaseModel` as `check_training` does.
         """
-        ...
-
-    def check_base_model(self, name: str) -> None:
-        """Check that a base model is there, or may be downloaded. Raises `InvalidBaseModel`."""
         ...
 
     def check_texts(
@@ -77,13 +112,6 @@ class Engine(Protocol):
         """Return what to say of captions and prompts that the base model doesn't read to their end.
 
         Nothing if that isn't known here; then the training says it.
-        """
-        ...
-
-    def check_generation(self, request: GenerationRequest) -> None:
-        """Check that the base model can draw what is asked for, as far as that is known now.
-
-        Starts nothing and loads nothing. Raises `InvalidConfig` and `InvalidBaseModel`.
         """
         ...
 
@@ -104,24 +132,6 @@ class Engine(Protocol):
 
     def training_command(self, folder: Path) -> Command:
         """Return the command that starts a training or, if it has checkpoints, continues it."""
-        ...
-
-    def parse(self, line: str) -> Event | None:
-        """Turn one line of the event stream into an event, or None if it isn't one."""
-        ...
-
-    def adapter_metadata(self, path: Path) -> dict[str, str]:
-        """Return an adapter file's metadata if it is whole and of a make that can be used.
-
-        Raises `InvalidAdapter`.
-        """
-        ...
-
-    def verify_adapter(self, path: Path) -> dict[str, str]:
-        """As `adapter_metadata`, after reading all values: NaN and infinity aren't an adapter.
-
-        Raises `InvalidAdapter`.
-        """
         ...
 
     def job_file(self, folder: Path) -> Path:
@@ -147,7 +157,7 @@ class Engine(Protocol):
 
 @runtime_checkable
 class ExtendsTrainings(Protocol):
-    """Optional ability of an engine: to go on, in a new training, where a finished one ended."""
+    """Ability: to go on, in a new training, where a finished one ended."""
 
     def extension_warnings(self, before: TrainingConfig, config: TrainingConfig) -> tuple[str, ...]:
         """Return what keeps the result from being that of one training of that many steps."""
@@ -172,7 +182,7 @@ class ExtendsTrainings(Protocol):
 
 @runtime_checkable
 class StartsFromAdapters(Protocol):
-    """Optional ability of an engine: to tell which network settings an adapter was made with."""
+    """Ability: to tell which network settings an adapter was made with."""
 
     def network_of(self, path: Path) -> dict[str, float]:
         """Return rank and alpha under the config's names (``linear``, ``linear_alpha``, ...)."""
@@ -180,8 +190,19 @@ class StartsFromAdapters(Protocol):
 
 
 @runtime_checkable
-class WarmGenerator(Protocol):
-    """Optional ability of an engine: a long-lived process that generates, request after request."""
+class WarmGenerator(Engine, ReadsAdapters, Protocol):
+    """Ability: a long-lived process that generates, request after request."""
+
+    def check_base_model(self, name: str) -> None:
+        """Check that a base model is there, or may be downloaded. Raises `InvalidBaseModel`."""
+        ...
+
+    def check_generation(self, request: GenerationRequest) -> None:
+        """Check that the base model can draw what is asked for, as far as that is known now.
+
+        Starts nothing and loads nothing. Raises `InvalidConfig` and `InvalidBaseModel`.
+        """
+        ...
 
     def serve_command(self, working_directory: Path) -> Command:
         """Return the command that starts the process; it reads requests as lines on its stdin."""
@@ -200,8 +221,4 @@ class WarmGenerator(Protocol):
 
     def images(self, folder: Path) -> list[Path]:
         """List the images that a generation has drawn into its folder, whatever the format."""
-        ...
-
-    def parse(self, line: str) -> Event | None:
-        """As in `Engine`."""
         ...

@@ -49,8 +49,9 @@ def generate(services: Services, request: requests.GenerateRequest, context: Con
         # The adapter knows; only well-formed ones can be asked.
         probe = validate(GenerationRequest, {**fields, "base_model": "unknown"}, "generate")
         for use in probe.adapters:
-            services.generation.check_adapter(use.path, services.path_policy)
-        fields["base_model"] = services.generation.base_model_of(probe.adapters[0].path)
+            services.generation.check_adapter(use.path, services.path_policy, probe.engine)
+        first = probe.adapters[0].path
+        fields["base_model"] = services.generation.base_model_of(first, probe.engine)
     wanted = validate(GenerationRequest, fields, "generate")
     wanted = services.generation.check(wanted, services.path_policy)
     record = services.generation.submit(

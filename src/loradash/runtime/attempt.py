@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 import structlog
 
 from loradash.domain import process as changes
+from loradash.domain.engine_use import EngineUse
 from loradash.domain.events import (
     CheckpointWritten,
     Done,
@@ -144,6 +145,13 @@ class Attempt:
     def follow_log(self, path: Path) -> None:
         """Copy what the engine will print into this file to the process's log."""
         self._pump = LogPump(path)
+
+    def works_with(self, engine: EngineUse) -> None:
+        """Note the engine that works now. Raises `LeaseLost`, and what the registry raises."""
+        if engine != self.record.engine:
+            self.record = self._registry.change(
+                self.id, lambda one: changes.worked_by(one, self.token, engine)
+            )
 
     def say(self, text: str) -> None:
         """Write a line of our own into the process's log."""

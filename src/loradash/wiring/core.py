@@ -1,6 +1,6 @@
 """From settings to the concrete parts that every entry point needs.
 
-Adding an engine is one folder below ``engines`` and one line in `make_engine`.
+Adding an engine is one folder below ``engines`` and one line in `make_engines`.
 """
 
 import os
@@ -12,7 +12,9 @@ from pathlib import Path
 from loradash.domain.addresses import NO_ADDRESS, Address
 from loradash.domain.process import ProcessRecord
 from loradash.domain.requests import REQUEST_TYPES
+from loradash.engines.catalogue import Engines
 from loradash.engines.diffusers.engine import DiffusersEngine
+from loradash.engines.engine import WarmGenerator
 from loradash.errors import InvalidKey, InvalidSettings
 from loradash.executors.executor import Executor, NoExecutor
 from loradash.executors.local import QueuedRegistry
@@ -64,7 +66,7 @@ class Core:
     training: TrainingService
     generation: GenerationService
     runner: Runner
-    engine: DiffusersEngine
+    engines: Engines
     machine: Machine
     children: ChildRecords
     metrics: Metrics
@@ -76,12 +78,14 @@ class Core:
         self.store.close()
 
 
-def make_engine(settings: Settings, threads: int = 0, device: str = "") -> DiffusersEngine:
-    """Return the engine that trains and generates."""
-    return DiffusersEngine(
-        device=device or settings.device,
-        threads=threads or settings.threads,
-        offline=settings.offline,
+def make_engines(settings: Settings, threads: int = 0, device: str = "") -> Engines:
+    """Return the engines that train and generate. Raises `InvalidSettings`."""
+    device, threads = device or settings.device, threads or settings.threads
+    return Engines(
+        [
+            DiffusersEngine(device=device, threads=threads, offline=settings.offline),
+        ],
+        settings.engine,
     )
 
 
@@ -165,7 +169,7 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
 
     Raises `RegistryUnavailable` if the registry can't be opened.
     """
-    engine = make_engine(settings, threads, device)
+    engines = make_engines(settings, threads, device)
     workspace = Workspace(settings.workspace_path)
     workspace.ensure()
     guard = DiskGuard(settings.min_free_disk_mb * 2**20)
@@ -180,18 +184,20 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
     children = ChildRecords(workspace.run)
     metrics = Metrics(REQUEST_TYPES)
     training = TrainingService(
-        engine, workspace, store, registry, datasets,
+        engines, workspace, store, registry, datasets,
         _limits(settings, settings.training_timeout_s), children, address,
     )  # fmt: skip
 
-    def make_pipeline(name: str, environment: Mapping[str, str]) -> WarmPipeline:
+    def make_pipeline(
+        engine: WarmGenerator, name: str, environment: Mapping[str, str]
+    ) -> WarmPipeline:
         log_path = workspace.logs / f"generator-{name.replace(':', '-')}.txt"
         return WarmPipeline(
             engine, log_path, settings.idle_unload_s, environment=environment, records=children
         )
 
     generation = GenerationService(
-        engine, make_pipeline, workspace, store, registry,
+        engines, make_pipeline, workspace, store, registry,
         _limits(settings, settings.generation_timeout_s), address,
     )  # fmt: skip
     report_interval_s, poll_interval_s = (
@@ -209,7 +215,7 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
     )  # fmt: skip
     machine = Machine(visible_devices())
     return Core(
-        settings, workspace, store, registry, datasets, training, generation, runner, engine,
+        settings, workspace, store, registry, datasets, training, generation, runner, engines,
         machine, children, metrics,
     )  # fmt: skip
 
@@ -270,7 +276,7 @@ def make_services(
     address = _address(core.settings)
     results = make_results(
         core.registry, core.store, core.workspace, max_inline_bytes, address,
-        core.settings.s3_url_expiry_s, core.engine,
+        core.settings.s3_url_expiry_s, core.engines,
     )  # fmt: skip
     return Services(
         training=core.training,

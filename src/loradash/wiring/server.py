@@ -80,7 +80,7 @@ def make_server(settings: Settings) -> Server:
     environment = "control plane" if is_control_plane else "local"
     services = make_services(core, executor, path_policy, environment, watch=watch)
     retention = Retention(
-        core.registry, core.store, core.workspace, core.engine, settings.file_retention_days
+        core.registry, core.store, core.workspace, core.engines, settings.file_retention_days
     )
     sweeper = Sweeper(core.registry, core.store)
     stopping = threading.Event()

@@ -13,9 +13,11 @@ from pathlib import Path
 from cachetools import TTLCache
 from pydantic import ValidationError
 
+import loradash
 from loradash.datasets.changes import marks
 from loradash.datasets.folder import combined_hash
 from loradash.domain.dataset import DatasetReport
+from loradash.domain.engine_use import BUILT_IN_ENGINE, EngineUse
 from loradash.domain.events import Event, parse_event
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_config import DatasetSection, TrainingConfig
@@ -57,7 +59,8 @@ _PASSED_S = 300.0
 class DiffusersEngine:
     """Trains LoRAs and generates images with diffusers, peft and transformers."""
 
-    name = "diffusers"
+    name = BUILT_IN_ENGINE
+    version = loradash.__version__
 
     def __init__(self, *, device: str, threads: int, offline: bool, python: str = "") -> None:
         self._device = device
@@ -141,6 +144,7 @@ class DiffusersEngine:
         found = self._inspected(base_model)
         job = TrainingJob(
             process_id=process_id,
+            engine=self._use(),
             created_at=created_at,
             config=config,
             base_model=base_model.model_copy(
@@ -213,6 +217,7 @@ class DiffusersEngine:
             for plan, place in zip(old.datasets, data, strict=True)
         )
         update = {
+            "engine": self._use(),
             "process_id": process_id, "created_at": created_at, "config": config,
             "datasets": datasets, "before": before,
         }  # fmt: skip
@@ -227,6 +232,11 @@ class DiffusersEngine:
                 f"{folder}: its {JOB_FILE} can't be read, so there is nothing to continue",
                 remedy="Start a new training.",
             ) from error
+        if job.engine.name != self.name:
+            raise InvalidCheckpoint(
+                f"{folder}: its job is one of the engine {job.engine.name}",
+                remedy="Start a new training.",
+            )
         return self._command(["train", str(folder / JOB_FILE)], job.threads, folder)
 
     def serve_command(self, working_directory: Path) -> Command:
@@ -310,6 +320,9 @@ class DiffusersEngine:
     def has_checkpoint(self, folder: Path) -> bool:
         """See `Engine.has_checkpoint`."""
         return bool(self.checkpoints(folder))
+
+    def _use(self) -> EngineUse:
+        return EngineUse(name=self.name, version=self.version)
 
     def _inspected(self, source: BaseModelSource) -> Inspection:
         """Look through a base model; one on the hub that has just passed isn't asked for again."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_serializer
 
+from loradash.domain.engine_use import EngineUse
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.ids import ProcessId
 from loradash.domain.training_config import TrainingConfig
@@ -54,6 +55,7 @@ class TrainingJob(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     process_id: ProcessId
+    engine: EngineUse = Field(EngineUse(), description="what wrote it; older jobs say nothing")
     created_at: datetime
     config: TrainingConfig
     base_model: BaseModelSource

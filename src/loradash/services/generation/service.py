@@ -1,6 +1,7 @@
 """Generation: find the adapters, draw the images, keep them."""
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -20,7 +21,8 @@ from loradash.domain.ids import new_process_id, process_id_of
 from loradash.domain.process import ProcessRecord, Progress
 from loradash.domain.schema import validate
 from loradash.domain.yaml_text import dump_mapping, load_mapping
-from loradash.engines.engine import Engine
+from loradash.engines.catalogue import Engines
+from loradash.engines.engine import WarmGenerator
 from loradash.error_list import ErrorList
 from loradash.errors import (
     InvalidAdapter,
@@ -42,15 +44,16 @@ from loradash.storage.store import ObjectStore
 
 _MAX_SEED = 2**32
 
-PipelineMaker = Callable[[str, Mapping[str, str]], WarmPipeline]
+PipelineMaker = Callable[[WarmGenerator, str, Mapping[str, str]], WarmPipeline]
+"""Makes the pipeline of an engine, for the device of this name and with its environment."""
 
 
 class GenerationService:
-    """Generations with one pipeline per device that stays warm between them."""
+    """Generations with pipelines, one per device and engine, that stay warm between them."""
 
     def __init__(
         self,
-        engine: Engine,
+        engines: Engines,
         make_pipeline: PipelineMaker,
         workspace: Workspace,
         store: ObjectStore,
@@ -58,14 +61,15 @@ class GenerationService:
         limits: Limits,
         address: Address = NO_ADDRESS,
     ) -> None:
-        self._engine = engine
+        self._engines = engines
         self._make_pipeline = make_pipeline
-        self._pipelines: dict[str, WarmPipeline] = {}
+        self._pipelines: dict[tuple[str, str], WarmPipeline] = {}
+        self._pipelines_lock = threading.Lock()
         self._workspace = workspace
         self._store = store
         self._registry = registry
         self._limits = limits
-        self._adapter_files = AdapterFiles(store, workspace, self._adapters_in)
+        self._adapter_files = AdapterFiles(store, workspace, engines.adapters_in)
         self._stored = StoredAdapters(registry, store, address)
 
     def check(
@@ -78,16 +82,17 @@ class GenerationService:
         `InvalidBaseModel`, `InvalidConfig`, `NotFound`.
         """
         base_model = request.base_model
+        engine = self._engines.generator(self._engines.choose(request.engine).name)
         request = with_prompts_read(request, self._trained)
         errors = ErrorList("the generation can't start")
         with errors.noted():
             path_policy.check(base_model, InvalidBaseModel, "base_model")
-            self._engine.check_base_model(base_model)
-            self._engine.check_generation(request)
+            engine.check_base_model(base_model)
+            engine.check_generation(request)
         uses = []
         for use in request.adapters:
             with errors.noted():
-                path = self.check_adapter(use.path, path_policy)
+                path = self.check_adapter(use.path, path_policy, request.engine)
                 uses.append(use.model_copy(update={"path": path}))
         errors.raise_all()
         if base_model not in EMBEDDED_BASE_MODELS:
@@ -117,6 +122,7 @@ class GenerationService:
             id=process_id, kind="generation", name=request.name, created_at=now, enqueued_at=now,
             updated_at=now, priority=priority, request_id=request_id, summary=_summary(request),
             progress=Progress(total_steps=len(request.prompts) * request.num_images),
+            engine=self._engines.choose(request.engine),
         )  # fmt: skip
         text = dump_mapping(request.model_dump(mode="json", exclude_defaults=True))
         _read_back(text)
@@ -125,10 +131,14 @@ class GenerationService:
     def work(self, attempt: Attempt) -> Terminal:
         """Draw the images that an earlier attempt hasn't stored yet. Done means: all are stored."""
         self._workspace.ensure()
+        use = self._engines.use(attempt.record.engine.name)
+        attempt.patiently(lambda: attempt.works_with(use))
         config = attempt.patiently(lambda: stored_config(self._store, attempt.record))
         request = _read_back(config)
         adapters = attempt.patiently(
-            lambda: tuple(self.find_adapter(use.path) for use in request.adapters)
+            lambda: tuple(
+                self.find_adapter(use.path, attempt.record.engine.name) for use in request.adapters
+            )
         )
         folder = self._workspace.generation(attempt.id)
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,18 +160,20 @@ class GenerationService:
         )
         return self._verified(attempt, request, ending)
 
-    def find_adapter(self, reference: str) -> Path:
+    def find_adapter(self, reference: str, engine: str | None = None) -> Path:
         """Return the verified file of an adapter, brought to this machine if it isn't here.
+
+        The ``engine`` verifies it, or the default one.
 
         A reference is the id of the training that made it, its name, the key of a result, alone or
         with our bucket before it, or a path. Raises `InvalidAdapter`, `NotFound`, and
         `ResultsNotStored` for an object that isn't what was stored.
         """
-        return self._file_of(reference, self._stored.find(reference))
+        return self._file_of(reference, self._stored.find(reference), engine)
 
-    def base_model_of(self, reference: str) -> str:
+    def base_model_of(self, reference: str, engine: str | None = None) -> str:
         """The base model that an adapter names as its own. Raises `InvalidAdapter` if none."""
-        metadata = self._engine.adapter_metadata(self.find_adapter(reference))
+        metadata = self._reader(engine).adapter_metadata(self.find_adapter(reference, engine))
         if not (name := metadata.get("loradash.base_model")):
             raise InvalidAdapter(
                 f"adapter {reference} doesn't say which base model it belongs to",
@@ -170,19 +182,36 @@ class GenerationService:
         return name
 
     def unload_pipeline(self, device: str) -> None:
-        """Free the memory of a device's pipeline; waits for a running generation."""
-        if pipeline := self._pipelines.get(device):
-            pipeline.unload()
+        """Free the memory of a device's pipelines; waits for a running generation."""
+        self._unload(device)
 
     def close(self) -> None:
         """End the warm pipelines."""
-        for pipeline in self._pipelines.values():
+        with self._pipelines_lock:
+            pipelines = list(self._pipelines.values())
+        for pipeline in pipelines:
             pipeline.close()
 
     def _pipeline(self, record: ProcessRecord, environment: Mapping[str, str]) -> WarmPipeline:
-        if record.device not in self._pipelines:
-            self._pipelines[record.device] = self._make_pipeline(record.device, environment)
-        return self._pipelines[record.device]
+        """The warm pipeline of a device and an engine; other engines leave the device to it."""
+        name = record.engine.name
+        self._unload(record.device, but=name)
+        key = record.device, name
+        with self._pipelines_lock:
+            if key not in self._pipelines:
+                generator = self._engines.generator(name)
+                self._pipelines[key] = self._make_pipeline(generator, record.device, environment)
+            return self._pipelines[key]
+
+    def _unload(self, device: str, but: str = "") -> None:
+        with self._pipelines_lock:
+            others = [
+                pipeline
+                for (where, engine), pipeline in self._pipelines.items()
+                if where == device and engine != but
+            ]
+        for pipeline in others:
+            pipeline.unload()
 
     def _verified(self, attempt: Attempt, request: GenerationRequest, ending: Terminal) -> Terminal:
         if not isinstance(ending, Done):
@@ -206,12 +235,14 @@ class GenerationService:
     def _images(self, attempt: Attempt) -> tuple[StoredArtifact, ...]:
         return attempt.patiently(lambda: self._registry.artifacts(attempt.id, ["image"]))
 
-    def check_adapter(self, reference: str, path_policy: PathPolicy) -> str:
+    def check_adapter(
+        self, reference: str, path_policy: PathPolicy, engine: str | None = None
+    ) -> str:
         """Return the reference, a path in full; raise if it isn't allowed or isn't an adapter."""
         stored = self._stored.find(reference)
         if stored is None:
             path_policy.check(reference, InvalidAdapter, "adapters")
-        path = self._file_of(reference, stored)
+        path = self._file_of(reference, stored, engine)
         return str(path) if stored is None else self._stored.lasting(reference, stored)
 
     def _trained(self, name: str) -> str | None:
@@ -219,12 +250,12 @@ class GenerationService:
         found = self._stored.find(name)
         return None if found is None else self._stored.lasting(name, found)
 
-    def _adapters_in(self, folder: Path) -> list[Path]:
-        return [one.path for one in self._engine.artifacts(folder) if one.kind == "lora"]
+    def _reader(self, engine: str | None) -> WarmGenerator:
+        return self._engines.generator(self._engines.choose(engine).name)
 
-    def _file_of(self, reference: str, stored: StoredArtifact | None) -> Path:
+    def _file_of(self, reference: str, stored: StoredArtifact | None, engine: str | None) -> Path:
         path = adapter_file(reference) if stored is None else self._adapter_files.path_of(stored)
-        self._engine.verify_adapter(path)
+        self._reader(engine).verify_adapter(path)
         return path
 
 

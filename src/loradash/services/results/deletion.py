@@ -6,8 +6,8 @@ from pathlib import Path
 
 from loradash.domain.process import ProcessRecord
 from loradash.domain.requests import ResultType
-from loradash.engines.engine import Engine
-from loradash.errors import ConflictingState, NotFound
+from loradash.engines.catalogue import Engines
+from loradash.errors import ConflictingState, EngineUnavailable, NotFound
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.manifests import edit_manifest
 from loradash.runtime.workspace import Workspace
@@ -21,7 +21,7 @@ from loradash.storage.store import ObjectInfo, ObjectStore
 class ResultDeletion:
     """Deletes results of processes that have ended; thread-safe.
 
-    The ``engine`` knows which files in the workspace are copies of results.
+    The ``engines`` know which files in the workspace are copies of results.
     """
 
     def __init__(
@@ -29,12 +29,12 @@ class ResultDeletion:
         registry: ProcessRegistry,
         store: ObjectStore,
         workspace: Workspace,
-        engine: Engine | None = None,
+        engines: Engines | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
         self._workspace = workspace
-        self._engine = engine
+        self._engines = engines
 
     def delete(self, process_ids: Sequence[str], result_type: ResultType) -> DeletionReport:
         """Delete results of one type, or all, of these processes.
@@ -108,13 +108,18 @@ class ResultDeletion:
                 path.unlink(missing_ok=True)
 
     def _engines_files(self, process_id: str, result_type: ResultType) -> list[Path]:
-        if self._engine is None:
+        record = self._registry.get(process_id)
+        if self._engines is None or record.kind != "training":
+            return []
+        try:
+            engine = self._engines.trainer(record.engine.name)
+        except EngineUnavailable:  # nobody here can tell; they stay until their folder is removed
             return []
         folder = self._workspace.training(process_id)
         kinds = KINDS_OF_TYPE[result_type]
-        found = [one.path for one in self._engine.artifacts(folder) if one.kind in kinds]
+        found = [one.path for one in engine.artifacts(folder) if one.kind in kinds]
         if "checkpoint" in kinds:
-            found += [one.folder for one in self._engine.checkpoints(folder)]
+            found += [one.folder for one in engine.checkpoints(folder)]
         return found
 
 

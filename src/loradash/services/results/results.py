@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from loradash.domain.addresses import NO_ADDRESS, Address
-from loradash.engines.engine import Engine
+from loradash.engines.catalogue import Engines
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.workspace import Workspace
 from loradash.services.results.deletion import ResultDeletion
@@ -32,7 +32,7 @@ def make_results(
     max_inline_bytes: int,
     address: Address = NO_ADDRESS,
     url_expires_s: int = _URL_EXPIRES_S,
-    engine: Engine | None = None,
+    engines: Engines | None = None,
 ) -> Results:
     """Return what answers questions about the results in this store, whose keys lie at ``address``.
 
@@ -45,5 +45,5 @@ def make_results(
         ResultDownloads(
             registry, store, workspace, stored, Links(store, url_expires_s), max_inline_bytes
         ),
-        ResultDeletion(registry, store, workspace, engine),
+        ResultDeletion(registry, store, workspace, engines),
     )

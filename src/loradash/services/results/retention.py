@@ -12,7 +12,7 @@ from typing import NamedTuple
 import structlog
 
 from loradash.domain.process import ProcessRecord, Status
-from loradash.engines.engine import Engine, WarmGenerator
+from loradash.engines.catalogue import Engines
 from loradash.errors import AlreadyRunning, LoradashError
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.folder_lock import folder_lock
@@ -40,13 +40,13 @@ class Retention:
         registry: ProcessRegistry,
         store: ObjectStore,
         workspace: Workspace,
-        engine: Engine,
+        engines: Engines,
         days: float,
     ) -> None:
         self._registry = registry
         self._known = ExistenceCache(store)
         self._workspace = workspace
-        self._engine = engine
+        self._engines = engines
         self._days = days
 
     def clean(self, now: datetime | None = None) -> list[Removed]:
@@ -91,23 +91,30 @@ class Retention:
             if there is None or there.size_bytes != entry.size_bytes:
                 return False
         names = {(entry.kind, entry.name) for entry in stored}
+        wanted = self._images(record) if record.kind == "generation" else self._trained(record)
+        return wanted <= names
+
+    def _images(self, record: ProcessRecord) -> set[tuple[str, str]]:
+        engine = self._engines.generator(record.engine.name)
+        drawn = engine.images(self._workspace.generation(record.id))
+        return {("image", path.name) for path in drawn}
+
+    def _trained(self, record: ProcessRecord) -> set[tuple[str, str]]:
+        engine = self._engines.trainer(record.engine.name)
         folder = self._workspace.training(record.id)
         wanted: set[tuple[str, str]] = {
             (one.kind, one.path.name)
-            for one in self._engine.artifacts(folder)
+            for one in engine.artifacts(folder)
             if one.kind in ("lora", "sample")
         }
-        if isinstance(self._engine, WarmGenerator):
-            drawn = self._engine.images(self._workspace.generation(record.id))
-            wanted |= {("image", path.name) for path in drawn}
         if record.status is not Status.COMPLETED:
             # Of a training that may go on, the newest checkpoint must be safe.
             wanted |= {
                 ("checkpoint", f"{newest.folder.name}/{path.name}")
-                for newest in self._engine.checkpoints(folder)[-1:]
+                for newest in engine.checkpoints(folder)[-1:]
                 for path in newest.files
             }
-        return wanted <= names
+        return wanted
 
     def _remove(self, process_id: str) -> Removed:
         freed = 0

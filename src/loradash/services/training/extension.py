@@ -14,7 +14,8 @@ from loradash.domain.process import Origin, ProcessRecord, Status
 from loradash.domain.sizes import counted
 from loradash.domain.training_config import TrainingConfig
 from loradash.domain.training_text import parse_training_text, training_text
-from loradash.engines.engine import Engine, ExtendsTrainings
+from loradash.engines.catalogue import Engines
+from loradash.engines.engine import ExtendsTrainings
 from loradash.errors import (
     ConflictingState,
     InvalidCheckpoint,
@@ -43,8 +44,8 @@ class Extension(NamedTuple):
 class Extensions:
     """Plans extensions, and brings what they go on from to the machine that runs them."""
 
-    def __init__(self, engine: Engine, registry: ProcessRegistry, store: ObjectStore) -> None:
-        self._engine = engine
+    def __init__(self, engines: Engines, registry: ProcessRegistry, store: ObjectStore) -> None:
+        self._engines = engines
         self._registry = registry
         self._store = store
 
@@ -63,7 +64,11 @@ class Extensions:
         text = stored_config(self._store, record)
         before = parse_training_text(text)
         done = before.process.train.updates
-        overrides = {"train.steps": steps, "name": name or _longer_name(record.name, before, steps)}
+        overrides = {
+            "train.steps": steps,
+            "name": name or _longer_name(record.name, before, steps),
+            "engine": record.engine.name,
+        }
         config = parse_training_text(training_text(before), overrides)
         if config.process.train.updates <= done:
             raise InvalidConfig(
@@ -116,12 +121,7 @@ class Extensions:
                 f"training {record.id} is {record.status}, and only completed ones are extended",
                 remedy=remedy,
             )
-        if not isinstance(self._engine, ExtendsTrainings):
-            raise InvalidRequest(
-                f"the engine {self._engine.name} can't extend trainings",
-                remedy=f"Start from its adapter: `loradash train --from-adapter {record.id}`.",
-            )
-        return self._engine
+        return self._engines.extender(record.engine.name, record.id)
 
     def _require_checkpoint(self, record: ProcessRecord) -> None:
         """Raise `InvalidCheckpoint` unless a whole checkpoint and the job are in the store."""

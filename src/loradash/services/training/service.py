@@ -17,6 +17,7 @@ from loradash.datasets.folder import require_usable, scan
 from loradash.domain.addresses import NO_ADDRESS, Address
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.dataset_references import STORED_PREFIX
+from loradash.domain.engine_use import EngineUse
 from loradash.domain.events import (
     Done,
     Event,
@@ -34,7 +35,8 @@ from loradash.domain.random_seeds import MAX_DRAWN_SEED, with_seeds_drawn
 from loradash.domain.sizes import counted
 from loradash.domain.training_config import DatasetSection, TrainingConfig
 from loradash.domain.training_text import parse_training_text, training_text
-from loradash.engines.engine import Artifact, Engine
+from loradash.engines.catalogue import Engines
+from loradash.engines.engine import Artifact, Trains
 from loradash.error_list import ErrorList
 from loradash.errors import (
     Interrupted,
@@ -82,6 +84,7 @@ class CheckedTraining(NamedTuple):
     """A training that can start: config, data, and what the user should know."""
 
     config: TrainingConfig
+    engine: EngineUse
     reports: tuple[DatasetReport, ...]
     warnings: tuple[str, ...]
     origin: Origin | None = None
@@ -110,11 +113,11 @@ class TrainingHistory(NamedTuple):
 
 
 class TrainingService:
-    """Trainings in the workspace, run by one engine, their results in the object store."""
+    """Trainings in the workspace, each run by its engine, their results in the object store."""
 
     def __init__(
         self,
-        engine: Engine,
+        engines: Engines,
         workspace: Workspace,
         store: ObjectStore,
         registry: ProcessRegistry,
@@ -123,7 +126,7 @@ class TrainingService:
         children: ChildRecords | None = None,
         address: Address = NO_ADDRESS,
     ) -> None:
-        self._engine = engine
+        self._engines = engines
         self._workspace = workspace
         self._store = store
         self._registry = registry
@@ -132,8 +135,8 @@ class TrainingService:
         self._children = children
         self.path_policy: PathPolicy = ANYWHERE
         """Where links in the datasets of trainings that run here may lead."""
-        self._extensions = Extensions(engine, registry, store)
-        self._starts = StartingAdapters(engine, registry, store, workspace, address)
+        self._extensions = Extensions(engines, registry, store)
+        self._starts = StartingAdapters(engines, registry, store, workspace, address)
 
     def check(
         self,
@@ -152,8 +155,9 @@ class TrainingService:
         `InvalidBaseModel`, `InvalidAdapter`, `InvalidDataset`, `NotFound`, `EngineUnavailable`.
         """
         errors = ErrorList("the training can't start")
+        engine = self._engines.trainer(self._engines.choose(config.engine).name)
         if thoroughly:
-            self._engine.require_installed()
+            engine.require_installed()
         checked = self._quickly(config, path_policy, errors)
         read: list[tuple[DatasetSection, DatasetReport]] = []
         for found, section in checked.datasets:
@@ -168,7 +172,7 @@ class TrainingService:
         errors.raise_all()
         return checked._replace(
             reports=tuple(report for _, report in read),
-            warnings=checked.warnings + self._engine.check_texts(checked.config, read),
+            warnings=checked.warnings + engine.check_texts(checked.config, read),
         )
 
     def quick_check(
@@ -191,6 +195,8 @@ class TrainingService:
         origin: Origin | None = None,
     ) -> CheckedTraining:
         """Note what is wrong; what is returned holds good only if nothing is."""
+        use = self._engines.choose(config.engine)
+        engine = self._engines.trainer(use.name)
         given = training_paths(config)
         in_full: dict[str, Any] = {}
         for name in ("model.name_or_path", "model.extras_name_or_path"):
@@ -213,22 +219,22 @@ class TrainingService:
             file: dict[str, Any] = {ADAPTER_KEY: None}
             if origin is None:
                 with errors.noted():
-                    start = self._starts.find(reference, path_policy)
+                    start = self._starts.find(use.name, reference, path_policy)
                     origin = start.origin
-                    settings = self._starts.settings(config.process.network, start.path)
+                    settings = self._starts.settings(use.name, config.process.network, start.path)
                     file = {**settings, ADAPTER_KEY: str(start.path)}
                     in_full |= {**settings, ADAPTER_KEY: start.reference}
             with_adapter = parse_training_text(training_text(config), file)
         if is_allowed:  # nothing is said of files that may not be named
             with errors.noted():
-                warnings += self._engine.check_training(with_adapter)
+                warnings += engine.check_training(with_adapter)
         if errors:
-            return CheckedTraining(config, (), warnings, datasets=tuple(datasets))
+            return CheckedTraining(config, use, (), warnings, datasets=tuple(datasets))
         in_full = {key: full for key, full in in_full.items() if full != given.get(key)}
         if in_full:
             config = parse_training_text(training_text(config), in_full)
-        config, about_sizes = self._with_sizes(config)
-        return CheckedTraining(config, (), warnings + about_sizes, origin, tuple(datasets))
+        config, about_sizes = _with_sizes(engine, config)
+        return CheckedTraining(config, use, (), warnings + about_sizes, origin, tuple(datasets))
 
     def _read_stored(
         self, name: str, section: DatasetSection, on_image: ImageProgress | None
@@ -240,19 +246,6 @@ class TrainingService:
         report = report.model_copy(update={"folder": f"dataset:{name}"})
         require_usable(report, on_bad_image=section.on_bad_image)
         return report
-
-    def _with_sizes(self, config: TrainingConfig) -> tuple[TrainingConfig, tuple[str, ...]]:
-        """Give sizes that are left open the base model's own; mention those far from it.
-
-        Where the base model's size isn't known here, as on a control plane, the machine that trains
-        does it.
-        """
-        native = self._engine.native_size(config)
-        if native is None:
-            return config, ()
-        if left_open := sizes_left_open(config, native):
-            config = parse_training_text(training_text(config), left_open)
-        return config, far_from_native(config, native)
 
     def check_extension(
         self, reference: str, steps: int, name: str = "", path_policy: PathPolicy = ANYWHERE
@@ -294,7 +287,7 @@ class TrainingService:
             id=process_id, kind="training", name=checked.config.name, created_at=now,
             enqueued_at=now, updated_at=now, priority=priority, request_id=request_id,
             summary=_summary(checked.config),
-            progress=_start(checked), origin=checked.origin,
+            progress=_start(checked), origin=checked.origin, engine=checked.engine,
         )  # fmt: skip
         text = config_text or training_text(checked.config)
         return submit(self._registry, self._store, record, text, may_exist=bool(key), taking=taking)
@@ -317,9 +310,12 @@ class TrainingService:
                 _appended(folder / EVENTS_FILE) as record,
             ):
                 refetched: set[Path] = set()
-                attempt.patiently(lambda: self._prepare(attempt, folder, refetched))
+                engine = self._engines.trainer(attempt.record.engine.name)
+                use = self._engines.use(engine.name)
+                attempt.patiently(lambda: attempt.works_with(use))
+                attempt.patiently(lambda: self._prepare(engine, attempt, folder, refetched))
                 _raise_if_stopped(attempt)
-                ending = self._run_engine(attempt, folder, lock, record)
+                ending = self._run_engine(engine, attempt, folder, lock, record)
                 if isinstance(ending, Failed) and ending.code == InvalidDataset.code:
                     # The next attempt shall find what is stored then, perhaps as it was before.
                     for path in refetched:
@@ -340,7 +336,8 @@ class TrainingService:
 
     def adapter(self, process_id: str) -> Path:
         """The finished adapter of a training. Raises `NotFound` if it isn't finished."""
-        artifacts = self._engine.artifacts(self.folder(process_id))
+        engine = self._engines.trainer(self._registry.get(process_id).engine.name)
+        artifacts = engine.artifacts(self.folder(process_id))
         found = [one.path for one in artifacts if one.kind == "lora"]
         if not found:
             raise NotFound(
@@ -377,7 +374,9 @@ class TrainingService:
         ordered = [steps[step] for step in sorted(steps)]
         return TrainingHistory(ordered, [samples[key] for key in sorted(samples)], ending)
 
-    def _run_engine(self, attempt: Attempt, folder: Path, lock: int, record: IO[bytes]) -> Terminal:
+    def _run_engine(
+        self, engine: Trains, attempt: Attempt, folder: Path, lock: int, record: IO[bytes]
+    ) -> Terminal:
         def note(event: Event) -> None:
             # Only curves are drawn from it; a full disk shows where a checkpoint is written.
             with contextlib.suppress(OSError):
@@ -388,34 +387,34 @@ class TrainingService:
             attempt.event(event)
 
         attempt.follow_log(folder / LOG_FILE)
-        command = self._engine.training_command(folder)
+        command = engine.training_command(folder)
         environment = {**command.environment, **attempt.environment}
         ending = supervise(
             command.model_copy(update={"environment": environment}),
-            self._engine.parse,
+            engine.parse,
             folder / LOG_FILE,
             keep,
             self._limits,
             attempt.stop,
-            has_checkpoint=lambda: self._engine.has_checkpoint(folder),
+            has_checkpoint=lambda: engine.has_checkpoint(folder),
             records=self._children,
             what=attempt.id,
             keep_open=(lock,),
         )
         if isinstance(ending, Done):
-            ending = self._keep_results(attempt, folder, ending)
+            ending = self._keep_results(engine, attempt, folder, ending)
         note(ending)  # only now: if we die before, the training counts as lost, not as done
         return ending
 
     def _prepare(  # noqa: C901 - each step of it only where the step isn't done yet
-        self, attempt: Attempt, folder: Path, refetched: set[Path]
+        self, engine: Trains, attempt: Attempt, folder: Path, refetched: set[Path]
     ) -> None:
         """Make the job file, or bring it and the checkpoints back from the object store.
 
         The job fixes all that the result depends on, so only the first attempt may write it.
         Datasets that are fetched anew for a job of an earlier attempt are added to ``refetched``.
         """
-        job = self._engine.job_file(folder)
+        job = engine.job_file(folder)
         stored = {entry.kind: entry for entry in self._registry.artifacts(attempt.id, ["job"])}
         origin = attempt.record.origin
         extended = origin if origin and origin.kind == "extends" else None
@@ -424,7 +423,7 @@ class TrainingService:
         if not job.is_file() and "job" in stored:
             fetch(self._store, stored["job"], job)
         if not job.is_file() and not extended:
-            self._give_sizes(attempt, folder / CONFIG_FILE)
+            _give_sizes(engine, attempt, folder / CONFIG_FILE)
         config, fetched = self._with_local_datasets(attempt, folder, job.is_file(), refetched)
         start = self._starts.bring(
             attempt.record, config.process.network.pretrained_lora_path or "", folder
@@ -447,34 +446,21 @@ class TrainingService:
                 self._movable(attempt, folder, report)
                 for report in check_for_training(config, looked_at, self.path_policy)
             )
-            self._engine.write_training_job(
+            engine.write_training_job(
                 attempt.id, config, reports, folder, attempt.record.created_at
             )
         if "job" not in stored:
             attempt.keeper.now([NewArtifact("config", folder / CONFIG_FILE, CONFIG_FILE),
                                 *([NewArtifact("config", start, start.name)] if start else []),
                                 NewArtifact("job", job, job.name)])  # fmt: skip
-        checkpoints = self._engine.checkpoint_folder(folder)
+        checkpoints = engine.checkpoint_folder(folder)
         if count := restore_checkpoints(self._registry, self._store, attempt.id, checkpoints):
             attempt.say(f"{counted(count, 'checkpoint')} restored from the object store")
-        elif extended and not self._engine.has_checkpoint(folder):
+        elif extended and not engine.has_checkpoint(folder):
             self._extensions.restore(extended, checkpoints)
             attempt.say(f"goes on from the last checkpoint of {extended.process_id}")
         if fetched:
             attempt.say(f"datasets: {', '.join(fetched)}")
-
-    def _give_sizes(self, attempt: Attempt, path: Path) -> None:
-        """Write the base model's own size where the config leaves one open until now."""
-        config = parse_training_text(path.read_text(encoding="utf-8-sig"))
-        with_sizes, warnings = self._with_sizes(config)
-        if with_sizes is config:
-            return
-        partial_path = path.with_name(f".{path.name}.partial")
-        partial_path.write_text(training_text(with_sizes), encoding="utf-8")
-        partial_path.replace(path)
-        attempt.say(f"sizes that the config leaves open: {with_sizes.process.sample.width} pixels")
-        for warning in warnings:
-            attempt.say(f"warning: {warning}")
 
     def _movable(self, attempt: Attempt, folder: Path, report: DatasetReport) -> DatasetReport:
         place = self._seen_from(attempt, folder, report.folder)
@@ -513,16 +499,16 @@ class TrainingService:
             return config, names
         return parse_training_text(training_text(config), overrides), names
 
-    def _keep_results(self, attempt: Attempt, folder: Path, done: Done) -> Terminal:
+    def _keep_results(self, engine: Trains, attempt: Attempt, folder: Path, done: Done) -> Terminal:
         """Verify the adapter and store all results; a failure here is a failure of the training."""
         try:
             path = Path(done.path or "")
             if not path.is_file() or sha256_of(path) != done.sha256:
                 raise InvalidAdapter("the adapter file isn't the one that the engine wrote")
-            self._engine.verify_adapter(path)
+            engine.verify_adapter(path)
             attempt.show("uploading", "results")
             attempt.patiently(attempt.keeper.flush)
-            artifacts = self._engine.artifacts(folder)
+            artifacts = engine.artifacts(folder)
             if not any(item.kind == "lora" and item.path == path for item in artifacts):
                 raise ResultsNotStored(f"the adapter {path} isn't among the training's results")
             attempt.patiently(lambda: self._store_missing(attempt, artifacts))
@@ -553,6 +539,34 @@ class TrainingService:
                 if item.kind != "sample" or item.path.name not in known
             ]
         )
+
+
+def _with_sizes(engine: Trains, config: TrainingConfig) -> tuple[TrainingConfig, tuple[str, ...]]:
+    """Give sizes that are left open the base model's own; mention those far from it.
+
+    Where the base model's size isn't known here, as on a control plane, the machine that trains
+    does it.
+    """
+    native = engine.native_size(config)
+    if native is None:
+        return config, ()
+    if left_open := sizes_left_open(config, native):
+        config = parse_training_text(training_text(config), left_open)
+    return config, far_from_native(config, native)
+
+
+def _give_sizes(engine: Trains, attempt: Attempt, path: Path) -> None:
+    """Write the base model's own size where the config leaves one open until now."""
+    config = parse_training_text(path.read_text(encoding="utf-8-sig"))
+    with_sizes, warnings = _with_sizes(engine, config)
+    if with_sizes is config:
+        return
+    partial_path = path.with_name(f".{path.name}.partial")
+    partial_path.write_text(training_text(with_sizes), encoding="utf-8")
+    partial_path.replace(path)
+    attempt.say(f"sizes that the config leaves open: {with_sizes.process.sample.width} pixels")
+    for warning in warnings:
+        attempt.say(f"warning: {warning}")
 
 
 def training_paths(config: TrainingConfig) -> dict[str, str | None]:

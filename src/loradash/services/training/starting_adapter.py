@@ -12,7 +12,7 @@ from typing import NamedTuple
 from loradash.domain.addresses import Address
 from loradash.domain.process import Origin, ProcessRecord
 from loradash.domain.training_config import NetworkSection
-from loradash.engines.engine import Engine, StartsFromAdapters
+from loradash.engines.catalogue import Engines
 from loradash.errors import InvalidAdapter, NotFound
 from loradash.registry.registry import ProcessRegistry, StoredArtifact
 from loradash.runtime.results import fetch, sha256_of
@@ -45,20 +45,20 @@ class StartingAdapters:
 
     def __init__(
         self,
-        engine: Engine,
+        engines: Engines,
         registry: ProcessRegistry,
         store: ObjectStore,
         workspace: Workspace,
         address: Address,
     ) -> None:
-        self._engine = engine
+        self._engines = engines
         self._registry = registry
         self._store = store
         self._stored = StoredAdapters(registry, store, address)
-        self._files = AdapterFiles(store, workspace, self._adapters_in)
+        self._files = AdapterFiles(store, workspace, engines.adapters_in)
 
-    def find(self, reference: str, path_policy: PathPolicy) -> Start:
-        """Return the adapter that a config names, fetched if it isn't here.
+    def find(self, engine: str, reference: str, path_policy: PathPolicy) -> Start:
+        """Return the adapter that a config names, fetched if it isn't here; ``engine`` can use it.
 
         Raises `InvalidAdapter`, `NotFound`, and `ResultsNotStored` for an object that isn't what
         was stored.
@@ -67,26 +67,27 @@ class StartingAdapters:
         if entry is None:
             path_policy.check(reference, InvalidAdapter, ADAPTER_KEY)
             path = adapter_file(reference, ADAPTER_KEY)
-            self._engine.adapter_metadata(path)
+            self._engines.trainer(engine).adapter_metadata(path)
             origin = Origin(kind="adapter", name=path.name, sha256=sha256_of(path))
             return Start(path, str(path), origin)
         path = self._files.path_of(entry)
-        self._engine.adapter_metadata(path)
+        self._engines.trainer(engine).adapter_metadata(path)
         origin = Origin(
             kind="adapter", process_id=entry.process_id, step=self._steps_of(entry),
             name=plain_name(entry), sha256=entry.sha256,
         )  # fmt: skip
         return Start(path, self._stored.lasting(reference, entry), origin)
 
-    def settings(self, network: NetworkSection, path: Path) -> dict[str, float]:
+    def settings(self, engine: str, network: NetworkSection, path: Path) -> dict[str, float]:
         """Return rank and alpha that a config leaves open, by their keys, as the adapter has them.
 
         Rank and alpha of convolutions count as left open where the config says nothing of them.
         """
-        if not isinstance(self._engine, StartsFromAdapters):
+        starter = self._engines.starter(engine)
+        if starter is None:
             return {}
         given = network.model_fields_set
-        own = self._engine.network_of(path)
+        own = starter.network_of(path)
         return {f"network.{key}": value for key, value in own.items() if key not in given}
 
     def bring(self, record: ProcessRecord, reference: str, folder: Path) -> Path | None:
@@ -138,6 +139,3 @@ class StartingAdapters:
             return self._registry.get(entry.process_id).progress.step
         except NotFound:  # the store knows it, and the registry doesn't
             return 0
-
-    def _adapters_in(self, folder: Path) -> list[Path]:
-        return [one.path for one in self._engine.artifacts(folder) if one.kind == "lora"]

@@ -30,6 +30,7 @@ def describe(
     prediction_type = objective.prediction_type
     return AdapterDescription(
         process_id=job.process_id,
+        engine=job.engine,
         created_at=job.created_at,
         config=job.config,
         base_model=source.name,
