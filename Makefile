@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: help demo test unit lint types format chaos setup dev clean
+.PHONY: help demo test unit contract lint types format chaos setup dev clean
 .DEFAULT_GOAL := demo
 
 help: ## List the targets (this text)
@@ -29,8 +29,11 @@ lint: $(VENV)/.installed-dev ## ruff, its formatting, and the direction of impor
 types: $(VENV)/.installed-dev ## mypy, strict
 	$(BIN)/mypy
 
-unit: $(VENV)/.installed-dev ## The quick tests: unit and contract
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests/unit tests/contract
+unit: $(VENV)/.installed-dev ## The quick tests, in about a minute: no server, no engine
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not server" tests/unit tests/contract
+
+contract: $(VENV)/.installed-dev ## The contract tests over real S3 servers and databases
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m server tests/contract
 
 # Compares the weights with those of an undisturbed training.
 chaos: $(VENV)/.installed-dev ## Kill workers at random while they train; CHAOS="--seed 8 --kills 20"

@@ -1,5 +1,6 @@
 """What all tests share: real S3 servers, started by the first test that asks for one."""
 
+import gc
 import signal
 from collections.abc import Iterator
 
@@ -7,6 +8,10 @@ import pytest
 
 from tests.servers.juicefs import JuiceServer
 from tests.servers.seaweedfs import SeaweedServer
+from tests.servers.server import S3Server
+
+SERVERS = frozenset({"seaweedfs", "juicefs", "postgres"})
+"""Fixtures, and the parameters of that name, that start a program which others wrote."""
 
 
 def pytest_configure() -> None:
@@ -19,8 +24,37 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest: begun last, it alone would keep everybody waiting."""
+    """Begin with what takes longest: begun last, it alone would keep everybody waiting.
+
+    Those that need a server are marked, so that the others can be run alone.
+    """
+    for item in items:
+        if _needs_server(item):
+            item.add_marker("server")
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def _needs_server(item: pytest.Item) -> bool:
+    call = getattr(item, "callspec", None)
+    values = list(call.params.values()) if call else []
+    return bool(SERVERS & set(getattr(item, "fixturenames", ()))) or any(
+        value in SERVERS if isinstance(value, str) else _is_server(value) for value in values
+    )
+
+
+def _is_server(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, S3Server)
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage less often, and never among the thousands of tests that were collected.
+
+    Each application that a test makes is thousands of objects in cycles; searching all of them
+    again every few tests took a third of the time of such tests.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5000, 20, 20)
 
 
 @pytest.fixture(scope="session")

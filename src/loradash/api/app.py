@@ -156,8 +156,8 @@ def _add_routes(app: FastAPI, server: Server) -> None:  # noqa: C901 - each func
         return render_status(server)
 
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
-    def reference() -> str:
-        return render_reference(app)
+    def reference(request: Request) -> str:
+        return render_reference(request.app)  # FastAPI caches endpoints: none may hold the app
 
     @app.head("/health", include_in_schema=False)
     @app.get("/health", tags=["server"], summary="Health of the server")
