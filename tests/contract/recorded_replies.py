@@ -23,9 +23,10 @@ from pathlib import Path
 
 import loradash
 from loradash.domain import process as changes
+from loradash.executors.state import EndpointState, ExecutorState, LaneState, SlotState
+from loradash.protocol.job_json import ended_job
 from loradash.runtime.gpu import Disk, Gpu, Machine, Memory
 from loradash.runtime.owner import this_owner
-from loradash.worker.work import outcome
 from tests.unit.world import MISSING, TOKEN, TRAINING, World, tensors
 
 FOLDER = Path(__file__).parent / "recorded"
@@ -529,17 +530,36 @@ def dashboard(talk):
         talk.http(client, "GET", "/api.runpod.ai/v2/local/health")
 
 
+def executors(talk):
+    """What is shown of this machine's slots, and of a RunPod endpoint."""
+    lanes = (
+        LaneState(kind="training", waiting_reason="Waiting for memory"),
+        LaneState(kind="generation", process_id=MISSING),
+    )
+    here = ExecutorState(slots=(SlotState(name="cuda:0", lanes=lanes),), error="no answer")
+    endpoint = EndpointState(
+        id="ep1", jobs={"inQueue": 1}, workers={"throttled": 2, "idle": 0},
+        waiting_reason="RunPod has no worker for it yet",
+    )  # fmt: skip
+    with talk.world.client() as client:
+        for state in (here, ExecutorState(endpoint=EndpointState(id="ep1")),
+                      ExecutorState(endpoint=endpoint, error="RunPod is away")):  # fmt: skip
+            talk.world.services.executor.state = lambda state=state: state
+            for path in ("/queue", "/health", "/v2/local/health"):
+                talk.http(client, "GET", path)
+
+
 def job_outcomes(talk):
     """The last reply of a worker's job, for each state of its process."""
     for name, process_id in everything(talk.world).items():
-        talk.note(name, outcome(talk.world.registry.get(process_id)))
+        talk.note(name, ended_job(talk.world.registry.get(process_id)))
 
 
 CONVERSATIONS = {
     "parsing": parsing, "health": health, "processes": processes, "training": training,
     "generation": generation, "results": results, "large_results": large_results,
     "datasets": datasets, "dataset_routes": dataset_routes, "server_routes": server_routes,
-    "jobs": jobs, "dashboard": dashboard, "job_outcomes": job_outcomes,
+    "jobs": jobs, "dashboard": dashboard, "job_outcomes": job_outcomes, "executors": executors,
 }  # fmt: skip
 
 

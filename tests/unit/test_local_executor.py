@@ -21,6 +21,7 @@ from loradash.errors import AlreadyRunning, LoradashError, RegistryUnavailable
 from loradash.executors import local
 from loradash.executors.local import LocalExecutor, MemoryNeeds
 from loradash.executors.server_lock import server_is_running
+from loradash.executors.state import ExecutorState, LaneState, SlotState
 from loradash.registry.memory import MemoryRegistry
 from loradash.runtime.gpu import Slot
 from loradash.runtime.lease_watch import LeaseWatch
@@ -165,8 +166,12 @@ class Machine:
     def status(self, process_id):
         return self.registry.get(process_id).status
 
-    def waits_for(self, kind="training", slot=0):
-        return self.executor.state()["slots"][slot].get(f"{kind}_waits_for", "")
+    def lane(self, kind="training", slot=0):
+        lanes = self.executor.state().slots[slot].lanes
+        return next(lane for lane in lanes if lane.kind == kind)
+
+    def waiting_reason(self, kind="training", slot=0):
+        return self.lane(kind, slot).waiting_reason
 
     def looked(self, times=3):
         """Wait until the executor has looked into the queue some times more."""
@@ -205,12 +210,12 @@ def test_what_waits_is_taken_and_run(machine):
     machine.until_running(process_id)
     record = machine.registry.get(process_id)
     assert (record.status, record.device) == (Status.RUNNING, "cuda:0")
-    assert machine.executor.state() == {
-        "slots": [{"slot": "cuda:0", "training": process_id, "generation": None}]
-    }
+    lanes = (LaneState(kind="training", process_id=process_id), LaneState(kind="generation"))
+    slot = SlotState(name="cuda:0", lanes=lanes)
+    assert machine.executor.state() == ExecutorState(slots=(slot,))
     machine.release(process_id)
     until(lambda: machine.status(process_id) is Status.COMPLETED)
-    until(lambda: machine.executor.state()["slots"][0]["training"] is None)
+    until(lambda: machine.lane().process_id is None)
 
 
 def test_a_slot_trains_one_at_a_time_and_then_the_next(machine):
@@ -269,7 +274,7 @@ def test_a_paused_queue_starts_nothing_until_it_goes_on(machine):
     machine.release(first)
     until(lambda: not machine.running)
     never(lambda: machine.running)
-    assert machine.waits_for() == machine.waits_for("generation") == ""
+    assert machine.waiting_reason() == machine.waiting_reason("generation") == ""
     machine.registry.pause(False)
     machine.executor.submitted("")
     machine.until_running(second, drawn)
@@ -302,14 +307,14 @@ def test_a_generation_waits_for_memory_says_so_and_then_starts(make):
     machine.phase(training, "training")
     machine.memory.free = 4_000
     drawn = machine.add("generation")
-    until(lambda: machine.waits_for("generation").startswith("Waiting for memory"))
-    assert machine.waits_for("generation") == (
+    until(lambda: machine.waiting_reason("generation").startswith("Waiting for memory"))
+    assert machine.waiting_reason("generation") == (
         f"Waiting for memory: 4000 MB free, 5000 MB needed ({training} is running)"
     )  # fmt: skip
     never(lambda: drawn in machine.running)
     machine.memory.free = 6_000
     machine.until_running(training, drawn)
-    assert machine.waits_for("generation") == ""
+    assert machine.waiting_reason("generation") == ""
 
 
 def test_a_generation_waits_until_a_training_is_over_that_takes_all_memory(make):
@@ -332,7 +337,7 @@ def test_what_was_started_just_now_may_still_take_its_memory(make, phase):
     machine.phase(training, phase)
     drawn = machine.add("generation")
     until(
-        lambda: machine.waits_for("generation").startswith(
+        lambda: machine.waiting_reason("generation").startswith(
             "Waiting for memory: 14000 MB free, 15000 MB"
         )
     )
@@ -347,7 +352,7 @@ def test_two_that_can_not_fit_a_small_gpu_together_are_not_tried(make):
     machine.until_running(training)
     drawn = machine.add("generation")
     until(
-        lambda: machine.waits_for("generation").startswith(
+        lambda: machine.waiting_reason("generation").startswith(
             "Waiting for memory: 11500 MB free, 15000 MB"
         )
     )
@@ -357,7 +362,7 @@ def test_two_that_can_not_fit_a_small_gpu_together_are_not_tried(make):
 def test_on_a_gpu_that_is_smaller_than_asked_for_a_process_is_tried_if_it_is_empty(make):
     machine = make(memory=Memory(free_mb=6_000, total_mb=8_000))
     training = machine.add()
-    until(lambda: machine.waits_for().startswith("Waiting for memory: 6000 MB free, 7200 MB"))
+    until(lambda: machine.waiting_reason().startswith("Waiting for memory: 6000 MB free, 7200 MB"))
     machine.memory.free = 7_500
     machine.until_running(training)
 
@@ -365,14 +370,14 @@ def test_on_a_gpu_that_is_smaller_than_asked_for_a_process_is_tried_if_it_is_emp
 def test_a_small_machine_without_gpu_trains_beside_what_else_it_does(make):
     machine = make(slots=(Slot("cpu"),), memory=Memory(free_mb=900, total_mb=8_000))
     training = machine.add()
-    until(lambda: machine.waits_for().startswith("Waiting for memory: 900 MB free, 2000 MB"))
+    until(lambda: machine.waiting_reason().startswith("Waiting for memory: 900 MB free, 2000 MB"))
     machine.memory.free = 3_100
     machine.until_running(training)
     machine.phase(training, "training")
     machine.memory.free = 900
     drawn = machine.add("generation")
     until(
-        lambda: machine.waits_for("generation").startswith(
+        lambda: machine.waiting_reason("generation").startswith(
             "Waiting for memory: 900 MB free, 1000 MB"
         )
     )
@@ -383,7 +388,7 @@ def test_a_small_machine_without_gpu_trains_beside_what_else_it_does(make):
 def test_a_training_waits_for_memory_that_other_programs_hold(make):
     machine = make(memory=Memory(free_mb=9_000))
     training = machine.add()
-    until(lambda: machine.waits_for() == "Waiting for memory: 9000 MB free, 10000 MB needed")
+    until(lambda: machine.waiting_reason() == "Waiting for memory: 9000 MB free, 10000 MB needed")
     never(lambda: machine.running)
     machine.memory.free = 11_000
     machine.until_running(training)
@@ -395,7 +400,10 @@ def test_where_memory_is_unknown_only_one_runs_at_a_time(make):
     machine.until_running(training)
     machine.add("generation")
     until(
-        lambda: machine.waits_for("generation") == f"Waiting for {training}: free memory is unknown"
+        lambda: (
+            machine.waiting_reason("generation")
+            == f"Waiting for {training}: free memory is unknown"
+        )
     )
     never(lambda: len(machine.running) > 1)
 
@@ -430,7 +438,7 @@ def test_a_training_that_waits_beside_a_generation_comes_before_the_next_one(mak
         if not machine.running:
             return 11_000
         machine.release(first)  # it ends just after the training was found to have no room
-        until(lambda: machine.executor.state()["slots"][0]["generation"] is None)
+        until(lambda: machine.lane("generation").process_id is None)
         return 9_000
 
     machine.memory.free = free_mb
@@ -447,7 +455,7 @@ def test_a_training_that_waits_says_behind_what(make):
     machine.add()
     until(
         lambda: (
-            machine.waits_for()
+            machine.waiting_reason()
             == f"Waiting for memory: 9000 MB free, 10000 MB needed ({drawn} is running)"
         )
     )
@@ -467,7 +475,7 @@ def test_an_idle_pipeline_gives_way_before_a_training_starts(make):
     machine.unload_blocks.clear()
     training = machine.add()
     until(lambda: machine.unload_done == [("cuda:0", [])])
-    until(lambda: "pipeline" in machine.waits_for())
+    until(lambda: "pipeline" in machine.waiting_reason())
     assert machine.status(training) is Status.PENDING  # no lease runs meanwhile
     machine.unload_blocks.set()
     machine.until_running(training)
@@ -489,7 +497,7 @@ def test_no_generation_starts_while_its_pipeline_gives_way_to_a_training(make):
     training = machine.add()
     until(lambda: machine.unload_done)
     drawn = machine.add("generation")
-    until(lambda: "pipeline" in machine.waits_for("generation"))
+    until(lambda: "pipeline" in machine.waiting_reason("generation"))
     never(lambda: machine.running)
     machine.unload_blocks.set()
     machine.until_running(training, drawn)
@@ -508,7 +516,7 @@ def test_a_pipeline_that_draws_does_not_give_way(make):
 def test_a_pipeline_gives_way_once_and_not_every_second(make):
     machine = make(memory=Memory(free_mb=9_000))
     machine.add()
-    until(lambda: machine.waits_for().startswith("Waiting for memory"))
+    until(lambda: machine.waiting_reason().startswith("Waiting for memory"))
     machine.looked()
     assert len(machine.unload_done) == 1
 
@@ -767,7 +775,7 @@ def test_a_thread_that_can_not_be_started_leaves_its_lane_usable(machine, monkey
         machine.until_running(second)
     assert failed == ["end-", "run-"]
     assert machine.status(first) is Status.RUNNING  # until its lease runs out
-    assert machine.executor.state()["slots"][0]["training"] == second
+    assert machine.lane().process_id == second
 
 
 # What others have left

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from loradash.domain.process import Status
-from loradash.worker.work import outcome
+from loradash.protocol.job_json import ended_job
 
 from .world import World, picture
 
@@ -94,6 +94,6 @@ def test_processes_are_counted_by_where_their_records_are(world):
 def test_the_last_reply_of_a_job_says_in_words_how_it_ended(world, kind):
     record = world.trained() if kind == "training" else world.drawn()
     assert record.status is Status.COMPLETED
-    reply = outcome(record)
+    reply = ended_job(record)
     assert reply["message"] == f"{kind} {record.id} is completed"
     assert {"process_id", "message", "status"} <= set(reply)

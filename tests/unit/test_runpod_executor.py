@@ -299,9 +299,9 @@ def test_a_lost_process_is_shown_and_can_be_cancelled_as_far_as_the_server_has_s
     process_id = waiting(registry)
     take(registry, process_id, lease_s=30)
     while not watch.is_lost(watch.look(registry.running)[0]):
-        assert service.get(process_id)["lost"] is False
+        assert service.get(process_id).is_lost is False
         lease_clock.now_s += 2
-    assert (service.get(process_id)["lost"], command.get(process_id)["lost"]) == (True, False)
+    assert (service.get(process_id).is_lost, command.get(process_id).is_lost) == (True, False)
     with pytest.raises(ConflictingState):
         command.resume(process_id)
     assert command.cancel(process_id).status is Status.RUNNING
@@ -365,25 +365,25 @@ def test_runpod_is_told_of_a_cancel_that_the_owner_does_not_hear(
 
 
 @pytest.mark.parametrize("fault", [ExecutorUnavailable("away"), ExecutorRefused("no such key")])
-def test_trouble_is_told_and_passes(registry, endpoint, executor, fault):
+def test_an_error_is_shown_and_passes(registry, endpoint, executor, fault):
     endpoint.fault = fault
     process_id = waiting(registry)
     executor.start()
-    until(lambda: str(fault) in executor.state()["trouble"])
+    until(lambda: str(fault) in executor.state().error)
     assert registry.get(process_id).status is Status.PENDING
     endpoint.fault = None
     executor.submitted(process_id)
     until(lambda: endpoint.sent == [process_id])
-    until(lambda: executor.state()["trouble"] == "")
+    until(lambda: executor.state().error == "")
 
 
 def test_the_state_tells_workers_and_why_nothing_starts(registry, endpoint, executor):
     endpoint.counts = EndpointHealth({"inQueue": 1}, {"throttled": 3})
     waiting(registry)
     executor.look()
-    shown = executor.state()["endpoint"]
-    assert shown["workers"] == {"throttled": 3}
-    assert "3 throttled" in shown["waits_for"]
+    shown = executor.state().endpoint
+    assert shown.workers == {"throttled": 3}
+    assert "3 throttled" in shown.waiting_reason
 
 
 def test_an_idle_control_plane_asks_runpod_nothing(registry, endpoint, executor):

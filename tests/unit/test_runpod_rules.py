@@ -7,7 +7,7 @@ import pytest
 from loradash.domain import process as changes
 from loradash.domain.process import ProcessRecord
 from loradash.executors.runpod_client import JobStatus, RunpodJob
-from loradash.executors.runpod_rules import JobRules, judge, waiting_for
+from loradash.executors.runpod_rules import JobRules, judge, waiting_reason
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 RULES = JobRules(training_s=7200, generation_s=600)
@@ -121,9 +121,9 @@ def test_jobs_may_take_longer_than_their_processes_and_wait_a_day():
 
 
 def test_why_a_queue_stands_still_is_told_by_the_workers_counts():
-    assert waiting_for({"inQueue": 0}, {}) == ""
-    assert waiting_for({"inQueue": 2}, {"running": 1}) == ""
-    assert waiting_for({"inQueue": 2}, {"idle": 0}).endswith("(none is starting)")
-    assert waiting_for({"inQueue": 2}, {"throttled": 2, "unhealthy": 1}).endswith(
+    assert waiting_reason({"inQueue": 0}, {}) == ""
+    assert waiting_reason({"inQueue": 2}, {"running": 1}) == ""
+    assert waiting_reason({"inQueue": 2}, {"idle": 0}).endswith("(none is starting)")
+    assert waiting_reason({"inQueue": 2}, {"throttled": 2, "unhealthy": 1}).endswith(
         "(2 throttled, 1 unhealthy)"
     )

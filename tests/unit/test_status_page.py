@@ -5,6 +5,7 @@ import re
 import pytest
 
 from loradash.domain.process import Problem
+from loradash.executors.state import EndpointState, ExecutorState
 from loradash.visible_text import visible
 
 from .world import World, logged
@@ -44,13 +45,13 @@ def test_an_empty_server_says_what_to_do(world):
 
 
 def test_a_control_plane_shows_its_endpoint_and_why_nothing_starts(world, monkeypatch):
-    state = {
-        "slots": [], "trouble": f"RunPod can't be reached {EVIL}",
-        "endpoint": {
-            "id": "ep1", "workers": {"throttled": 2, "idle": 0, "unhealthy": 1},
-            "waits_for": "RunPod has no worker for it yet",
-        },
-    }  # fmt: skip
+    state = ExecutorState(
+        error=f"RunPod can't be reached {EVIL}",
+        endpoint=EndpointState(
+            id="ep1", workers={"throttled": 2, "idle": 0, "unhealthy": 1},
+            waiting_reason="RunPod has no worker for it yet",
+        ),
+    )  # fmt: skip
     monkeypatch.setattr(world.services.executor, "state", lambda: state, raising=False)
     text = page(world)
     words = " ".join(re.sub(r"<[^>]*>", " ", text).split())

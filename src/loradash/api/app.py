@@ -46,6 +46,8 @@ from loradash.errors import (
 )
 from loradash.page_guard import LOCAL_NAMES
 from loradash.protocol.dispatch import Dispatcher
+from loradash.protocol.health_json import health_json
+from loradash.protocol.process_json import queue_json
 from loradash.protocol.result_json import adapter_json, deletion_reply
 from loradash.services.use_cases import Services
 from loradash.storage.disk import as_disk_full
@@ -163,7 +165,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:  # noqa: C901 - each func
     @app.get("/health", tags=["server"], summary="Health of the server")
     def health() -> Response:
         report = services.health.report()
-        return json_response(report, 200 if report["status"] == "healthy" else 503)
+        return json_response(health_json(report), 200 if report.is_healthy else 503)
 
     @app.get("/metrics", tags=["server"], summary="Metrics for Prometheus")
     def metrics() -> Response:
@@ -172,7 +174,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:  # noqa: C901 - each func
 
     @app.get("/queue", tags=["queue"], summary="Show waiting and running processes")
     def queue() -> Response:
-        return json_response(services.processes.queue())
+        return json_response(queue_json(services.processes.queue()))
 
     @app.post("/queue/pause", tags=["queue"], summary="Pause the queue")
     def pause() -> Response:
@@ -279,9 +281,9 @@ _templates = Environment(
 
 def render_status(server: Server) -> str:
     """The page at ``/``: what runs, what waits, what has ended lately, and whether all is well."""
-    processes, _ = server.services.processes.page(kind=None, statuses=(), limit=25, cursor="")
+    page = server.services.processes.page(kind=None, statuses=(), limit=25, cursor="")
     return _template("status.html").render(
-        processes=processes,
+        processes=page.processes,
         counts=server.services.processes.counts(),
         queue=server.services.processes.queue(),
         health=server.services.health.report(),

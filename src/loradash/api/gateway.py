@@ -16,10 +16,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from loradash.api.examples import EXAMPLES
 from loradash.api.intake import Intake, read_json
-from loradash.api.jobs import JobService, finished, is_error
+from loradash.api.jobs import JobService
 from loradash.domain.requests import makes_process
 from loradash.errors import InvalidRequest
 from loradash.protocol.context import Reply
+from loradash.protocol.job_json import finished_job, is_error
 
 RUN_WAITS_S = 30.0
 SYNC_WAITS_MS = 90_000
@@ -94,7 +95,7 @@ def make_router(jobs: JobService, intake: Intake, *, for_dashboard: bool = False
                     "request_id": reply["request_id"], **warnings,
                 }
             )  # fmt: skip
-        return json_response({**finished(job_id, reply), **warnings}, request_id=job_id)
+        return json_response({**finished_job(job_id, reply), **warnings}, request_id=job_id)
 
     @router.post("/{endpoint}/runsync", openapi_extra=_INPUT, summary="Start a job and wait for it")
     async def runsync(request: Request, wait: Wait = SYNC_WAITS_MS) -> Response:

@@ -12,14 +12,20 @@ import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from loradash.domain.ids import is_process_id
-from loradash.domain.process import Status
-from loradash.errors import ConflictingState, NotFound, TimedOut
+from loradash.errors import ConflictingState, NotFound
 from loradash.protocol.context import Reply
 from loradash.protocol.dispatch import Dispatcher, new_request_id
+from loradash.protocol.job_json import (
+    endpoint_health,
+    finished_job,
+    is_error,
+    job_state,
+    process_job,
+    stream_progress,
+)
 from loradash.services.processes.service import ProcessService
 
 KEPT_S = {"run": 30 * 60.0, "runsync": 60.0}
@@ -29,14 +35,6 @@ MAX_KEPT_BYTES = 64 * 2**20
 MAX_RETRIED_INPUT_BYTES = 2**18
 _JOB_BYTES = 2000  # what a job takes beside its texts
 _THREADS = 16
-
-_STATES = {
-    Status.PENDING: "IN_QUEUE",
-    Status.RUNNING: "IN_PROGRESS",
-    Status.COMPLETED: "COMPLETED",
-    Status.FAILED: "FAILED",
-    Status.CANCELLED: "CANCELLED",
-}
 
 
 @dataclass
@@ -94,7 +92,7 @@ class JobService:
     def shown(self, job_id: str) -> dict[str, Any]:
         """Return a job's state. Raises `NotFound`."""
         if is_process_id(job_id):
-            return self._process(job_id)
+            return process_job(self._processes.get(job_id))
         job = self._job(job_id)
         with self._lock:
             reply, is_cancelled = job.reply, job.future is not None and job.future.cancelled()
@@ -103,7 +101,7 @@ class JobService:
         if reply is None:
             state = "IN_QUEUE" if job.began_s is None else "IN_PROGRESS"
             return {"id": job_id, "status": state}
-        return {**finished(job_id, json.loads(reply)), **_times(job)}
+        return {**finished_job(job_id, json.loads(reply)), **_times(job)}
 
     def stream(self, job_id: str) -> dict[str, Any]:
         """Return what is new since this was asked last. Raises `NotFound`.
@@ -121,16 +119,11 @@ class JobService:
             return self._stream_process(job_id)
 
     def _stream_process(self, process_id: str) -> dict[str, Any]:
-        shown = self._process(process_id)
         with self._lock:
             seen, last = self._stream_positions.get(process_id, (0, ""))
         lines = self._processes.log(process_id, seen, 500)
         view = self._processes.get(process_id)
-        progress = {
-            name: view[name]
-            for name in ("process_id", "status", "phase", "step", "total_steps", "progress",
-                         "loss", "eta")
-        }  # fmt: skip
+        progress = stream_progress(view)
         now = json.dumps(progress)
         chunks = []
         if lines or now != last:
@@ -140,7 +133,7 @@ class JobService:
             self._stream_positions.move_to_end(process_id)
             while len(self._stream_positions) > 1000:
                 self._stream_positions.popitem(last=False)
-        return {"id": process_id, "status": shown["status"], "stream": chunks}
+        return {"id": process_id, "status": job_state(view), "stream": chunks}
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job. Raises `NotFound`, and `ConflictingState` if it has ended."""
@@ -183,25 +176,8 @@ class JobService:
         return {"removed": self._processes.purge_queue(), "status": "completed"}
 
     def health(self) -> dict[str, Any]:
-        """Count jobs and workers; a slot's lane is a worker, or an endpoint has some."""
-        counts = self._processes.counts()
-        queue = self._processes.queue()
-        slots = queue["slots"]
-        busy = sum(bool(slot.get(kind)) for slot in slots for kind in ("training", "generation"))
-        idle = max(0, 2 * len(slots) - busy)
-        return {
-            "jobs": {
-                "completed": counts[Status.COMPLETED],
-                "failed": counts[Status.FAILED],
-                "inProgress": counts[Status.RUNNING],
-                "inQueue": counts[Status.PENDING],
-                "retried": self._retried,
-            },
-            "workers": queue.get("endpoint", {}).get("workers") or {
-                "idle": idle, "running": busy, "ready": idle, "initializing": 0, "throttled": 0,
-                "unhealthy": 0,
-            },
-        }  # fmt: skip
+        """Count jobs and workers."""
+        return endpoint_health(self._processes.counts(), self._processes.queue(), self._retried)
 
     def close(self) -> None:
         """Take no more jobs."""
@@ -250,46 +226,6 @@ class JobService:
             job = self._jobs.get(job_id)
             if job and job.ended_s is not None and job.ended_s + job.kept_s == expires_s:
                 del self._jobs[job_id]  # else it was begun anew
-
-    def _process(self, process_id: str) -> dict[str, Any]:
-        view = self._processes.get(process_id)
-        status = Status(view["status"])
-        state = "TIMED_OUT" if view["error_code"] == TimedOut.code else _STATES[status]
-        shown: dict[str, Any] = {
-            "id": process_id,
-            "status": state,
-            "executionTime": view["elapsed_ms"],
-        }
-        if view["started_at"]:
-            delay = datetime.fromisoformat(view["started_at"]) - datetime.fromisoformat(
-                view["created_at"]
-            )
-            shown["delayTime"] = round(delay.total_seconds() * 1000)
-        if view["worker_id"]:
-            shown["workerId"] = view["worker_id"]
-        if status is Status.FAILED:
-            shown["error"] = "\n".join(
-                text for text in (view["error"], view["remedy"], *view["error_problems"]) if text
-            )
-        else:
-            view.pop("config", None)
-            shown["output"] = {**view, "data": {"process_id": process_id}}
-        return shown
-
-
-def finished(job_id: str, reply: Reply) -> dict[str, Any]:
-    """A job whose reply is there, as RunPod's SDK would report it.
-
-    The SDK takes ``error`` out of a reply, and leaves out ``output`` if nothing remains.
-    """
-    if is_error(reply):
-        return {"id": job_id, "status": "FAILED", "error": reply["error"]}
-    return {"id": job_id, "status": "COMPLETED", "output": reply}
-
-
-def is_error(reply: Reply) -> bool:
-    """Whether a reply says that the request failed."""
-    return "error" in reply and len(reply) == 1
 
 
 def _times(job: _Job) -> dict[str, Any]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from loradash.protocol.dispatch import Dispatcher
     from loradash.services.adapters.service import AdapterService
+    from loradash.services.processes.service import ProcessService
     from loradash.wiring.core import Core
 
 _TIMEOUT_S = 300.0
@@ -125,8 +126,9 @@ class LocalBackend:
         """See `Backend.queue`."""
         if action != "show":
             self._processes.pause(action == "pause")
-        state: dict[str, Any] = self._processes.queue()
-        return state
+        from loradash.protocol.process_json import queue_json
+
+        return queue_json(self._processes.queue())
 
     def adapter(self, reference: str) -> dict[str, Any]:
         """See `Backend.adapter`."""
@@ -151,7 +153,7 @@ class LocalBackend:
         return self._dispatcher.services.adapters
 
     @property
-    def _processes(self) -> Any:
+    def _processes(self) -> "ProcessService":
         assert self._dispatcher
         return self._dispatcher.services.processes
 

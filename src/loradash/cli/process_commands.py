@@ -118,7 +118,8 @@ def queue(
     )
     for slot in state["slots"]:
         for lane in ("training", "generation"):
-            say(f"  {slot['slot']} {lane}: {slot.get(lane) or slot.get(f'{lane}_waits_for', '-')}")
+            what = slot.get(lane) or slot.get(f"{lane}_waiting_reason", "-")
+            say(f"  {slot['slot']} {lane}: {what}")
     for line in _endpoint_lines(state):
         say(f"  {line}")
     rows = [
@@ -135,8 +136,8 @@ def _endpoint_lines(state: dict[str, Any]) -> list[str]:
         workers = endpoint.get("workers") or {}
         counts = ", ".join(f"{n} {name}" for name, n in workers.items() if n) or "none"
         lines.append(f"RunPod endpoint {endpoint['id']}: workers: {counts}")
-        lines += [endpoint["waits_for"]] if endpoint.get("waits_for") else []
-    return lines + ([state["trouble"]] if state.get("trouble") else [])
+        lines += [endpoint["waiting_reason"]] if endpoint.get("waiting_reason") else []
+    return lines + ([state["executor_error"]] if state.get("executor_error") else [])
 
 
 def _backend() -> Any:

@@ -1,8 +1,9 @@
 """The port of an executor: it is told that something waits, and sees to it that it runs."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from loradash.domain.process import ProcessRecord
+from loradash.executors.state import ExecutorState
 
 
 class Executor(Protocol):
@@ -13,15 +14,11 @@ class Executor(Protocol):
         ...
 
     def cancelled(self, record: ProcessRecord) -> None:
-        """Somebody wants this process to end: it is cancelled, or marked so; returns at once."""
+        """This process is cancelled, or marked to be; returns at once."""
         ...
 
-    def state(self) -> dict[str, Any]:
-        """What is busy, and why what waits is waiting; for people to read.
-
-        ``slots`` are lanes of this machine, ``endpoint`` is a place elsewhere where processes run,
-        and ``trouble`` is why nothing can be started at the moment.
-        """
+    def state(self) -> ExecutorState:
+        """What runs where, and why what waits is waiting."""
         ...
 
 
@@ -34,6 +31,6 @@ class NoExecutor:
     def cancelled(self, record: ProcessRecord) -> None:
         """Do nothing: the owner sees the mark in the registry."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> ExecutorState:
         """Say that nothing runs here."""
-        return {"slots": []}
+        return ExecutorState()

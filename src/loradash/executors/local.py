@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 import structlog
 
 from loradash.domain.process import Kind, ProcessRecord, Status
 from loradash.errors import LoradashError, RegistryUnavailable
 from loradash.executors.server_lock import only_one
+from loradash.executors.state import ExecutorState, LaneState, SlotState
 from loradash.registry.registry import Change, ProcessQueue, ProcessRegistry
 from loradash.runtime.gpu import Slot
 from loradash.runtime.lease_watch import LeaseWatch
@@ -78,11 +79,17 @@ class _Lane:
     stop: StopRequest = field(default_factory=StopRequest)
     thread: threading.Thread | None = None
     busy: bool = False
-    waiting_for: str = ""
+    waiting_reason: str = ""
     warm: bool = True
     """An idle pipeline may hold memory (in lanes for generations)."""
     unloading_for: Kind | None = None
     unload_done: bool = False
+
+    def state(self) -> LaneState:
+        """What is shown of it."""
+        if self.busy:
+            return LaneState(kind=self.kind, process_id=self.process_id)
+        return LaneState(kind=self.kind, waiting_reason=self.waiting_reason)
 
 
 class LocalExecutor:
@@ -120,7 +127,7 @@ class LocalExecutor:
         self._wake = threading.Event()
         self._stopping = False
         self._stops_now = False
-        self._trouble = ""
+        self._error = ""
         self._next_sweep_s = 0.0
         self._thread = threading.Thread(target=self._work, name="executor", daemon=True)
 
@@ -190,32 +197,32 @@ class LocalExecutor:
     def cancelled(self, record: ProcessRecord) -> None:
         """See `Executor.cancelled`: the owner sees the mark in the registry by itself."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> ExecutorState:
         """See `Executor.state`."""
-        slots: dict[str, dict[str, Any]] = {}
+        slots: dict[str, list[LaneState]] = {}
         for lane in self._lanes:
-            entry = slots.setdefault(lane.slot.name, {"slot": lane.slot.name})
-            entry[lane.kind] = lane.process_id if lane.busy else None
-            if lane.waiting_for and not lane.busy:
-                entry[f"{lane.kind}_waits_for"] = lane.waiting_for
-        return {"slots": list(slots.values())}
+            slots.setdefault(lane.slot.name, []).append(lane.state())
+        return ExecutorState(
+            slots=tuple(SlotState(name=name, lanes=tuple(lanes)) for name, lanes in slots.items()),
+            error=self._error,
+        )
 
     def _work(self) -> None:
         while not self._stopping:
-            trouble = ""
+            problem = ""
             try:
                 if time.monotonic() >= self._next_sweep_s:
                     self._sweep()
                 self._fill_lanes()
             except LoradashError as error:
-                trouble = str(error)
-                if trouble != self._trouble:
-                    log.warning("queue_poll_failed", error=trouble)
+                problem = str(error)
+                if problem != self._error:
+                    log.warning("queue_poll_failed", error=problem)
             except Exception as error:  # the queue must go on, whatever one look into it has met
-                trouble = repr(error)
-                if trouble != self._trouble:
+                problem = repr(error)
+                if problem != self._error:
                     log.exception("queue_poll_failed")
-            self._trouble = trouble
+            self._error = problem
             self._wake.wait(_LOOK_EVERY_S)
             self._wake.clear()
 
@@ -234,11 +241,11 @@ class LocalExecutor:
             for kind in _LANES:
                 waiting[kind] = len(self._registry.pending(kind, limit=len(self._lanes)))
         for lane in free:
-            lane.waiting_for = self._obstacle(lane) if waiting[lane.kind] else ""
+            lane.waiting_reason = self._obstacle(lane) if waiting[lane.kind] else ""
             if not waiting[lane.kind]:
                 continue
             is_preparing = self._generations(lane).unloading_for == lane.kind
-            if is_preparing or (not lane.waiting_for and self._fill(lane)):
+            if is_preparing or (not lane.waiting_reason and self._fill(lane)):
                 waiting[lane.kind] -= 1  # other slots need not be prepared for it
 
     def _rank(self, lane: _Lane) -> tuple[bool, bool, bool]:

@@ -23,8 +23,9 @@ from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import ExecutorRefused, LoradashError
 from loradash.executors.local import QueuedRegistry
 from loradash.executors.runpod_client import EndpointHealth, JobStatus, RunpodJob
-from loradash.executors.runpod_rules import JobRules, Verdict, input_of, judge, waiting_for
+from loradash.executors.runpod_rules import JobRules, Verdict, input_of, judge, waiting_reason
 from loradash.executors.server_lock import only_one
+from loradash.executors.state import EndpointState, ExecutorState
 from loradash.runtime.lease_watch import LeaseWatch
 
 log = structlog.get_logger("loradash.executor")
@@ -129,7 +130,7 @@ class RunpodExecutor:
         self._lock_file: IO[str] | None = None
         self._wake = threading.Event()
         self._stopping = False
-        self._trouble = ""
+        self._error = ""
         self._health: EndpointHealth | None = None
         self._next_health_s = 0.0
         self._something_waits = False
@@ -172,33 +173,37 @@ class RunpodExecutor:
             self._unwanted.append(record.dispatch.job_id)
             self._wake.set()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> ExecutorState:
         """See `Executor.state`."""
-        endpoint: dict[str, Any] = {"id": self._endpoint_id}
+        return ExecutorState(endpoint=self._endpoint_state(), error=self._error)
+
+    def _endpoint_state(self) -> EndpointState:
         health = self._health
-        if health is not None:
-            endpoint |= {"jobs": dict(health.jobs), "workers": dict(health.workers)}
-            if self._something_waits and (reason := waiting_for(health.jobs, health.workers)):
-                endpoint["waits_for"] = reason
-        return {"slots": [], "endpoint": endpoint, "trouble": self._trouble}
+        if health is None:
+            return EndpointState(id=self._endpoint_id)
+        reason = waiting_reason(health.jobs, health.workers) if self._something_waits else ""
+        return EndpointState(
+            id=self._endpoint_id, jobs=dict(health.jobs), workers=dict(health.workers),
+            waiting_reason=reason,
+        )  # fmt: skip
 
     def _work(self) -> None:
         while not self._stopping:
-            trouble, pause_s = "", min(LOOK_EVERY_S, self._watch.look_every_s)
+            problem, pause_s = "", min(LOOK_EVERY_S, self._watch.look_every_s)
             try:
                 if not self.look():
                     pause_s = _LOOK_IDLE_EVERY_S
             except LoradashError as error:
-                trouble = str(error)
-                if trouble != self._trouble:
-                    log.warning("queue_poll_failed", error=trouble)
+                problem = str(error)
+                if problem != self._error:
+                    log.warning("queue_poll_failed", error=problem)
                 if isinstance(error, ExecutorRefused):
                     pause_s = _REFUSED_PAUSE_S
             except Exception as error:  # the queue must go on, whatever one look into it has met
-                trouble = repr(error)
-                if trouble != self._trouble:
+                problem = repr(error)
+                if problem != self._error:
                     log.exception("queue_poll_failed")
-            self._trouble = trouble
+            self._error = problem
             self._wake.wait(pause_s)
             self._wake.clear()
 

@@ -101,7 +101,7 @@ def judge(  # noqa: C901, PLR0911 - one branch per state of a job
             return WAIT
 
 
-def waiting_for(jobs: Mapping[str, int], workers: Mapping[str, int]) -> str:
+def waiting_reason(jobs: Mapping[str, int], workers: Mapping[str, int]) -> str:
     """Return why what is queued at RunPod may have to wait, by the endpoint's own counts.
 
     A queue that no worker works off has two causes that look the same from outside: no GPU is

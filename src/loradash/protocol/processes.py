@@ -8,6 +8,7 @@ from loradash.domain.schema import validate
 from loradash.domain.training_text import parse_training
 from loradash.errors import InvalidRequest
 from loradash.protocol.context import Context, Reply
+from loradash.protocol.process_json import process_detail_json, process_json
 from loradash.runtime.owner import this_owner
 from loradash.services.use_cases import Services
 
@@ -69,22 +70,22 @@ def list_processes(
     del context
     counts = services.processes.counts()
     if request.is_overview:
-        found, cursor = services.processes.overview(request.limit, counts)
+        page = services.processes.overview(request.limit, counts)
     else:
-        found, cursor = services.processes.page(
+        page = services.processes.page(
             kind=request.kind, statuses=request.status, limit=request.limit, cursor=request.cursor
         )
     total = sum(counts.values())
     in_store = total if services.records_in_store else 0
     where = "the object store" if services.records_in_store else "the database"
     return {  # no "status" beside "processes": the published client would then drop half of it
-        "processes": found,
-        "next_cursor": cursor or None,
+        "processes": [process_json(view) for view in page.processes],
+        "next_cursor": page.next_cursor or None,
         "counts": {str(status): number for status, number in counts.items()},
         "total": total,
         "environment": services.health.environment,
         "worker_id": this_owner(),
-        "note": f"{len(found)} of {total} processes, from the records in {where}",
+        "note": f"{len(page.processes)} of {total} processes, from the records in {where}",
         "data_sources": {
             "s3_processes": in_store, "local_processes": total - in_store, "total": total,
         },
@@ -96,7 +97,7 @@ def process_status(
 ) -> Reply:
     """Describe one process, with log lines and measurements if asked for."""
     del context
-    process = services.processes.get(request.process_id)
+    process = process_detail_json(services.processes.get(request.process_id))
     reply = {**process, "process": process}
     del reply["error"]  # a worker's queue would take the whole reply for an error
     if request.log_after is not None:

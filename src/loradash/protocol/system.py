@@ -3,13 +3,14 @@
 from loradash.domain import requests
 from loradash.domain.sizes import counted
 from loradash.protocol.context import Context, Reply
+from loradash.protocol.health_json import health_json
 from loradash.services.use_cases import Services
 
 
 def health(services: Services, request: requests.HealthRequest, context: Context) -> Reply:
     """Report the state of each part of the server."""
     del request, context
-    return services.health.report()
+    return health_json(services.health.report())
 
 
 def clear_logs(services: Services, request: requests.ClearLogsRequest, context: Context) -> Reply:

@@ -12,10 +12,11 @@ from loradash.errors import DiskFull, EngineUnavailable, InvalidSettings
 from loradash.executors.executor import NoExecutor
 from loradash.executors.local import MemoryNeeds
 from loradash.protocol.dispatch import Dispatcher
+from loradash.protocol.job_json import job_progress
 from loradash.runtime.gpu import Machine
 from loradash.runtime.owner import name_machine
 from loradash.services.path_policy import PathPolicy
-from loradash.services.processes.service import view
+from loradash.services.processes.views import process_view
 from loradash.settings import Settings, visible_devices
 from loradash.wiring.core import (
     Core,
@@ -28,7 +29,7 @@ from loradash.wiring.core import (
 from loradash.worker import sdk
 from loradash.worker.handler import Handler
 from loradash.worker.ownership import Ownership
-from loradash.worker.work import LOOK_EVERY_S, Worker, progress_of
+from loradash.worker.work import LOOK_EVERY_S, Worker
 
 log = structlog.get_logger("loradash.wiring")
 
@@ -67,7 +68,7 @@ def make_worker(settings: Settings) -> Callable[[], None]:
     )
 
     def look(process_id: str) -> dict[str, Any]:
-        return progress_of(view(core.registry.get(process_id), datetime.now(UTC)))
+        return job_progress(process_view(core.registry.get(process_id), datetime.now(UTC)))
 
     def store_answers() -> None:
         next(iter(core.store.list("health")), None)

@@ -6,22 +6,23 @@ SDK's event loop.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from loradash.domain import process as changes
 from loradash.domain.events import Event
 from loradash.domain.ids import is_process_id, key_of_job
-from loradash.domain.process import Lease, ProcessRecord, Status
+from loradash.domain.process import Lease, ProcessRecord
 from loradash.domain.requests import RUN_PROCESS, makes_process, process_of_job
 from loradash.errors import LoradashError, NotFound
 from loradash.executors.local import Memory, MemoryNeeds
 from loradash.protocol.context import Reply
 from loradash.protocol.dispatch import Dispatcher
+from loradash.protocol.job_json import begun_job, ended_job
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.gpu import Slot
 from loradash.runtime.patience import AWAY, Patience
@@ -87,7 +88,7 @@ class Worker:
             wanted = data.get("process_id") if isinstance(data, dict) else None
             if not isinstance(wanted, str) or not is_process_id(wanted):
                 return {"error": f"process_id: a job of type {RUN_PROCESS} names its process"}
-            return _started(wanted)
+            return begun_job(wanted)
         key = key_of_job(job_id)
         if not makes_process(data):
             return self._dispatcher.answer(data, request_id=job_id, idempotency_key=key)
@@ -96,7 +97,7 @@ class Worker:
         with self._working(stop):
             patience = self._patience(process_id, stop)
             if self._or_stopped(patience, lambda: self._is_known(process_id)):
-                return {**_started(process_id), "request_id": job_id}
+                return {**begun_job(process_id), "request_id": job_id}
             return self._or_stopped(
                 patience,
                 lambda: self._dispatcher.answer(
@@ -129,10 +130,10 @@ class Worker:
                     if taken.is_ours:
                         return self._run_ours(taken, stop, on_event)
                     if taken.record.status.is_end:
-                        return outcome(taken.record)
+                        return ended_job(taken.record)
                     lease = taken.record.lease
                     if not follow and first_seen and lease != first_seen:
-                        return outcome(taken.record)
+                        return ended_job(taken.record)
                     first_seen = first_seen or lease
                     _pause(stop)  # somebody has it; if he is lost, it will be ours
         except JobStopped:
@@ -181,7 +182,7 @@ class Worker:
         patience = self._patience(record.id, stop)
         record = self._or_stopped(patience, lambda: self._registry.get(record.id))
         if record.status.is_end:
-            return outcome(record)
+            return ended_job(record)
         if stop.reason == "lease_lost":  # another worker has it, and his job will tell
             log.warning("process_is_elsewhere", process_id=record.id)
         raise JobStopped
@@ -233,52 +234,6 @@ class Worker:
                 log.warning("memory_is_short", free_mb=free, needed_mb=need)
                 return  # the engine says so itself, with `out_of_memory`, if it's really too little
             time.sleep(0.5)
-
-
-def _started(process_id: str) -> Reply:
-    return {
-        "process_id": process_id,
-        "data": {"process_id": process_id},
-        "message": f"process {process_id} is being worked on",
-        "status": "started",
-    }
-
-
-def outcome(record: ProcessRecord) -> Reply:
-    """How a process stands, as a job's small output. One that failed has an ``error``."""
-    reply: Reply = {
-        "process_id": record.id,
-        "data": {"process_id": record.id},
-        "process_status": str(record.status),
-        "type": record.kind,
-        "name": record.name,
-        "output_path": record.output_prefix or None,
-        "attempts": record.attempt_count,
-    }
-    if record.status is Status.COMPLETED:
-        message = f"{record.kind} {record.id} is completed"
-        return {**reply, "status": "completed", "message": message}
-    if not record.status.is_end:
-        message = f"{record.kind} {record.id} is worked on by another worker"
-        return {**reply, "status": "elsewhere", "message": message}
-    if record.error:
-        text = "\n".join(
-            part for part in (record.error.message, record.error.remedy, *record.error.problems)
-            if part
-        )  # fmt: skip
-        return {**reply, "error": text, "error_code": record.error.code}
-    return {**reply, "error": f"process {record.id} was cancelled", "error_code": "cancelled"}
-
-
-def progress_of(record_view: Mapping[str, Any]) -> Reply:
-    """What a job's progress shows of its process."""
-    names = ("phase", "phase_detail", "progress", "step", "total_steps", "loss", "eta", "attempt")
-    process_id = record_view["process_id"]
-    return {
-        "process_id": process_id,
-        "data": {"process_id": process_id},
-        **{name: record_view[name] for name in names},
-    }
 
 
 def is_control_planes(data: object) -> bool:

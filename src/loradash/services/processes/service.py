@@ -1,14 +1,10 @@
-"""Processes as clients see them: list, look at one, cancel, resume, and the queue."""
+"""Processes: list them, get one, cancel, resume, and the queue."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from loradash.domain import process as changes
-from loradash.domain.generation import parse_generation_text
 from loradash.domain.process import Kind, ProcessRecord, Status
-from loradash.domain.yaml_text import load_mapping
 from loradash.errors import ConflictingState, LoradashError
 from loradash.executors.executor import Executor
 from loradash.executors.local import QueuedRegistry
@@ -16,6 +12,15 @@ from loradash.registry.cursors import ProcessPlace
 from loradash.registry.registry import LogLine, Metric
 from loradash.runtime.lease_watch import LeaseWatch
 from loradash.services.processes.submission import stored_config
+from loradash.services.processes.views import (
+    ProcessDetail,
+    ProcessPage,
+    ProcessView,
+    QueuedProcess,
+    QueueView,
+    process_detail,
+    process_view,
+)
 from loradash.storage.store import ObjectStore
 
 MAX_CONFIG_SHOWN = 200_000
@@ -38,14 +43,12 @@ class ProcessService:
 
     def page(
         self, *, kind: Kind | None, statuses: Sequence[Status], limit: int, cursor: str
-    ) -> tuple[list[dict[str, Any]], str]:
-        """Return processes as clients read them, the newest first, and the next page's cursor."""
+    ) -> ProcessPage:
+        """Return processes, the newest first."""
         page = self._registry.page(kind=kind, statuses=statuses, limit=limit, cursor=cursor)
-        return self._views(page.records), page.next_cursor
+        return ProcessPage(processes=self._views(page.records), next_cursor=page.next_cursor)
 
-    def overview(
-        self, limit: int, counts: Mapping[Status, int]
-    ) -> tuple[list[dict[str, Any]], str]:
+    def overview(self, limit: int, counts: Mapping[Status, int]) -> ProcessPage:
         """Return processes for a client that shows one page only: the active ones first.
 
         Old ones that run or wait take the places of newer ones that have ended, and so do the
@@ -56,7 +59,7 @@ class ProcessService:
         page = self._registry.page(limit=limit)
         newest = page.records
         if not page.next_cursor:
-            return self._views(_active_first(newest)), ""
+            return ProcessPage(processes=self._views(_active_first(newest)), next_cursor="")
         wanted: dict[str, ProcessRecord] = {}
         for status, part in _PARTS.items():
             here = [record for record in newest if record.status is status]
@@ -70,35 +73,31 @@ class ProcessService:
         cursor = ProcessPlace.of(newest[kept - 1]).cursor
         shown = {record.id: record for record in newest[:kept]} | wanted
         ordered = sorted(shown.values(), key=ProcessPlace.of, reverse=True)
-        return self._views(_active_first(ordered)), cursor
+        return ProcessPage(processes=self._views(_active_first(ordered)), next_cursor=cursor)
 
-    def _views(self, records: Sequence[ProcessRecord]) -> list[dict[str, Any]]:
+    def _views(self, records: Sequence[ProcessRecord]) -> tuple[ProcessView, ...]:
         waiting = [record.id for record in records if record.status is Status.PENDING]
         positions = self._registry.positions(waiting) if waiting else {}
         now = datetime.now(UTC)
-        return [
-            view(
+        return tuple(
+            process_view(
                 record, now, positions.get(record.id), owner_is_lost=self._watch.is_lost(record)
             )
             for record in records
-        ]  # fmt: skip
+        )
 
-    def get(self, process_id: str) -> dict[str, Any]:
+    def get(self, process_id: str) -> ProcessDetail:
         """Return one process, with its whole config and its attempts. Raises `NotFound`."""
         record = self._registry.get(process_id)
         waiting = record.status is Status.PENDING
-        position = self._registry.positions([process_id]).get(process_id) if waiting else None
-        shown = view(record, datetime.now(UTC), position, owner_is_lost=self._watch.is_lost(record))
-        shown["config"] = self._config(record) or shown["config"]
-        shown["attempts"] = [note.model_dump(mode="json") for note in record.attempts]
-        shown["artifacts"] = [
-            {
-                "key": entry.key, "kind": entry.kind, "name": entry.name, "step": entry.step,
-                "size": entry.size_bytes, "sha256": entry.sha256,
-            }
-            for entry in self._registry.artifacts(process_id)
-        ]  # fmt: skip
-        return shown
+        return process_detail(
+            record,
+            datetime.now(UTC),
+            self._registry.positions([process_id]).get(process_id) if waiting else None,
+            owner_is_lost=self._watch.is_lost(record),
+            config_text=self._config_text(record),
+            artifacts=tuple(self._registry.artifacts(process_id)),
+        )
 
     def log(self, process_id: str, after: int, limit: int) -> tuple[LogLine, ...]:
         """Return log lines by number. Raises `NotFound`."""
@@ -166,20 +165,20 @@ class ProcessService:
                 removed += ended.status is Status.CANCELLED
         return removed
 
-    def queue(self) -> dict[str, Any]:
+    def queue(self) -> QueueView:
         """What waits in which order, what runs where, and whether the queue is paused."""
         waiting = self._registry.pending(limit=100)
-        counts = self._registry.counts()
-        return {
-            "paused": self._registry.paused(),
-            "pending": sum(n for (_, status), n in counts.items() if status is Status.PENDING),
-            "running": sum(n for (_, status), n in counts.items() if status is Status.RUNNING),
-            "order": [
-                {"id": one.id, "type": one.kind, "name": one.name, "priority": one.priority}
+        counts = self.counts()
+        return QueueView(
+            is_paused=self._registry.paused(),
+            pending_count=counts[Status.PENDING],
+            running_count=counts[Status.RUNNING],
+            waiting=tuple(
+                QueuedProcess(id=one.id, kind=one.kind, name=one.name, priority=one.priority)
                 for one in waiting
-            ],
-            **self._executor.state(),
-        }
+            ),
+            executor=self._executor.state(),
+        )
 
     def counts(self) -> dict[Status, int]:
         """How many processes of each status there are."""
@@ -193,123 +192,16 @@ class ProcessService:
         self._registry.pause(paused)
         self._executor.submitted("")
 
-    def _config(self, record: ProcessRecord) -> dict[str, Any] | None:
-        """The parsed config; None for one that is too large to be shown with everything else."""
+    def _config_text(self, record: ProcessRecord) -> str | None:
+        """The config; None for one that is too large to be shown with everything else."""
         try:
             text = stored_config(self._store, record)
-            if len(text) > MAX_CONFIG_SHOWN:
-                return None
-            if record.kind == "generation":
-                document = load_mapping(text, "config")
-                if "job" not in document:
-                    return _as_generation_config(parse_generation_text(text).model_dump())
-                return document
-            return load_mapping(text, "config")
         except (LoradashError, UnicodeDecodeError):
             return None
+        return text if len(text) <= MAX_CONFIG_SHOWN else None
 
 
 def _active_first(records: Iterable[ProcessRecord]) -> list[ProcessRecord]:
     """Those that run, those that wait, and the others; the order of each kind stays."""
     rank = {Status.RUNNING: 0, Status.PENDING: 1}
     return sorted(records, key=lambda record: rank.get(record.status, 2))
-
-
-def view(
-    record: ProcessRecord,
-    now: datetime,
-    position: int | None = None,
-    *,
-    owner_is_lost: bool = False,
-) -> dict[str, Any]:
-    """A process with the names that clients of the dashboard's protocol read; times in seconds."""
-    progress, error, elapsed_s = record.progress, record.error, record.elapsed_s(now)
-    return {
-        "id": record.id,
-        "process_id": record.id,
-        "name": record.name,
-        "type": record.kind,
-        "status": str(record.status),
-        "lost": owner_is_lost,
-        "phase": progress.phase,
-        "phase_detail": progress.detail,
-        "progress": percent(record),
-        "step": progress.step,
-        "total_steps": progress.total_steps,
-        "loss": progress.loss,
-        "learning_rate": progress.learning_rate,
-        "steps_per_s": progress.steps_per_s,
-        # The published client prints both as they are, and the device as "GPU" and its id.
-        "eta": _whole(progress.eta_s) if record.status is Status.RUNNING else None,
-        "elapsed_time": int(elapsed_s),
-        "elapsed_ms": round(elapsed_s * 1000),
-        "gpu_id": record.device if record.device not in ("", "cpu") else None,
-        "device": record.device or None,
-        "worker_id": record.lease.owner if record.lease else None,
-        "created_at": _iso(record.created_at),
-        "updated_at": _iso(record.updated_at),
-        "started_at": _iso(record.started_at),
-        "ended_at": _iso(record.ended_at),
-        "attempt": record.attempt_count,
-        "priority": record.priority,
-        "queue_position": position,
-        "cancel_requested": record.cancel_requested_at is not None,
-        "error": error.message if error else None,
-        "error_message": error.message if error else None,
-        "error_code": error.code if error else None,
-        "error_problems": list(error.problems) if error else [],
-        "remedy": error.remedy if error else None,
-        "resumable": bool(error and error.resumable) or record.status is Status.CANCELLED,
-        "output_path": record.output_prefix or None,
-        "request_id": record.request_id or None,
-        "origin": record.origin.model_dump(mode="json") if record.origin else None,
-        "config": _short_config(record),
-    }
-
-
-def _whole(seconds: float | None) -> int | None:
-    return None if seconds is None else math.ceil(seconds)
-
-
-def percent(record: ProcessRecord) -> float:
-    """How much is done, 0 to 100; 100 only for what is completed."""
-    if record.status is Status.COMPLETED:
-        return 100.0
-    total = record.progress.total_steps
-    return min(99.9, round(100 * record.progress.step / total, 1)) if total else 0.0
-
-
-def _short_config(record: ProcessRecord) -> dict[str, Any]:
-    """The parts of the config that lists show, in the shape of the whole one."""
-    summary = record.summary
-    if record.kind == "generation":
-        return _as_generation_config({"name": record.name, **summary})
-    process = {
-        "trigger_word": summary.get("trigger_word"),
-        "model": {"name_or_path": summary.get("base_model")},
-        "datasets": [{"folder_path": path} for path in summary.get("datasets", ())],
-        "train": {"steps": summary.get("steps")},
-    }
-    return {"job": "extension", "config": {"name": record.name, "process": [process]}}
-
-
-def _as_generation_config(request: dict[str, Any]) -> dict[str, Any]:
-    """A generation in ai-toolkit's shape, where clients look for the adapter's path."""
-    adapters = list(request.get("adapters") or ())
-    first = adapters[0] if adapters else {}
-    prompts = request.get("prompts")
-    generate = {
-        key: value for key, value in request.items() if key not in ("base_model", "prompt", "name")
-    }
-    generate["prompts"] = list(prompts) if isinstance(prompts, tuple) else [request.get("prompt")]
-    model = {
-        "name_or_path": request.get("base_model"),
-        "lora_path": first.get("path"),
-        "lora_scale": first.get("weight"),
-    }
-    process = {"type": "to_folder", "model": model, "generate": {**generate, "adapters": adapters}}
-    return {"job": "generate", "config": {"name": request.get("name"), "process": [process]}}
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat(timespec="milliseconds") if moment else None
