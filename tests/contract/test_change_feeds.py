@@ -11,6 +11,7 @@ from loradash.registry.change_feed import Announcing, ChangeFeed, Part
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.objects import ObjectRegistry, feed
 from loradash.registry.registry import Sweepable
+from loradash.registry.sql import SqlRegistry
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 from tests.clock import Clock
@@ -28,12 +29,16 @@ from .test_registries import (
 )
 
 
-@pytest.fixture(params=["memory", "objects", "shared", *SERVERS])
+@pytest.fixture(params=["memory", "sqlite", "objects", "shared", *SERVERS])
 def programs(request, tmp_path):
     """Two registries as two programs have them: they see the same processes."""
     if request.param == "memory":
         with closing(MemoryRegistry()) as one:
             yield one, one
+    elif request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/registry.sqlite3"
+        with closing(SqlRegistry(url)) as one, closing(SqlRegistry(url)) as other:
+            yield one, other
     else:
         with closing(make_store(request.param, request, tmp_path)) as store:
             yield tuple(ObjectRegistry(store, settle_s=0.2) for _ in range(2))
@@ -132,7 +137,7 @@ def test_two_readers_get_the_same_changes(programs):
     assert all_changes(mine, second)[0].keys() == {process_id}
 
 
-@pytest.mark.parametrize("cursor", ["x", "-", "0", "9:", "9:1,", "9" * 40, "\0", "{epoch}-999999"])
+@pytest.mark.parametrize("cursor", ["x", "-", "9:1,", "9" * 18, "9" * 40, "\0", "{epoch}-999999"])
 def test_a_cursor_that_cannot_be_continued_makes_its_reader_reload(programs, cursor):
     mine, _ = programs
     present = begun(mine)
@@ -143,7 +148,7 @@ def test_a_cursor_that_cannot_be_continued_makes_its_reader_reload(programs, cur
 
 def test_a_reader_sees_the_final_state_of_each_of_eight_writers_processes(programs):
     mine, other = programs
-    turns = 40 if mine is other else 10  # in a bucket each is several requests
+    turns = 40 if isinstance(mine, MemoryRegistry) else 10
     cursor = begun(mine)
     seen, done = {}, threading.Event()
 

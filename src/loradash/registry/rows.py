@@ -44,8 +44,13 @@ def load_record(
     raise no_such_process(process_id)
 
 
-def change_record(connection: Connection, process_id: str, change: Change) -> ProcessRecord:
-    """Replace a record by ``change(record)``; it is locked between reading and writing."""
+def change_record(
+    connection: Connection, process_id: str, change: Change
+) -> tuple[ProcessRecord, ProcessRecord]:
+    """Replace a record by ``change(record)``; return the old one and the new one.
+
+    It is locked between reading and writing.
+    """
     old = load_record(connection, process_id, for_update=True)
     new = change(old)
     if new != old:
@@ -54,7 +59,7 @@ def change_record(connection: Connection, process_id: str, change: Change) -> Pr
         )
         if new.status is not old.status:
             _count(connection, {(old.kind, old.status): -1, (new.kind, new.status): 1})
-    return new
+    return old, new
 
 
 def columns(record: ProcessRecord) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from sqlalchemy import Connection, Select, delete, func, select
 
 from loradash.domain.ids import is_process_id
 from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.registry.change_feed import CHANGES_PER_PAGE, ChangePage, Part
+from loradash.registry.change_rows import changes_page, note_change
 from loradash.registry.cursors import ArtifactPlace, ProcessPlace, microseconds
 from loradash.registry.database import Database
 from loradash.registry.registry import (
@@ -54,13 +56,20 @@ class SqlRegistry:
     raise `RegistryUnavailable`.
     """
 
+    poll_interval_s = 0.4
+
     def __init__(self, url: str, *, wait_s: float = 30.0) -> None:
         self._database = Database(url, wait_s)
 
     def create(self, record: ProcessRecord, *, contested: bool = False) -> ProcessRecord:
         """See `ProcessRegistry.create`."""
         del contested  # of two only one succeeds in any case
-        self._database.write(lambda connection: add_record(connection, record))
+
+        def add(connection: Connection) -> None:
+            add_record(connection, record)
+            note_change(connection, record.id, Part.RECORD)
+
+        self._database.write(add)
         return record
 
     def get(self, process_id: str) -> ProcessRecord:
@@ -69,9 +78,7 @@ class SqlRegistry:
 
     def change(self, process_id: str, change: Change) -> ProcessRecord:
         """See `ProcessRegistry.change`."""
-        return self._database.write(
-            lambda connection: change_record(connection, process_id, change)
-        )
+        return self._database.write(lambda connection: self._change(connection, process_id, change))
 
     def page(
         self,
@@ -109,14 +116,20 @@ class SqlRegistry:
             {"process_id": process_id, "step": step, "document": document}
             for step, document in latest.items()
         ]
-        self._as_owner(process_id, token, lambda connection: put_rows(connection, metrics, added))
+
+        def put(connection: Connection) -> None:
+            put_rows(connection, metrics, added)
+
+        self._as_owner(process_id, token, Part.METRICS, put)
 
     def forget_metrics(self, process_id: str, token: str, after_step: int) -> None:
         """See `ProcessRegistry.forget_metrics`."""
         later = delete(metrics).where(
             metrics.c.process_id == process_id, metrics.c.step > after_step
         )
-        self._as_owner(process_id, token, lambda connection: connection.execute(later))
+        self._as_owner(
+            process_id, token, Part.METRICS, lambda connection: connection.execute(later)
+        )
 
     def metrics(
         self, process_id: str, *, after_step: int = 0, limit: int = 1000
@@ -142,7 +155,7 @@ class SqlRegistry:
                 rows.append({"process_id": process_id, "number": number, "document": document})
             put_rows(connection, log_lines, rows)
 
-        self._as_owner(process_id, token, append)
+        self._as_owner(process_id, token, Part.LOG, append)
 
     def log(
         self, process_id: str, *, after: int = 0, limit: int = 1000, newest: bool = False
@@ -178,7 +191,7 @@ class SqlRegistry:
             delete_rows(connection, artifacts, _keyed(process_id, replaces))
             put_rows(connection, artifacts, list(rows.values()))
 
-        self._as_owner(process_id, token, put)
+        self._as_owner(process_id, token, Part.ARTIFACTS, put)
 
     def drop_artifacts(
         self, process_id: str, keys: Sequence[str], *, guard: Change = as_it_is
@@ -188,6 +201,7 @@ class SqlRegistry:
         def drop(connection: Connection) -> None:
             guard(load_record(connection, process_id, for_update=True))
             delete_rows(connection, artifacts, _keyed(process_id, keys))
+            note_change(connection, process_id, Part.ARTIFACTS)
 
         self._database.write(drop)
 
@@ -235,7 +249,7 @@ class SqlRegistry:
             if _is_paused(connection, until_commit=True):
                 return None
             process_id = connection.scalar(first)
-            return change_record(connection, process_id, change) if process_id else None
+            return self._change(connection, process_id, change) if process_id else None
 
         return self._database.write(take)
 
@@ -264,12 +278,25 @@ class SqlRegistry:
         row = {"name": PAUSED_NAME, "value": int(paused)}
         self._database.write(lambda connection: put_rows(connection, state, [row]))
 
-    def _as_owner(self, process_id: str, token: str, work: Callable[[Connection], object]) -> None:
-        """Do something in a transaction of the lease's holder. Raises `LeaseLost` for others."""
+    def changes_since(self, cursor: str = "", *, limit: int = CHANGES_PER_PAGE) -> ChangePage:
+        """See `ChangeFeed.changes_since`."""
+        return self._database.read(lambda connection: changes_page(connection, cursor, limit))
+
+    def _change(self, connection: Connection, process_id: str, change: Change) -> ProcessRecord:
+        old, new = change_record(connection, process_id, change)
+        if new != old:
+            note_change(connection, process_id, Part.RECORD)
+        return new
+
+    def _as_owner(
+        self, process_id: str, token: str, part: Part, work: Callable[[Connection], object]
+    ) -> None:
+        """Change a part of a process as the lease's holder. Raises `LeaseLost` for others."""
 
         def owned(connection: Connection) -> None:
             load_record(connection, process_id, for_update=True).owned_by(token)
             work(connection)
+            note_change(connection, process_id, part)
 
         self._database.write(owned)
 

@@ -69,6 +69,22 @@ counts = Table(
 )
 """How many processes there are, kept with each write: counting them would take ever longer."""
 
+process_changes = Table(
+    "process_changes",
+    metadata,
+    Column("process_id", ForeignKey(processes.c.id), primary_key=True),
+    Column("changed", BigInteger, nullable=False),
+    Column("record", BigInteger, nullable=False, server_default="0"),
+    Column("metrics", BigInteger, nullable=False, server_default="0"),
+    Column("log", BigInteger, nullable=False, server_default="0"),
+    Column("artifacts", BigInteger, nullable=False, server_default="0"),
+)
+"""The numbers of a process's last changes, of all and of each part.
+
+They are apart from the records since they change often: a document isn't copied for a log line.
+"""
+Index("process_changes_newest", process_changes.c.changed)
+
 metrics = Table(
     "metrics",
     metadata,

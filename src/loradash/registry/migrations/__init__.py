@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, Connection
 from sqlalchemy.schema import CreateColumn
 
+from loradash.registry.migrations.v2_changes import add_changes
+
 FIRST_VERSION = 1
 
 
@@ -28,7 +30,9 @@ class Migration(NamedTuple):
     apply: Callable[[Connection], None]
 
 
-MIGRATIONS: tuple[Migration, ...] = ()
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(2, 2, add_changes),  # programs before it would leave out their changes
+)
 """All of them, in order and without gaps."""
 
 
