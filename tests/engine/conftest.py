@@ -17,7 +17,7 @@ from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.errors import LoradashError
 from loradash.services.datasets.folders import check_for_training
-from tests.engine.tiny_models import build_stable_diffusion
+from tests.engine.tiny_models import build_stable_diffusion, build_stable_diffusion_xl
 
 torch.set_num_threads(1)
 
@@ -32,6 +32,11 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_v_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_stable_diffusion(tmp_path_factory.mktemp("base") / "tiny-sd-v", "v_prediction")
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_stable_diffusion_xl(tmp_path_factory.mktemp("base") / "tiny-sdxl")
 
 
 def write_dataset(

@@ -263,3 +263,21 @@ def test_two_adapters_stand_beside_each_other(
     architecture.pipeline.set_adapters(["new", "other"], [1.0, 0.5])
     architecture.pipeline.delete_adapters("new")
     assert set(acting(modules, "other")) == set(other.deltas)
+
+
+@pytest.mark.parametrize("kind", ["lora", "diff", "lokr"])
+def test_a_change_of_another_width_is_refused_even_if_it_has_as_many_numbers(
+    kind: str, architecture: Any, modules: list[AdaptedModule], tmp_path: Path
+) -> None:
+    name = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    weight = architecture.pipeline.text_encoder.encoder.layers[0].self_attn.q_proj.weight
+    width = weight.shape[0]
+    tensors = {
+        "lora": {"lora_down.weight": (4, 2 * width), "lora_up.weight": (2 * width, 4)},
+        "diff": {"diff": (2 * width, width // 2)},
+        "lokr": {"lokr_w1": (2, 2), "lokr_w2": (width, width // 4)},
+    }[kind]
+    path = tmp_path / "a.safetensors"
+    save_file({f"{name}.{part}": torch.ones(shape) for part, shape in tensors.items()}, path)
+    with pytest.raises(InvalidAdapter, match="doesn't fit this base model"):
+        read_adapter(path, modules)

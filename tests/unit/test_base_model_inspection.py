@@ -267,7 +267,7 @@ BROKEN: dict[str, tuple[Callable[[Model], None], list[str]]] = {
             edited("model_index.json", _class_name=kind), [kind, "StableDiffusionPipeline"],
         )
         for kind in (
-            "FluxPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline",
+            "FluxPipeline", "StableDiffusionXLInpaintPipeline", "StableDiffusion3Pipeline",
             "StableDiffusionInpaintPipeline", "StableDiffusionInstructPix2PixPipeline",
         )
     },

@@ -246,7 +246,7 @@ def test_a_learning_rate_that_is_not_given_is_mentioned():
         ({"datasets": [{"folder_path": "a", "mask_path": "b"}]}, "datasets[0].mask_path"),
         ({"model": {"arch": "flux"}}, "model.arch"),
         ({"model": {"name_or_path": "owner/model", "is_flux": True}}, "model.is_flux"),
-        ({"model": {"name_or_path": "owner/model", "is_xl": True}}, "model.is_xl"),
+        ({"model": {"name_or_path": "owner/model", "is_v3": True}}, "model.is_v3"),
         ({"model": {"name_or_path": "owner/model", "is_v3": True}}, "model.is_v3"),
     ],
 )

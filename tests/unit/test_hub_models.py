@@ -76,7 +76,7 @@ def test_a_server_that_tells_no_sizes_or_sends_all_is_understood(
 
 
 @pytest.mark.parametrize(
-    "kind", ["FluxPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"]
+    "kind", ["FluxPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusion3Pipeline"]
 )
 def test_another_family_is_refused_by_its_first_small_file(hub: HubStandIn, kind: str) -> None:
     replace(hub, "model_index.json", json.dumps({"_class_name": kind}).encode())

@@ -65,9 +65,9 @@ def test_steps_that_the_base_model_does_not_have_are_refused_before_it_is_loaded
     short_schedule: str,
 ) -> None:
     engine = DiffusersEngine(device="cpu", threads=1, offline=True)
-    limits = drawing_limits({"scheduler": {"num_train_timesteps": 20}})
+    layout = inspect(find_base_model(short_schedule)).layout
     with pytest.raises(InvalidConfig) as caught:
-        check(training(short_schedule, sample_steps=20), limits)
+        check(training(short_schedule, sample_steps=20), layout)
     (problem,) = caught.value.problems
     assert problem.startswith("sample.sample_steps: 20 steps, but the base model's noise schedule")
     request = GenerationRequest(base_model=short_schedule, prompts=("x",), steps=20)

@@ -10,22 +10,22 @@ NO_EFFECT = _keys("""
     cache_text_encoder_outputs cache_text_encoder_outputs_to_disk config_file console_log_file
     console_log_level console_log_simple cpu_offload_checkpointing ddp_gradient_as_bucket_view
     ddp_static_graph ddp_timeout debug_dataset deepspeed dim_from_weights
-    disable_mmap_load_safetensors dynamo_backend fp16_master_weights_and_gradients
-    fp8_base fp8_base_unet full_bf16 full_fp16 fused_backward_pass highvram huber_c huber_scale
+    disable_mmap_load_safetensors dynamo_backend fp16_master_weights_and_gradients fp8_base
+    fp8_base_unet full_bf16 full_fp16 fused_backward_pass highvram huber_c huber_scale
     huber_schedule huggingface_path_in_repo huggingface_repo_id huggingface_repo_type
     huggingface_repo_visibility huggingface_token ip_noise_gamma_random_strength log_config
-    log_prefix log_tracker_config log_tracker_name log_with logging_dir logit_mean logit_std lowram
-    lr_decay_steps lr_scheduler_timescale max_bucket_reso max_data_loader_n_workers
-    max_validation_steps mem_eff_attn metadata_merged_from metadata_preprocessor metadata_thumbnail
-    metadata_trigger_phrase min_bucket_reso mode_scale multires_noise_discount
-    no_half_vae noise_offset_random_strength offload_optimizer_device
+    log_prefix log_tracker_config log_tracker_name log_with logging_dir logit_mean logit_std
+    lowram lr_decay_steps lr_scheduler_timescale max_bucket_reso max_data_loader_n_workers
+    max_validation_steps mem_eff_attn metadata_merged_from metadata_preprocessor
+    metadata_thumbnail metadata_trigger_phrase min_bucket_reso mode_scale
+    multires_noise_discount no_half_vae noise_offset_random_strength offload_optimizer_device
     offload_optimizer_nvme_path offload_param_device offload_param_nvme_path output_config
     output_dir persistent_data_loader_workers resize_interpolation save_last_n_epochs
     save_last_n_epochs_state save_last_n_steps_state save_model_as save_n_epoch_ratio save_state
-    save_state_on_train_end save_state_to_huggingface sdpa skip_cache_check
+    save_state_on_train_end save_state_to_huggingface sdpa sdxl skip_cache_check
     text_encoder_batch_size tokenizer_cache_dir torch_compile use_safetensors vae_batch_size
-    validate_every_n_epochs validate_every_n_steps validation_seed validation_split wandb_api_key
-    wandb_run_name xformers zero3_init_flag zero3_save_16bit_model zero_stage
+    validate_every_n_epochs validate_every_n_steps validation_seed validation_split
+    wandb_api_key wandb_run_name xformers zero3_init_flag zero3_save_16bit_model zero_stage
 """)
 _ANOTHER_TRAINING = "isn't supported, and the training would be another one without it"
 _UNSUPPORTED = _keys("""
@@ -48,7 +48,6 @@ UNSUPPORTED = dict.fromkeys(_UNSUPPORTED, _ANOTHER_TRAINING) | {
     "resume": "states of sd-scripts can't be continued; give its adapter as network_weights",
     "initial_epoch": "a training begins at its first step; give network_weights to go on",
     "initial_step": "a training begins at its first step; give network_weights to go on",
-    "sdxl": "SDXL models can't be trained by the diffusers engine yet",
     "ae": "FLUX models can't be trained by the diffusers engine yet",
     "clip_l": "FLUX and SD3 models can't be trained by the diffusers engine yet",
     "clip_g": "SD3 models can't be trained by the diffusers engine yet",

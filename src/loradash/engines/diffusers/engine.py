@@ -31,7 +31,6 @@ from loradash.engines.diffusers.base_models.families import (
     fingerprint,
 )
 from loradash.engines.diffusers.base_models.inspection import Inspection, inspect
-from loradash.engines.diffusers.base_models.pipeline_layout import Layout
 from loradash.engines.diffusers.child.schedules import factor
 from loradash.engines.diffusers.drawing_limits import drawing_limits
 from loradash.engines.diffusers.job import (
@@ -79,9 +78,8 @@ class DiffusersEngine:
         warnings: tuple[str, ...] = ()
         with errors.noted():
             found = self._inspected(_source_of(config))
-        layout = found.layout or Layout()
         with errors.noted():
-            warnings = support.check(config, drawing_limits(layout.configs), layout.layers)
+            warnings = support.check(config, found.layout)
         if lora := config.process.network.pretrained_lora_path:
             with errors.noted():
                 path = local_path(lora, InvalidAdapter, "network.pretrained_lora_path")
@@ -117,8 +115,8 @@ class DiffusersEngine:
 
     def check_generation(self, request: GenerationRequest) -> None:
         """See `Engine.check_generation`."""
-        layout = self._inspected(find_base_model(request.base_model)).layout or Layout()
-        limits = drawing_limits(layout.configs)
+        layout = self._inspected(find_base_model(request.base_model)).layout
+        limits = drawing_limits(layout.configs if layout else {})
         places = [("steps", request.steps)]
         places += [
             (f"prompt {number}: steps", own.steps)

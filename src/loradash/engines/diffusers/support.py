@@ -1,6 +1,5 @@
 """Which settings of a training config this engine follows, and which it must refuse or mention."""
 
-from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 
 from loradash.domain.ai_toolkit_keys import asks_for_something
@@ -8,28 +7,25 @@ from loradash.domain.optimizers import LEAST_OWN_RATE, kind_of
 from loradash.domain.sizes import counted
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers.adapters.foreign_keys import foreign_keys
-from loradash.engines.diffusers.base_models.families import FAMILIES, find_base_model
-from loradash.engines.diffusers.drawing_limits import UNKNOWN_LIMITS, DrawingLimits
+from loradash.engines.diffusers.base_models.families import FAMILIES, TRAINABLE, find_base_model
+from loradash.engines.diffusers.base_models.pipeline_layout import Layout
+from loradash.engines.diffusers.drawing_limits import drawing_limits
 from loradash.engines.diffusers.preview_checks import check_previews
 from loradash.engines.diffusers.target_layers import no_layers
 from loradash.errors import InvalidConfig
 
 
-def check(
-    config: TrainingConfig,
-    limits: DrawingLimits = UNKNOWN_LIMITS,
-    layers: Mapping[str, Collection[str]] | None = None,
-) -> tuple[str, ...]:
+def check(config: TrainingConfig, layout: Layout | None = None) -> tuple[str, ...]:
     """Return a sentence for each setting without effect; raise `InvalidConfig` for others.
 
-    ``layers`` are the base model's by the part that they belong to, as far as they are known.
+    ``layout`` is the base model's, if it is known.
     """
     process = config.process
     found = foreign_keys(config)
     refused, warnings = [*found.refused], [*found.mentioned]
     refused += _other_families(config)
-    refused += no_layers(config, layers or {})
-    previews = check_previews(config, limits)
+    refused += no_layers(config, layout.layers if layout else {})
+    previews = check_previews(config, drawing_limits(layout.configs if layout else {}))
     refused += previews.problems
     warnings += previews.warnings
     if refused:
@@ -110,8 +106,8 @@ def _other_families(config: TrainingConfig) -> list[str]:
     problems = []
     if find_base_model(model.name_or_path).kind == "hub":
         problems += [
-            f"model.{flag}: the diffusers engine can't train models of this kind yet, only Stable "
-            "Diffusion 1.x and 2.x"
+            f"model.{flag}: the diffusers engine can't train models of this kind yet, only "
+            f"{TRAINABLE}"
             for flag in _foreign_flags(config)
         ]
     if model.arch and model.arch.split(":")[0] not in archs:

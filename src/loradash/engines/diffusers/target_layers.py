@@ -35,7 +35,8 @@ def no_layers(config: TrainingConfig, layers: Mapping[str, Collection[str]]) -> 
     if process.train.train_unet:
         wanted["unet"] = [*(network.target_modules or UNET_LINEARS)]
     if process.train.train_text_encoder:
-        wanted["text_encoder"] = [*CLIP_ATTENTION]
+        encoders = [part for part in layers if part.startswith("text_encoder")]
+        wanted |= {part: [*CLIP_ATTENTION] for part in encoders}
     if network.conv and "unet" in wanted:
         wanted["unet"] += UNET_CONVOLUTIONS
     return [

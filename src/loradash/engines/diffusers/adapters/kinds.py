@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 _OTHER_PROGRAM = "Use it in a program that supports it, or train a LoRA instead."
 _AS_BASE_MODEL = "Give it as the base model; an adapter is what was trained on top of one."
-_OTHER_BASE = "Use an adapter that was trained on Stable Diffusion 1.x or 2.x."
+_OTHER_BASE = "Use an adapter that was trained on Stable Diffusion 1.x, 2.x or XL."
 
 
 class Kind(NamedTuple):
@@ -64,13 +64,6 @@ _OTHER_ADAPTERS = (
 
 # Adapters for base models that this engine doesn't draw with, by the names of their layers.
 _ARCHITECTURES = (
-    _rule(
-        r"^lora_te2_|(^|\.)text_encoder_2\.|add_embedding|label_emb"
-        r"|(attentions|put_blocks_\d+|put_blocks\.\d+|middle_block)[._]\d+[._]transformer_blocks"
-        r"[._][2-9]",
-        "an adapter for Stable Diffusion XL",
-        _OTHER_BASE,
-    ),
     _rule(r"^lora_prior_unet_", "an adapter for Stable Cascade", _OTHER_BASE),
     _rule(
         r"double_blocks|single_blocks|single_transformer_blocks",
@@ -92,14 +85,6 @@ _ARCHITECTURES = (
         r"|(^|[._])layers[._]\d+[._](attention|feed_forward|adaLN)",
         "an adapter for a transformer such as Stable Diffusion 3, FLUX or Z-Image",
         _OTHER_BASE,
-    ),
-    _rule(
-        r"^(lora_unet_|lycoris_|unet\.|diffusion_model\.|base_model\.model\.)*"
-        r"(input_blocks|output_blocks|middle_block)[._]",
-        "an adapter whose layers have the names of the original Stable Diffusion code "
-        "(input_blocks, middle_block, output_blocks)",
-        "Use the version with names of diffusers or sd-scripts (down_blocks, mid_block, ...), or "
-        "convert it; if it was made for Stable Diffusion XL, it can't be used.",
     ),
     _rule(
         r"(^|\.)model\.layers\.\d+\.(self_attn|mlp)\.",
@@ -150,6 +135,18 @@ _EMBEDDING_KIND = Kind(
 def unusable_adapter(names: Iterable[str]) -> Kind | None:
     """Return the kind of an adapter that can't be used here, by any of its tensors' names."""
     return _first((*_OTHER_ADAPTERS, *_ARCHITECTURES), names)
+
+
+_XL = re.compile(
+    r"^lora_te2_|(^|\.)text_encoder_2\.|add_embedding|label_emb"
+    r"|(attentions|put_blocks_\d+|put_blocks\.\d+|middle_block)[._]\d+[._]transformer_blocks"
+    r"[._][2-9]"
+)
+
+
+def made_for(names: Iterable[str]) -> str:
+    """Return the base models that an adapter was made for, as far as its names tell; or ''."""
+    return "Stable Diffusion XL" if any(_XL.search(name) for name in names) else ""
 
 
 def other_file(shapes: dict[str, tuple[int, ...]]) -> Kind | None:

@@ -28,7 +28,7 @@ PEFT_SETTINGS = "adapter_config.json"
 """The file in which peft keeps the alpha of the adapter beside it."""
 
 Algorithm = Literal["lora", "loha", "lokr", "full"]
-Component = Literal["unet", "text_encoder", ""]
+Component = Literal["unet", "text_encoder", "text_encoder_2", ""]
 
 _FLOATS = frozenset(
     {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
@@ -60,8 +60,9 @@ _OLD_PROCESSOR = re.compile(
 _TEXT_PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
 _UNET_PROJECTIONS = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
 _PREFIXES: tuple[tuple[str, Component], ...] = (
-    ("lora_unet_", "unet"), ("unet.", "unet"), ("lora_te1_", "text_encoder"),
-    ("lora_te_", "text_encoder"), ("text_encoder.", "text_encoder"), ("lycoris_", ""),
+    ("lora_unet_", "unet"), ("unet.", "unet"), ("diffusion_model.", "unet"),
+    ("lora_te_", "text_encoder"), ("lora_te1_", "text_encoder"), ("lora_te2_", "text_encoder_2"),
+    ("text_encoder.", "text_encoder"), ("text_encoder_2.", "text_encoder_2"), ("lycoris_", ""),
 )  # fmt: skip
 
 
@@ -194,7 +195,7 @@ def _place(key: str) -> tuple[Component, str, str] | None:
     """Component, layer and part of a tensor by its name; None if it isn't one of an adapter."""
     if old := _OLD_PROCESSOR.match(key):
         component, layer = _component(old["layer"])
-        is_text = component == "text_encoder" or layer.endswith("self_attn")
+        is_text = component.startswith("text_encoder") or layer.endswith("self_attn")
         projections = _TEXT_PROJECTIONS if is_text else _UNET_PROJECTIONS
         return component, f"{layer}.{projections[old['which']]}", old["direction"] or "alpha"
     for pattern, part in _PARTS:

@@ -70,7 +70,7 @@ def _problems(layout: AdapterLayout, process: TrainingProcess) -> Iterator[str]:
 def is_text(layer: AdapterLayer) -> bool:
     """Whether a layer belongs to a text encoder, also where the file doesn't say."""
     unsaid = not layer.component and layer.flat_name.startswith("encoder_layers_")
-    return layer.component == "text_encoder" or unsaid
+    return layer.component.startswith("text_encoder") or unsaid
 
 
 def _make(layer: AdapterLayer) -> str:

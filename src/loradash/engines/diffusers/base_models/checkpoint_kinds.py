@@ -8,8 +8,9 @@ repositories) as diffusers 0.42 tells them apart (``loaders/single_file_utils.py
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from loradash.engines.diffusers.base_models.families import STABLE_DIFFUSION
 from loradash.engines.diffusers.base_models.findings import Finding
-from loradash.engines.diffusers.base_models.pipeline_layout import INPUT_CHANNELS, ORDINARY
+from loradash.engines.diffusers.base_models.pipeline_layout import INPUT_CHANNELS
 from loradash.engines.diffusers.base_models.weights import Tensor
 
 _UNET = "model.diffusion_model."
@@ -54,13 +55,15 @@ def checkpoint_kind(tensors: Mapping[str, Tensor]) -> Checkpoint | Finding:
         )
     for parts, kind in _KINDS:
         if _holds(parts, tensors):
-            return Finding(f"this is {kind}, which the diffusers engine can't train", ORDINARY)
+            return Finding(
+                f"this is {kind}, which the diffusers engine can't train", STABLE_DIFFUSION.ordinary
+            )
     first = tensors.get(_FIRST_CONVOLUTION)
     has_vae = any(key.startswith("first_stage_model.") for key in tensors)
     if first is None:
         return Finding(_what_else(tensors, has_vae=has_vae), _WHOLE)
     if what := INPUT_CHANNELS.get(first.shape[1] if len(first.shape) > 1 else 4):
-        return Finding(f"this is {what}", ORDINARY)
+        return Finding(f"this is {what}", STABLE_DIFFUSION.ordinary)
     if not has_vae:
         return Finding("it holds no VAE (first_stage_model.*)", _WHOLE)
     if quantised := [key for key, one in tensors.items() if one.dtype in ("U8", "I8")

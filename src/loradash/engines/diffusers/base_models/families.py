@@ -9,6 +9,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from loradash.data import EMBEDDED_BASE_MODELS, base_model_folder
+from loradash.engines.diffusers.base_models.parts import (
+    STABLE_DIFFUSION_PARTS,
+    STABLE_DIFFUSION_XL_PARTS,
+    Part,
+)
 from loradash.errors import InvalidBaseModel
 from loradash.paths import local_path
 
@@ -18,18 +23,46 @@ class Family:
     """Base models of one architecture, whatever their size."""
 
     name: str
+    title: str
+    """As people call it."""
     pipelines: frozenset[str]
     ai_toolkit_archs: frozenset[str]
     ai_toolkit_flags: frozenset[str]
+    parts: tuple[Part, ...]
+
+    @property
+    def ordinary(self) -> str:
+        """The remedy for a relative of the family that has other inputs or outputs."""
+        return f"use an ordinary text-to-image model of {self.title}"
 
 
 STABLE_DIFFUSION = Family(
     name="stable-diffusion",
+    title="Stable Diffusion 1.x or 2.x",
     pipelines=frozenset({"StableDiffusionPipeline"}),
     ai_toolkit_archs=frozenset({"sd1", "sd2", "sd15", "sd"}),
     ai_toolkit_flags=frozenset({"is_v2"}),
+    parts=STABLE_DIFFUSION_PARTS,
 )
-FAMILIES = (STABLE_DIFFUSION,)
+STABLE_DIFFUSION_XL = Family(
+    name="stable-diffusion-xl",
+    title="Stable Diffusion XL",
+    pipelines=frozenset({"StableDiffusionXLPipeline"}),
+    ai_toolkit_archs=frozenset({"sdxl"}),
+    ai_toolkit_flags=frozenset({"is_xl"}),
+    parts=STABLE_DIFFUSION_XL_PARTS,
+)
+FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)
+TRAINABLE = "Stable Diffusion 1.x, 2.x and XL"
+"""The families in one phrase, for texts."""
+
+
+def family_of(pipeline_class: object) -> Family | None:
+    """Return the family whose pipeline it is, by the name of its class; None for others."""
+    if not isinstance(pipeline_class, str):  # a damaged file may hold anything
+        return None
+    return next((one for one in FAMILIES if pipeline_class in one.pipelines), None)
+
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _REMEDY = (

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from loradash.engines.diffusers.base_models.checkpoint_kinds import Checkpoint, checkpoint_kind
-from loradash.engines.diffusers.base_models.families import FAMILIES, BaseModelSource
+from loradash.engines.diffusers.base_models.families import (
+    FAMILIES,
+    STABLE_DIFFUSION,
+    BaseModelSource,
+    Family,
+    family_of,
+)
 from loradash.engines.diffusers.base_models.findings import (
     COMPLETE,
     Finding,
@@ -90,23 +96,23 @@ def pipeline(name: str, files: ModelFiles) -> Inspection:
     except ValueError as error:
         finding = Finding(f"{INDEX} {error}", COMPLETE)
         raise invalid_base_model(name, [finding]) from error
-    if other := other_family(index.get("_class_name")):
-        raise invalid_base_model(name, [other])
-    layout = read_layout(files, index)
+    family = _known_family(name, index.get("_class_name"))
+    layout = read_layout(files, index, family)
     if layout.findings:
         raise invalid_base_model(name, layout.findings)
     return Inspection(layout.native_size, layout)
 
 
-def other_family(pipeline_class: object) -> Finding | None:
-    """Say that a pipeline's class is none that this engine can train; None if it is one."""
+def _known_family(name: str, pipeline_class: object) -> Family:
+    """Return the family of a pipeline's class. Raises `InvalidBaseModel` if it isn't ours."""
+    if family := family_of(pipeline_class):
+        return family
     supported = sorted(name for family in FAMILIES for name in family.pipelines)
-    if isinstance(pipeline_class, str) and pipeline_class in supported:
-        return None
-    return Finding(
+    finding = Finding(
         f"this is a {pipeline_class}, which the diffusers engine can't train yet",
         f"use a base model of: {', '.join(supported)}",
     )
+    raise invalid_base_model(name, [finding])
 
 
 def _no_pipeline(names: frozenset[str]) -> Finding:
@@ -207,10 +213,14 @@ def _extras(name: str, where: str, files: ModelFiles, kind: Checkpoint) -> Layou
         index = read_json(files, INDEX)
     except ValueError as error:
         raise _of_extras(name, where, [Finding(f"{INDEX} {error}", COMPLETE)]) from error
-    if other := other_family(index.get("_class_name")):
-        raise _of_extras(name, where, [other])
+    if index.get("_class_name") not in STABLE_DIFFUSION.pipelines:
+        finding = Finding(
+            f"this is a {index.get('_class_name')}, and the file is of {STABLE_DIFFUSION.title}",
+            f"use a pipeline of: {', '.join(sorted(STABLE_DIFFUSION.pipelines))}",
+        )
+        raise _of_extras(name, where, [finding])
     wanted = frozenset() if kind.has_text_encoder else frozenset({"text_encoder"})
-    layout = read_layout(files, index, with_weights=wanted)
+    layout = read_layout(files, index, STABLE_DIFFUSION, with_weights=wanted)
     if layout.findings:
         raise _of_extras(name, where, layout.findings)
     return layout

@@ -5,15 +5,17 @@ The names are diffusers' and transformers' for `UNet2DConditionModel`, `Autoenco
 `CLIPTextModel`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+from loradash.engines.diffusers.base_models.parts import PartKind
 
 _MIDDLE = "UNetMidBlock2DCrossAttn"
 
 
-def missing_parts(part: str, config: Mapping[str, Any], tensors: Iterable[str]) -> list[str]:
+def missing_parts(kind: PartKind, config: Mapping[str, Any], tensors: Iterable[str]) -> list[str]:
     """Return the blocks that the config describes and of which no tensor is there."""
-    wanted = {"unet": _unet, "vae": _vae, "text_encoder": _text_encoder}[part]
+    wanted = _DESCRIBED[kind]
     there: set[str] = set()
     for key in tensors:
         pieces = key.removeprefix("text_model.").split(".")
@@ -67,7 +69,14 @@ def _text_encoder(config: Mapping[str, Any]) -> Iterator[str]:
     yield from ("embeddings.token_embedding", "embeddings.position_embedding")
     yield from (f"encoder.layers.{layer}" for layer in range(int(config["num_hidden_layers"])))
     yield "final_layer_norm"
+    if config.get("architectures") == ["CLIPTextModelWithProjection"]:
+        yield "text_projection"
 
 
 def _per_block(layers: Any, blocks: int) -> list[int]:
     return list(layers) if isinstance(layers, list) else [int(layers)] * blocks
+
+
+_DESCRIBED: Mapping[PartKind, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+    "unet": _unet, "autoencoder": _vae, "clip": _text_encoder,
+}  # fmt: skip

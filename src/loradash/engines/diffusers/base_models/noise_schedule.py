@@ -7,21 +7,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loradash.engines.diffusers.base_models.findings import Finding
+from loradash.engines.diffusers.base_models.parts import SCHEDULER_CONFIG
 
-SCHEDULER_CONFIG = "scheduler_config.json"
 _FILE = f"scheduler/{SCHEDULER_CONFIG}"
 _PREDICTIONS = ("epsilon", "v_prediction")
 _SHAPES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 _MAX_TIMESTEPS = 100_000
 _OWN = "use the scheduler's config as the model's author published it"
-_OTHER_MODEL = "use an ordinary text-to-image model of Stable Diffusion 1.x or 2.x"
 
 
-def schedule_findings(config: Mapping[str, Any]) -> Iterator[Finding]:
-    """Tell what of a scheduler's config can't be trained or drawn with."""
+def schedule_findings(config: Mapping[str, Any], ordinary: str) -> Iterator[Finding]:
+    """Return what of a scheduler's config can't be trained or drawn with.
+
+    ``ordinary`` is the remedy for a model of another kind.
+    """
     kind = config.get("_class_name")
     if isinstance(kind, str) and kind.startswith("FlowMatch"):
-        yield Finding(f"{_FILE} is of a {kind}, which is for flow models", _OTHER_MODEL)
+        yield Finding(f"{_FILE} is of a {kind}, which is for flow models", ordinary)
         return
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS:

@@ -7,15 +7,14 @@ weights, the small files first. The layout is that of diffusers and transformers
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from loradash.engines.diffusers.base_models.families import Family
 from loradash.engines.diffusers.base_models.findings import COMPLETE, Finding, Findings
 from loradash.engines.diffusers.base_models.model_files import ModelFiles, read_json
 from loradash.engines.diffusers.base_models.network_parts import missing_parts
-from loradash.engines.diffusers.base_models.noise_schedule import (
-    SCHEDULER_CONFIG,
-    schedule_findings,
-)
+from loradash.engines.diffusers.base_models.noise_schedule import schedule_findings
+from loradash.engines.diffusers.base_models.parts import Part, PartKind
 from loradash.engines.diffusers.base_models.weights import NotWeights, Tensor, read_header
 from loradash.engines.diffusers.base_models.weights_choice import Weights, weights_of
 
@@ -30,35 +29,13 @@ INPUT_CHANNELS = {
     7: "an upscaler (its UNet takes 7 channels)",
     5: "a depth-to-image model (its UNet takes 5 channels)",
 }
-ORDINARY = "use an ordinary text-to-image model of Stable Diffusion 1.x or 2.x"
-
-
-class Part(NamedTuple):
-    """A part of the pipeline that training and drawing need."""
-
-    name: str
-    classes: frozenset[str]
-    config: str
-    weights: str
-    """Stem of its weights' file name, '' for a part without any."""
-
-
-PARTS = (
-    Part("scheduler", frozenset(), SCHEDULER_CONFIG, ""),
-    Part("tokenizer", frozenset({"CLIPTokenizer", "CLIPTokenizerFast"}), "", ""),
-    Part("text_encoder", frozenset({"CLIPTextModel"}), "config.json", "model"),
-    Part("vae", frozenset({"AutoencoderKL"}), "config.json", "diffusion_pytorch_model"),
-    Part("unet", frozenset({"UNet2DConditionModel"}), "config.json", "diffusion_pytorch_model"),
-)
-
-
-ALL_PARTS = frozenset(part.name for part in PARTS)
 
 
 @dataclass
 class Layout:
     """What is known of a pipeline."""
 
+    family: Family
     findings: list[Finding] = field(default_factory=list)
     needed: list[str] = field(default_factory=list)
     """The files that are read, as far as they are there."""
@@ -81,22 +58,24 @@ class Layout:
 def read_layout(
     files: ModelFiles,
     index: Mapping[str, Any],
-    with_weights: frozenset[str] = ALL_PARTS,
+    family: Family,
+    with_weights: frozenset[str] | None = None,
 ) -> Layout:
-    """Judge the parts that a pipeline's index names; of the weights, those of some parts.
+    """Judge the parts that a pipeline's index names; of the weights, those of some parts or all.
 
     Raises `OSError` if files can't be read.
     """
-    layout = Layout(needed=[INDEX])
+    layout = Layout(family, needed=[INDEX])
     names = files.names()
-    parts = [part for part in PARTS if _is_named(part, index, layout)]
+    parts = [part for part in family.parts if _is_named(part, index, layout)]
     for part in parts:
         _read_config(part, files, names, layout)
     _check_configs(layout)
     for part in parts:
-        if part.name == "tokenizer":
-            _read_tokenizer(files, names, layout)
-        elif part.weights and part.name in layout.configs and part.name in with_weights:
+        is_wanted = with_weights is None or part.name in with_weights
+        if part.kind == "tokenizer":
+            _read_tokenizer(part, files, names, layout)
+        elif part.weights and part.name in layout.configs and is_wanted:
             _read_weights(part, files, names, layout)
     return layout
 
@@ -121,11 +100,11 @@ def _is_named(part: Part, index: Mapping[str, Any], layout: Layout) -> bool:
     if part.classes and kind not in part.classes:
         layout.find(
             f"{part.name} is a {kind}, not a {min(part.classes)}",
-            ORDINARY,
+            layout.family.ordinary,
         )
         return False
-    if part.name == "scheduler" and kind.startswith("FlowMatch"):
-        layout.find(f"{part.name} is a {kind}, which is for flow models", ORDINARY)
+    if part.kind == "scheduler" and kind.startswith("FlowMatch"):
+        layout.find(f"{part.name} is a {kind}, which is for flow models", layout.family.ordinary)
         return False
     return True
 
@@ -145,7 +124,7 @@ def _read_config(part: Part, files: ModelFiles, names: frozenset[str], layout: L
     layout.needed.append(name)
     kind = config.get("_class_name")
     if part.classes and isinstance(kind, str) and kind not in part.classes:
-        layout.find(f"{name} is of a {kind}, not of a {min(part.classes)}", ORDINARY)
+        layout.find(f"{name} is of a {kind}, not of a {min(part.classes)}", layout.family.ordinary)
     if config.get("quantization_config"):
         layout.find(
             f"{name}: the {part.name} is quantised", "use the model's version that isn't quantised"
@@ -155,7 +134,6 @@ def _read_config(part: Part, files: ModelFiles, names: frozenset[str], layout: L
 def _check_configs(layout: Layout) -> None:
     """Whether the parts fit together, as their configs describe them."""
     unet, vae = layout.configs.get("unet", {}), layout.configs.get("vae", {})
-    text = layout.configs.get("text_encoder", {})
     channels, latents = unet.get("in_channels"), vae.get("latent_channels")
     if isinstance(channels, int) and isinstance(latents, int) and channels != latents:
         what = INPUT_CHANNELS.get(channels)
@@ -163,26 +141,45 @@ def _check_configs(layout: Layout) -> None:
             f"unet/config.json: this is {what}" if what
             else f"unet/config.json: the UNet takes {channels} channels, the VAE's latents have "
             f"{latents}",
-            ORDINARY,
+            layout.family.ordinary,
         )  # fmt: skip
-    width, hidden = unet.get("cross_attention_dim"), text.get("hidden_size")
-    if isinstance(width, int) and isinstance(hidden, int) and width != hidden:
-        layout.find(
-            f"unet/config.json: the UNet reads text of width {width}, the text encoder gives "
-            f"{hidden}",
-            "use unet and text_encoder of the same model",
-        )
-    layout.findings += schedule_findings(layout.configs.get("scheduler", {}))
+    _check_text_width(unet, layout)
+    layout.findings += schedule_findings(
+        layout.configs.get("scheduler", {}), layout.family.ordinary
+    )
 
 
-def _read_tokenizer(files: ModelFiles, names: frozenset[str], layout: Layout) -> None:
-    there = [f"tokenizer/{name}" for name in _TOKENIZER_FILES if f"tokenizer/{name}" in names]
+def _check_text_width(unet: Mapping[str, Any], layout: Layout) -> None:
+    """Whether the UNet reads as much of a caption as the text encoders give."""
+    encoders = [part.name for part in layout.family.parts if part.kind == "clip"]
+    configs = [layout.configs.get(name, {}) for name in encoders]
+    facts = [("text of width", unet.get("cross_attention_dim"),
+              [config.get("hidden_size") for config in configs])]  # fmt: skip
+    if len(encoders) > 1:  # the pooled text comes beside six numbers about the image's size
+        step = unet.get("addition_time_embed_dim")
+        sizes = 6 * step if isinstance(step, int) else None
+        facts.append(("sizes and pooled text of width",
+                      unet.get("projection_class_embeddings_input_dim"),
+                      [sizes, configs[-1].get("projection_dim")]))  # fmt: skip
+    for what, read, given in facts:
+        widths = [width for width in given if isinstance(width, int)]
+        if isinstance(read, int) and len(widths) == len(given) and read != sum(widths):
+            layout.find(
+                f"unet/config.json: the UNet reads {what} {read}, the text "
+                f"{'encoder gives' if len(encoders) == 1 else 'encoders give'} {sum(widths)}",
+                f"use unet and {' and '.join(encoders)} of the same model",
+            )
+
+
+def _read_tokenizer(part: Part, files: ModelFiles, names: frozenset[str], layout: Layout) -> None:
+    folder = part.name
+    there = [f"{folder}/{name}" for name in _TOKENIZER_FILES if f"{folder}/{name}" in names]
     layout.needed += there
-    vocabulary = "tokenizer/tokenizer.json"
+    vocabulary = f"{folder}/tokenizer.json"
     if vocabulary not in there:
-        vocabulary = "tokenizer/vocab.json"
+        vocabulary = f"{folder}/vocab.json"
         if missing := [
-            name for name in (vocabulary, "tokenizer/merges.txt") if name not in there
+            name for name in (vocabulary, f"{folder}/merges.txt") if name not in there
         ]:  # fmt: skip
             layout.find(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
             return
@@ -193,12 +190,12 @@ def _read_tokenizer(files: ModelFiles, names: frozenset[str], layout: Layout) ->
             layout.find(f"{name} {error}")
             continue
         if name == vocabulary:
-            _check_vocabulary(name, content, layout)
-    if "tokenizer/merges.txt" in there and not files.size("tokenizer/merges.txt"):
-        layout.find("tokenizer/merges.txt is empty")
+            _check_vocabulary(part, name, content, layout)
+    if f"{folder}/merges.txt" in there and not files.size(f"{folder}/merges.txt"):
+        layout.find(f"{folder}/merges.txt is empty")
 
 
-def _check_vocabulary(name: str, content: dict[str, Any], layout: Layout) -> None:
+def _check_vocabulary(part: Part, name: str, content: dict[str, Any], layout: Layout) -> None:
     tokens: Any = content
     if name.endswith("tokenizer.json"):  # the vocabulary is a part of it
         model = content.get("model")
@@ -209,11 +206,12 @@ def _check_vocabulary(name: str, content: dict[str, Any], layout: Layout) -> Non
     if not numbers:
         layout.find(f"{name} holds no vocabulary")
         return
-    size = layout.configs.get("text_encoder", {}).get("vocab_size")
+    encoder = part.text_encoder
+    size = layout.configs.get(encoder, {}).get("vocab_size")
     if isinstance(size, int) and max(numbers) >= size:
         layout.find(
-            f"{name} has tokens up to {max(numbers)}, the text encoder knows {size}",
-            "use tokenizer and text_encoder of the same model",
+            f"{name} has tokens up to {max(numbers)}, the {encoder.replace('_', ' ')} knows {size}",
+            f"use {part.name} and {encoder} of the same model",
         )
 
 
@@ -247,7 +245,7 @@ def _read_weights(part: Part, files: ModelFiles, names: frozenset[str], layout: 
         if key.endswith(".weight") and len(one.shape) > 1
     )
     where = found.files[0] if len(found.files) == 1 else found.index_file
-    if missing := missing_parts(part.name, layout.configs[part.name], tensors):
+    if missing := missing_parts(part.kind, layout.configs[part.name], tensors):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         layout.find(
             f"{where} lacks what {part.name}/config.json describes: {', '.join(missing[:3])}{more}",
@@ -260,10 +258,10 @@ def _is_quantised(key: str, tensor: Tensor) -> bool:
     return key.endswith(".weight") and tensor.dtype in ("U8", "I8")
 
 
-_SHAPES = {
+_SHAPES: Mapping[PartKind, tuple[tuple[str, int, str], ...]] = {
     "unet": (("conv_in.weight", 1, "in_channels"),),
-    "vae": (("decoder.conv_in.weight", 1, "latent_channels"),),
-    "text_encoder": (
+    "autoencoder": (("decoder.conv_in.weight", 1, "latent_channels"),),
+    "clip": (
         ("embeddings.token_embedding.weight", 0, "vocab_size"),
         ("embeddings.token_embedding.weight", 1, "hidden_size"),
         ("embeddings.position_embedding.weight", 0, "max_position_embeddings"),
@@ -273,7 +271,7 @@ _SHAPES = {
 
 def _check_shapes(part: Part, where: str, tensors: Mapping[str, Tensor], layout: Layout) -> None:
     config = layout.configs[part.name]
-    for ending, axis, key in _SHAPES[part.name]:
+    for ending, axis, key in _SHAPES[part.kind]:
         shape = next(
             (
                 one.shape

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -19,12 +20,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loradash.domain.sizes import counted
+from loradash.engines.diffusers.adapters.kinds import made_for
 from loradash.engines.diffusers.adapters.layers import (
     AdapterLayer,
     AdapterLayout,
     read_adapter_layout,
     some_of,
 )
+from loradash.engines.diffusers.adapters.original_names import original_name
 from loradash.engines.diffusers.child.architecture import AdaptedModule
 from loradash.errors import InvalidAdapter
 
@@ -106,7 +109,8 @@ def read_adapter(path: Path, modules: list[AdaptedModule]) -> ReadAdapter:
     if total - len(homeless) < total * _LEAST_SHARE:
         raise InvalidAdapter(
             f"adapter {path.name} doesn't fit this base model, which has "
-            f"{_share(total - len(homeless), total)}; there is no {some_of(homeless)}",
+            f"{_share(total - len(homeless), total)}; there is no {some_of(homeless)}"
+            f"{_made_for(layout)}",
             remedy=_OTHER_BASE,
         )
     warnings = [*_warnings(path.name, layout, homeless), *_without_effect(path.name, changes)]
@@ -169,10 +173,24 @@ def _config(changes: Mapping[str, LayerChange]) -> LoraConfig:
 
 def _layers_of(module: AdaptedModule) -> dict[str, tuple[str, Tensor]]:
     """Full name and weight of each layer that can carry an adapter, by the name without points."""
-    return {
+    layers = {
         name.replace(".", "_").removeprefix("text_model_"): (name, weight)
         for name, weight in _weights(module.module)
     }
+    for name, weight in list(layers.values()) if not module.is_text else ():
+        if original := _original_name(module.module, name):
+            layers[original.replace(".", "_")] = (name, weight)
+    return layers
+
+
+def _original_name(unet: torch.nn.Module, name: str) -> str | None:
+    config: Any = getattr(unet, "config", None)
+    layers = getattr(config, "layers_per_block", None)
+    if not isinstance(layers, int):  # blocks of different lengths have no original names
+        return None
+    kinds = config.up_block_types
+    attention = frozenset(n for n, kind in enumerate(kinds) if kind.startswith("CrossAttn"))
+    return original_name(name, layers, attention)
 
 
 def _weights(module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -241,13 +259,16 @@ def _computed(
         down, up = values["down"], values["up"]
         if "mid" in values:  # a convolution in three: 1x1, then the kernel, then 1x1
             down = torch.einsum("pqkl,qi->pikl", values["mid"], down.flatten(1))
-        pair = (down.reshape(-1, *inputs), up.reshape(outputs, -1))
-        if pair[0].shape[0] != pair[1].shape[1]:
-            raise RuntimeError("the ranks differ")
+        rank = down.shape[0]
+        pair = (down.reshape(rank, *inputs), up.reshape(outputs, rank))
+        if up.shape[0] != outputs:
+            raise RuntimeError("another number of outputs")
         change = LayerChange(*pair, scale, is_low_rank=True)
     else:
-        delta = _delta(layer, values).reshape(weight.shape)
-        change = _dense(scale * delta)
+        delta = _delta(layer, values)
+        if delta.shape[0] != outputs:
+            raise RuntimeError("another number of outputs")
+        change = _dense(scale * delta.reshape(weight.shape))
     if "magnitude" not in values:
         return change
     base = weight.to(device="cpu", dtype=torch.float32)
@@ -300,9 +321,14 @@ def _misfit(layout: AdapterLayout, layer: AdapterLayer, weight: Tensor) -> Inval
     told = ", ".join(f"{part} {shape}" for part, shape in shapes.items() if part != "alpha")
     return InvalidAdapter(
         f"adapter {layout.file.path.name} doesn't fit this base model: layer {layer.name} has "
-        f"{told}, the base model's weight there is {list(weight.shape)}",
+        f"{told}, the base model's weight there is {list(weight.shape)}{_made_for(layout)}",
         remedy=_OTHER_BASE,
     )
+
+
+def _made_for(layout: AdapterLayout) -> str:
+    family = made_for(layout.file.tensors)
+    return f"; it was made for {family}" if family else ""
 
 
 def _share(fitting: int, total: int) -> str:

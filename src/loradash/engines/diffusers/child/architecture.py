@@ -6,7 +6,7 @@ and the generator hold no ``if sdxl`` anywhere: what differs stands behind this 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from diffusers import DiffusionPipeline
@@ -20,6 +20,17 @@ from loradash.engines.diffusers.child.objective import Objective
 
 Conditioning = dict[str, Tensor]
 """What a denoiser is given for one caption, by name; no tensor has a batch axis or padding."""
+
+
+class ImageFacts(NamedTuple):
+    """Where a training image comes from; some denoisers are told. All are (height, width)."""
+
+    original: tuple[int, int]
+    """Size of the image's file in pixels."""
+    crop: tuple[int, int]
+    """What was cut off at the top and at the left, in pixels of ``target``."""
+    target: tuple[int, int]
+    """Size at which it is trained."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,10 @@ class Architecture(Protocol):
         """Turn the autoencoder's latents into the denoiser's: shifted, scaled, rearranged."""
         ...
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Turn what the pipeline returns as latents into (batch, 3, height, width) in -1..1."""
+        ...
+
     def cut(self, text: str) -> CutText | None:
         """Where a caption or prompt is cut because the text encoder reads no more; or None."""
         ...
@@ -86,7 +101,13 @@ class Architecture(Protocol):
         """Encode captions; gradients flow if a text encoder is trained."""
         ...
 
-    def predict(self, noisy: Tensor, time: Tensor, captions: Sequence[Conditioning]) -> Tensor:
+    def predict(
+        self,
+        noisy: Tensor,
+        time: Tensor,
+        captions: Sequence[Conditioning],
+        images: Sequence[ImageFacts],
+    ) -> Tensor:
         """Run the denoiser on ``noisy`` (batch, channels, height, width), with a caption for each.
 
         ``time`` (batch,) and what is returned are the objective's.

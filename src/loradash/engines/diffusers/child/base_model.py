@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from loradash.engines.diffusers.base_models.families import BaseModelSource
+from loradash.engines.diffusers.base_models.families import BaseModelSource, Family, family_of
 from loradash.engines.diffusers.base_models.findings import Finding, invalid_base_model
 from loradash.engines.diffusers.base_models.inspection import inspect
 from loradash.engines.diffusers.child.architecture import Architecture
@@ -16,13 +16,21 @@ from loradash.engines.diffusers.child.hub_download import on_this_disk
 from loradash.engines.diffusers.child.networks import load_networks, not_finite
 from loradash.engines.diffusers.child.pickles import no_pickles, wanted_pickle
 from loradash.engines.diffusers.child.stable_diffusion import StableDiffusion
+from loradash.engines.diffusers.child.stable_diffusion_xl import StableDiffusionXL
 from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.token_count import text_limit
 from loradash.errors import InvalidBaseModel, LoradashError, OutOfMemory
 
 ARCHITECTURES: dict[str, Callable[[Any], Architecture]] = {
     StableDiffusionPipeline.__name__: StableDiffusion,
+    StableDiffusionXLPipeline.__name__: StableDiffusionXL,
 }
+_LEFT_OUT: dict[type, dict[str, Any]] = {
+    # A safety checker is a second network of 1.2 GB that no training or preview needs.
+    StableDiffusionPipeline: {"safety_checker": None, "requires_safety_checker": False},
+    StableDiffusionXLPipeline: {"add_watermarker": False},
+}
+"""What isn't loaded of a pipeline, by its class."""
 
 
 def load_base_model(
@@ -68,18 +76,9 @@ def load_base_model(
             f"base model {source.name} is a {name}, which the diffusers engine can't handle yet",
             remedy=f"Use a base model of: {', '.join(sorted(ARCHITECTURES))}.",
         )
-    pipeline.set_progress_bar_config(disable=True)
-    for component in pipeline.components.values():
-        if isinstance(component, torch.nn.Module):
-            component.requires_grad_(False)
-            component.eval()
-    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
-    tokenizer.model_max_length = text_limit(
-        tokenizer.model_max_length, encoder.config.max_position_embeddings
-    )
-    networks = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder")}
-    if findings := list(not_finite(networks, dtype)):
-        raise invalid_base_model(source.name, findings)
+    family = family_of(name)
+    assert family is not None
+    _prepare(pipeline, family, source.name, dtype)
     try:
         pipeline.to(device)
         pipeline.vae.to(dtype=torch.float32)
@@ -91,26 +90,50 @@ def load_base_model(
     return ARCHITECTURES[name](pipeline)
 
 
+def _prepare(pipeline: Any, family: Family, name: str, dtype: torch.dtype) -> None:
+    """Freeze a loaded pipeline's networks, bound its texts, and look for values that aren't finite.
+
+    Raises `InvalidBaseModel`.
+    """
+    pipeline.set_progress_bar_config(disable=True)
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.requires_grad_(False)
+            component.eval()
+    networks = {part.name: getattr(pipeline, part.name) for part in family.parts if part.weights}
+    for part in family.parts:
+        if part.kind == "tokenizer":
+            tokenizer, encoder = getattr(pipeline, part.name), networks[part.text_encoder]
+            tokenizer.model_max_length = text_limit(
+                tokenizer.model_max_length, encoder.config.max_position_embeddings
+            )
+    if findings := list(not_finite(networks, dtype)):
+        raise invalid_base_model(name, findings)
+
+
 def _load(source: BaseModelSource, dtype: torch.dtype) -> DiffusionPipeline:
-    # A safety checker is a second network of 1.2 GB that no training or preview needs.
-    common: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "safety_checker": None}
+    common: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
     if source.kind == "single_file":
         extras = {"config": source.extras} if source.extras else {}
-        return StableDiffusionPipeline.from_single_file(source.location, **common, **extras)
+        return StableDiffusionPipeline.from_single_file(
+            source.location, safety_checker=None, **common, **extras
+        )
     layout = inspect(source).layout
     assert layout is not None
+    pipeline_class = next(one for one in _LEFT_OUT if one.__name__ in layout.family.pipelines)
     findings: list[Finding] = []
     networks = load_networks(Path(source.location), layout, dtype, findings)
     if findings:
         raise invalid_base_model(source.name, findings)
-    return StableDiffusionPipeline.from_pretrained(
+    pipeline: DiffusionPipeline = pipeline_class.from_pretrained(  # type: ignore[attr-defined]
         source.location,
         **common,
         **networks,
+        **_LEFT_OUT[pipeline_class],
         feature_extractor=None,
         image_encoder=None,
-        requires_safety_checker=False,
     )
+    return pipeline
 
 
 def _with_cause(error: BaseException) -> str:

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from loradash.engines.diffusers.base_models.findings import COMPLETE, Finding
 from loradash.engines.diffusers.base_models.pipeline_layout import Layout
 
 _CLASSES: dict[str, Any] = {
-    "unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel,
-}  # fmt: skip
+    kind.__name__: kind
+    for kind in (UNet2DConditionModel, AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection)
+}
 _SHOWN = 3
 
 
@@ -26,10 +27,13 @@ def load_networks(
 ) -> dict[str, Any]:
     """Return each network by its name in the pipeline; add what is wrong to ``findings``."""
     networks = {}
-    for name, kind in _CLASSES.items():
+    for part in layout.family.parts:
+        if not part.weights:
+            continue
+        name, (kind,) = part.name, part.classes
         weights = layout.weights[name]
-        options = {"ignore_mismatched_sizes": True} if name == "text_encoder" else {}
-        network, told = kind.from_pretrained(
+        options = {"ignore_mismatched_sizes": True} if part.kind == "clip" else {}
+        network, told = _CLASSES[kind].from_pretrained(
             folder / name,
             dtype=dtype,
             variant=weights.variant or None,

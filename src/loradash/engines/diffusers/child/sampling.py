@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -80,14 +79,14 @@ def draw(
         width=drawing.width,
         height=drawing.height,
         generator=torch.Generator("cpu").manual_seed(drawing.seed),
-        output_type="np",
+        output_type="latent",
     )
     with torch.no_grad(), autocast(pipeline.device, dtype):
-        output = pipeline(**arguments, callback_on_step_end=after_step)
-    pixels = output.images  # (1, height, width, 3) in 0..1
-    if not np.isfinite(pixels).all():
+        latents = pipeline(**arguments, callback_on_step_end=after_step).images
+    pixels = architecture.decode(latents)
+    if not torch.isfinite(pixels).all():
         raise _not_finite(drawing, "in the autoencoder")
-    image: Image.Image = pipeline.image_processor.numpy_to_pil(pixels)[0]
+    image: Image.Image = pipeline.image_processor.postprocess(pixels)[0]
     return image
 
 

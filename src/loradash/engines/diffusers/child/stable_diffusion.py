@@ -10,7 +10,11 @@ from torch import Tensor
 from loradash.domain.adapter import BaseModelNames
 from loradash.domain.text_length import CutText, cut_of
 from loradash.domain.training_config import TrainSection
-from loradash.engines.diffusers.child.architecture import AdaptedModule, Conditioning
+from loradash.engines.diffusers.child.architecture import (
+    AdaptedModule,
+    Conditioning,
+    ImageFacts,
+)
 from loradash.engines.diffusers.child.latents import Posterior
 from loradash.engines.diffusers.child.objective import DiffusionObjective
 from loradash.engines.diffusers.target_layers import (
@@ -89,6 +93,14 @@ class StableDiffusion:
         """Scale, as `diffusers`' pipelines decode them."""
         return latents * float(self.pipeline.vae.config.scaling_factor)
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """See `Architecture.decode`; in the autoencoder's float32, whatever was drawn in."""
+        vae = self.pipeline.vae
+        with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+            scaled = latents.to(vae.dtype) / float(vae.config.scaling_factor)
+            pixels: Tensor = vae.decode(scaled).sample
+        return pixels
+
     def cut(self, text: str) -> CutText | None:
         """See `Architecture.cut`."""
         tokenizer: Any = self.pipeline.tokenizer
@@ -107,8 +119,15 @@ class StableDiffusion:
         hidden = self.pipeline.text_encoder(tokens.input_ids.to(self.pipeline.device))[0]
         return [{"text": row} for row in hidden.unbind()]
 
-    def predict(self, noisy: Tensor, time: Tensor, captions: Sequence[Conditioning]) -> Tensor:
-        """Run the UNet; ``time`` are the timesteps."""
+    def predict(
+        self,
+        noisy: Tensor,
+        time: Tensor,
+        captions: Sequence[Conditioning],
+        images: Sequence[ImageFacts],
+    ) -> Tensor:
+        """Run the UNet, which isn't told of images; ``time`` are the timesteps."""
+        del images
         text = torch.stack([caption["text"] for caption in captions])
         prediction: Tensor = self.pipeline.unet(noisy, time, encoder_hidden_states=text).sample
         return prediction

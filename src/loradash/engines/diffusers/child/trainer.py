@@ -21,6 +21,7 @@ from loradash.engines.diffusers.child.architecture import (
     AdaptedModule,
     Architecture,
     Conditioning,
+    ImageFacts,
 )
 from loradash.engines.diffusers.child.checkpoints import (
     CheckpointStore,
@@ -268,26 +269,29 @@ class Trainer:
             item.drawn_caption(self._seed, *purpose, place) for place, item in enumerate(items)
         ]
         with autocast(self._device, self._dtype):
-            rows = self._encode(captions)
-            predicted = self._architecture.predict(noisy.to(self._dtype), times, rows)
+            rows, facts = self._encode(captions), [item.facts for item in items]
+            predicted = self._architecture.predict(noisy.to(self._dtype), times, rows, facts)
         target = self._objective.target(latents, noise, times)
         prior = [place for place, item in enumerate(items) if item.section.prior_reg]
         if prior:
             target[prior] = self._prior_prediction(
-                noisy[prior], times[prior], [captions[place] for place in prior]
-            )
+                noisy[prior], times[prior],
+                [captions[place] for place in prior], [facts[place] for place in prior],
+            )  # fmt: skip
         losses = self._objective.loss(predicted, target, times)
         weights = torch.tensor([item.weight for item in items], device=self._device)
         return (losses * weights).mean()
 
-    def _prior_prediction(self, noisy: Tensor, times: Tensor, captions: list[str]) -> Tensor:
+    def _prior_prediction(
+        self, noisy: Tensor, times: Tensor, captions: list[str], facts: list[ImageFacts]
+    ) -> Tensor:
         """What the base model predicts without the adapter: what a prior image shall keep."""
         for module in self._modules:
             module.module.disable_adapters()
         try:
             with torch.no_grad(), autocast(self._device, self._dtype):
                 predicted = self._architecture.predict(
-                    noisy.to(self._dtype), times, self._encode(captions)
+                    noisy.to(self._dtype), times, self._encode(captions), facts
                 )
         finally:
             for module in self._modules:

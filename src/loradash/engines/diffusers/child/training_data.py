@@ -23,7 +23,7 @@ from loradash.domain.dataset_findings import findings, images_enlarged, name_lis
 from loradash.domain.sizes import counted
 from loradash.domain.text_length import cut_captions
 from loradash.domain.training_config import DatasetSection, TrainingConfig
-from loradash.engines.diffusers.child.architecture import Architecture
+from loradash.engines.diffusers.child.architecture import Architecture, ImageFacts
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.latents import Posterior, batch_of
 from loradash.engines.diffusers.child.randomness import python_random
@@ -44,6 +44,7 @@ class Item:
     caption: str
     section: DatasetSection
     weight: float
+    facts: ImageFacts
 
     def drawn_caption(self, seed: int, *purpose: str | int) -> str:
         """The caption for one use: dropped or shuffled as the dataset's settings say."""
@@ -200,7 +201,15 @@ def _items_of(
                     caption=caption_of(image.caption, section, trigger_word),
                     section=section,
                     weight=weight,
+                    facts=_facts(image.width, image.height, *size),
                 )
+
+
+def _facts(width: int, height: int, new_width: int, new_height: int) -> ImageFacts:
+    """How an image comes to its size: scaled to cover it, and cut off evenly at two sides."""
+    scale = max(new_width / width, new_height / height)
+    crop = (round(height * scale - new_height) // 2, round(width * scale - new_width) // 2)
+    return ImageFacts((height, width), crop, (new_height, new_width))
 
 
 def tell_of_cut_captions(items: list[Item], architecture: Architecture, emitter: Emitter) -> None:
