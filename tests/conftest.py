@@ -23,22 +23,36 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes longest: begun last, it alone would keep everybody waiting.
 
-    Those that need a server are marked, so that the others can be run alone.
+    Those that need a server are marked, so that the others can be run alone. Those about what no
+    object store decides aren't run once more over each real one.
     """
+    repeated = [item for item in items if item.get_closest_marker("any_store") and _over_s3(item)]
+    if repeated:
+        config.hook.pytest_deselected(items=repeated)
+        left_out = set(repeated)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if _needs_server(item):
             item.add_marker("server")
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
-def _needs_server(item: pytest.Item) -> bool:
+def _parameters(item: pytest.Item) -> list[object]:
     call = getattr(item, "callspec", None)
-    values = list(call.params.values()) if call else []
+    return list(call.params.values()) if call else []
+
+
+def _over_s3(item: pytest.Item) -> bool:
+    return any(value in ("seaweedfs", "juicefs") for value in _parameters(item))
+
+
+def _needs_server(item: pytest.Item) -> bool:
     return bool(SERVERS & set(getattr(item, "fixturenames", ()))) or any(
-        value in SERVERS if isinstance(value, str) else _is_server(value) for value in values
+        value in SERVERS if isinstance(value, str) else _is_server(value)
+        for value in _parameters(item)
     )
 
 

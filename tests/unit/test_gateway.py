@@ -41,6 +41,13 @@ def client(world):
         yield client
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One for all requests that change nothing."""
+    with World(tmp_path_factory.mktemp("shared")).client() as client:
+        yield client
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """The time by which replies are kept; tests move it."""
@@ -148,8 +155,8 @@ def test_run_of_a_training_that_is_refused_fails(client):
 
 
 @pytest.mark.parametrize("wait", ["999", "300001", "0", "-1", "x", "1e4", ""])
-def test_a_wait_out_of_bounds_is_refused(client, wait):
-    assert is_error(client.post(f"/v2/local/runsync?wait={wait}", json=PROCESSES), 400, "wait")
+def test_a_wait_out_of_bounds_is_refused(shared, wait):
+    assert is_error(shared.post(f"/v2/local/runsync?wait={wait}", json=PROCESSES), 400, "wait")
 
 
 @pytest.mark.parametrize("wait", [1000, 300_000])
@@ -193,8 +200,8 @@ def test_the_published_clients_address_is_the_same_api(world, client):
 
 
 @pytest.mark.parametrize("endpoint", ["a b", "x" * 65, "ä", "%00"])
-def test_an_endpoint_has_a_plain_name(client, endpoint):
-    assert is_error(client.get(f"/v2/{endpoint}/health"), 400, "endpoint")
+def test_an_endpoint_has_a_plain_name(shared, endpoint):
+    assert is_error(shared.get(f"/v2/{endpoint}/health"), 400, "endpoint")
 
 
 # Status
@@ -214,8 +221,8 @@ def test_status_can_be_got_and_posted(client, method):
     [("GET", "status"), ("POST", "status"), ("GET", "stream"), ("POST", "cancel"),
      ("POST", "retry")],
 )  # fmt: skip
-def test_an_unknown_job_is_not_found(client, method, route, job_id):
-    assert is_error(client.request(method, f"/v2/local/{route}/{job_id}"), 404)
+def test_an_unknown_job_is_not_found(shared, method, route, job_id):
+    assert is_error(shared.request(method, f"/v2/local/{route}/{job_id}"), 404)
 
 
 def test_the_id_of_a_job_has_a_bounded_length(client):
@@ -558,15 +565,15 @@ def test_numbers_that_json_lacks_become_null(world, client):
     ids=lambda body: f"{body[:10]!r} {len(body)}",
 )  # fmt: skip
 @pytest.mark.parametrize("route", ["run", "runsync"])
-def test_a_body_that_is_no_json_is_refused(client, route, body):
-    response = client.post(f"/v2/local/{route}", content=body, headers=JSON)
+def test_a_body_that_is_no_json_is_refused(shared, route, body):
+    response = shared.post(f"/v2/local/{route}", content=body, headers=JSON)
     assert is_error(response, 400, "isn't JSON")
     assert len(response.text) < 500
 
 
 @pytest.mark.parametrize("body", ["null", "[]", "3", '"input"', "{}", '{"Input": {}}'])
-def test_a_body_without_an_input_is_refused(client, body):
-    assert is_error(client.post("/v2/local/run", content=body, headers=JSON), 400, "input: missing")
+def test_a_body_without_an_input_is_refused(shared, body):
+    assert is_error(shared.post("/v2/local/run", content=body, headers=JSON), 400, "input: missing")
 
 
 @pytest.mark.parametrize("value", ["null", "[]", "3", "NaN", "-Infinity", "1e400", '"x"'])
@@ -579,10 +586,10 @@ def test_an_input_that_is_no_mapping_fails_as_a_job(client, value):
 
 @pytest.mark.parametrize("depth", [100, 500, 900])
 @pytest.mark.parametrize("route", ["run", "runsync"])
-def test_deep_nesting_that_json_can_hold_is_refused_by_name(client, route, depth):
+def test_deep_nesting_that_json_can_hold_is_refused_by_name(shared, route, depth):
     config = '{"a":' * depth + "1" + "}" * depth
     body = f'{{"input": {{"type": "train", "config": {config}}}}}'
-    response = client.post(f"/v2/local/{route}", content=body, headers=JSON)
+    response = shared.post(f"/v2/local/{route}", content=body, headers=JSON)
     if response.status_code == 400:  # deeper than any body may be
         words = response.json()["error"]
         assert "deep" in words or "isn't JSON" in words
@@ -592,9 +599,9 @@ def test_deep_nesting_that_json_can_hold_is_refused_by_name(client, route, depth
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
-def test_a_number_that_json_lacks_is_refused_by_name(client, number):
+def test_a_number_that_json_lacks_is_refused_by_name(shared, number):
     body = f'{{"input": {{"type": "generate", "prompt": "x", "seed": {number}}}}}'
-    job = client.post("/v2/local/runsync", content=body, headers=JSON).json()
+    job = shared.post("/v2/local/runsync", content=body, headers=JSON).json()
     assert job["status"] == "FAILED"
     assert "seed: " in job["error"]
 
@@ -602,9 +609,9 @@ def test_a_number_that_json_lacks_is_refused_by_name(client, number):
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "", "multipart/form-data"]
 )
-def test_what_a_foreign_form_can_send_is_refused(client, kind):
+def test_what_a_foreign_form_can_send_is_refused(shared, kind):
     body = json.dumps(PROCESSES)
-    response = client.post("/v2/local/run", content=body, headers={"content-type": kind})
+    response = shared.post("/v2/local/run", content=body, headers={"content-type": kind})
     assert is_error(response, 400, "content-type")
 
 
@@ -837,12 +844,12 @@ EXPENSIVE = ["/queue", "/metrics", "/health", "/datasets/cats/thumbnails/a.png",
      ("", "")],
 )  # fmt: skip
 def test_what_a_foreign_page_embeds_is_refused_though_it_names_no_origin(
-    client, path, site, mode, dest
+    shared, path, site, mode, dest
 ):
     headers = {"sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": dest}
-    assert is_error(client.get(path, headers=headers), 403, "pages of other sites may not use")
+    assert is_error(shared.get(path, headers=headers), 403, "pages of other sites may not use")
     headers["referer"] = "https://evil.example/page"
-    assert is_error(client.get(path, headers=headers), 403, "pages of https://evil.example may not")
+    assert is_error(shared.get(path, headers=headers), 403, "pages of https://evil.example may not")
 
 
 VISIT = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
@@ -850,8 +857,8 @@ VISIT = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/queue"])
 @pytest.mark.parametrize("site", [*ELSEWHERE, "none", "same-origin"])
-def test_a_link_of_another_page_leads_to_ours(client, path, site):
-    assert client.get(path, headers={**VISIT, "sec-fetch-site": site}).status_code == 200
+def test_a_link_of_another_page_leads_to_ours(shared, path, site):
+    assert shared.get(path, headers={**VISIT, "sec-fetch-site": site}).status_code == 200
 
 
 @pytest.mark.parametrize("site", ELSEWHERE)
@@ -862,9 +869,9 @@ def test_a_form_of_another_page_changes_nothing(client, world, site):
 
 
 @pytest.mark.parametrize("site", ["same-origin", "none"])
-def test_our_own_page_may_embed(client, site):
+def test_our_own_page_may_embed(shared, site):
     headers = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
-    assert client.get("/queue", headers=headers).status_code == 200
+    assert shared.get("/queue", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("site", ELSEWHERE)
@@ -886,8 +893,8 @@ def test_a_page_of_an_allowed_origin_may_embed_and_ask(world, site):
     [("/", {}), ("/queue", {}), ("/nowhere", {}), ("/files/nothing", {}),
      ("/queue", {"origin": "https://evil.example"}), ("/queue", {"host": "evil.example"})],
 )  # fmt: skip
-def test_every_reply_says_that_no_other_page_may_embed_it(client, path, headers):
-    got = client.get(path, headers=headers).headers
+def test_every_reply_says_that_no_other_page_may_embed_it(shared, path, headers):
+    got = shared.get(path, headers=headers).headers
     assert got["cross-origin-resource-policy"] == "same-origin"
     assert got["x-content-type-options"] == "nosniff"
     assert "frame-ancestors 'none'" in got["content-security-policy"]
