@@ -544,7 +544,7 @@ def executors(talk):
     with talk.world.client() as client:
         for state in (here, ExecutorState(endpoint=EndpointState(id="ep1")),
                       ExecutorState(endpoint=endpoint, error="RunPod is away")):  # fmt: skip
-            talk.world.services.executor.state = lambda state=state: state
+            talk.world.executor.state = lambda state=state: state
             for path in ("/queue", "/health", "/v2/local/health"):
                 talk.http(client, "GET", path)
 

@@ -52,7 +52,7 @@ def test_a_control_plane_shows_its_endpoint_and_why_nothing_starts(world, monkey
             waiting_reason="RunPod has no worker for it yet",
         ),
     )  # fmt: skip
-    monkeypatch.setattr(world.services.executor, "state", lambda: state, raising=False)
+    monkeypatch.setattr(world.executor, "state", lambda: state, raising=False)
     text = page(world)
     words = " ".join(re.sub(r"<[^>]*>", " ", text).split())
     assert "RunPod endpoint ep1 : 2 throttled, 1 unhealthy RunPod has no worker for it yet" in words

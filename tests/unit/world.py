@@ -37,6 +37,7 @@ from loradash.services.datasets.upload_sessions import UploadSessions
 from loradash.services.generation.service import GenerationService
 from loradash.services.path_policy import PathPolicy
 from loradash.services.processes.service import ProcessService
+from loradash.services.processes.starting import ProcessStarter
 from loradash.services.results.results import make_results
 from loradash.services.system.health import HealthService
 from loradash.services.system.log_files import LogFiles
@@ -83,20 +84,24 @@ class World:
         self.datasets = DatasetStore(self.store)
         self.metrics = Metrics(REQUEST_TYPES)
         limits = Limits(timeout_s=60, stall_s=60, grace_s=1)
-        executor = NoExecutor()
+        self.executor = executor = NoExecutor()
         self.clock = Clock()
         self.watch = LeaseWatch(600, look_every_s=5, clock=self.clock)
         processes = ProcessService(self.registry, self.store, executor, self.watch)
         results = make_results(
             self.registry, self.store, self.workspace, max_inline_bytes, engines=engines
         )
+        training = TrainingService(
+            engines, self.workspace, self.store, self.registry, self.datasets, limits
+        )
+        generation = GenerationService(
+            engines, no_pipeline, self.workspace, self.store, self.registry, limits
+        )
+        path_policy = PathPolicy([self.workspace.root])
         self.services = Services(
-            training=TrainingService(
-                engines, self.workspace, self.store, self.registry, self.datasets, limits
-            ),
-            generation=GenerationService(
-                engines, no_pipeline, self.workspace, self.store, self.registry, limits
-            ),
+            starting=ProcessStarter(training, generation, executor, path_policy),
+            training=training,
+            generation=generation,
             processes=processes,
             results=results,
             adapters=AdapterService(
@@ -109,9 +114,7 @@ class World:
                 self.registry, self.store, machine or Machine(None), self.workspace, processes,
                 self.metrics, "local",
             ),
-            executor=executor,
             log_files=LogFiles(self.workspace.logs),
-            path_policy=PathPolicy([self.workspace.root]),
         )  # fmt: skip
         self.dispatcher = Dispatcher(self.services, self.metrics, debug=debug)
 

@@ -141,19 +141,13 @@ def _here(
     """Generate on this machine; return the exit code."""
     from loradash.cli.backend import open_core
     from loradash.cli.output import reporter, stop_on_signals
-    from loradash.domain.generation import GenerationRequest
-    from loradash.domain.schema import validate
     from loradash.runtime.supervisor import StopRequest
     from loradash.services.processes.running import generate_here
 
     core = open_core(settings)
     stop = StopRequest()
     try:
-        if "base_model" not in merged and merged.get("adapters"):
-            merged["base_model"] = core.generation.base_model_of(
-                merged["adapters"][0]["path"], merged.get("engine")
-            )
-        request = validate(GenerationRequest, merged, "generation")
+        request = core.generation.request(merged)
         with reporter(as_json, "generating") as shown, stop_on_signals(stop, shown.note):
             result = generate_here(core.generation, core.runner, request, shown.event, stop)
     finally:

@@ -1,66 +1,34 @@
 """Replies to requests about processes: starting, listing and ending them."""
 
 from loradash.domain import requests
-from loradash.domain.generation import GenerationRequest, parse_generation_text
+from loradash.domain.generation import parse_generation_text
 from loradash.domain.ids import key_of_client
-from loradash.domain.native_sizes import users_text
-from loradash.domain.schema import validate
-from loradash.domain.training_text import parse_training
-from loradash.errors import InvalidRequest
 from loradash.protocol.context import Context, Reply
 from loradash.protocol.process_json import process_detail_json, process_json
 from loradash.runtime.owner import this_owner
+from loradash.services.processes.starting import StartedProcess, Submission
 from loradash.services.use_cases import Services
 
 
 def train(services: Services, request: requests.TrainRequest, context: Context) -> Reply:
     """Check a training and queue it."""
-    text = ""
+    submission = _submission(request, context)
     if extend := request.extend:
-        checked = services.training.check_extension(
-            extend.process_id, extend.steps, extend.name, services.path_policy
+        return _started(
+            services.starting.extend(extend.process_id, extend.steps, extend.name, submission)
         )
-    else:
-        config = parse_training(request.document)
-        checked = services.training.quick_check(config, services.path_policy)
-        text = users_text(request.text, checked.config)
-    record = services.training.submit(
-        checked, text,
-        request_id=context.request_id, priority=request.priority,
-        key=_key(request.idempotency_key, context),
-    )  # fmt: skip
-    services.executor.submitted(record.id)
-    return _started(record.id, "training", checked.warnings)
+    return _started(services.starting.train(request.document, request.text, submission))
 
 
 def generate(services: Services, request: requests.GenerateRequest, context: Context) -> Reply:
-    """Check a generation and queue it."""
-    fields = request.fields()
+    """Check a generation and queue it; direct fields come before those of the config."""
+    settings = request.fields()
     if request.document is not None:
         parsed = parse_generation_text(request.text).model_dump(exclude_unset=True)
-        if "prompts" in fields:
+        if "prompts" in settings:
             parsed.pop("prompt_settings", None)  # of the config's own prompts
-        fields = {**parsed, **fields}
-    if "base_model" not in fields:
-        if not fields.get("adapters"):
-            raise InvalidRequest(
-                "base_model: missing",
-                remedy="Send base_model, or an adapter that says which one it belongs to.",
-            )
-        # The adapter knows; only well-formed ones can be asked.
-        probe = validate(GenerationRequest, {**fields, "base_model": "unknown"}, "generate")
-        for use in probe.adapters:
-            services.generation.check_adapter(use.path, services.path_policy, probe.engine)
-        first = probe.adapters[0].path
-        fields["base_model"] = services.generation.base_model_of(first, probe.engine)
-    wanted = validate(GenerationRequest, fields, "generate")
-    wanted = services.generation.check(wanted, services.path_policy)
-    record = services.generation.submit(
-        wanted, request_id=context.request_id, priority=request.priority,
-        key=_key(request.idempotency_key, context),
-    )  # fmt: skip
-    services.executor.submitted(record.id)
-    return _started(record.id, "generation", wanted.warnings)
+        settings = {**parsed, **settings}
+    return _started(services.starting.generate(settings, _submission(request, context)))
 
 
 def list_processes(
@@ -123,15 +91,21 @@ def cancel(services: Services, request: requests.CancelRequest, context: Context
     }
 
 
-def _key(given: str | None, context: Context) -> str:
-    return key_of_client(given) if given else context.idempotency_key
+def _submission(
+    request: requests.TrainRequest | requests.GenerateRequest, context: Context
+) -> Submission:
+    given = request.idempotency_key
+    return Submission(
+        request_id=context.request_id, priority=request.priority,
+        idempotency_key=key_of_client(given) if given else context.idempotency_key,
+    )  # fmt: skip
 
 
-def _started(process_id: str, what: str, warnings: tuple[str, ...]) -> Reply:
+def _started(process: StartedProcess) -> Reply:
     return {
-        "process_id": process_id,
-        "data": {"process_id": process_id},
-        "message": f"{what} {process_id} is queued",
+        "process_id": process.id,
+        "data": {"process_id": process.id},
+        "message": f"{process.kind} {process.id} is queued",
         "status": "started",
-        **({"warnings": list(warnings)} if warnings else {}),
+        **({"warnings": list(process.warnings)} if process.warnings else {}),
     }

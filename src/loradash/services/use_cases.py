@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-from loradash.executors.executor import Executor
 from loradash.services.adapters.service import AdapterService
 from loradash.services.datasets.editing import DatasetEditor
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.datasets.upload_sessions import UploadSessions
 from loradash.services.generation.service import GenerationService
-from loradash.services.path_policy import PathPolicy
 from loradash.services.processes.service import ProcessService
+from loradash.services.processes.starting import ProcessStarter
 from loradash.services.results.results import Results
 from loradash.services.system.health import HealthService
 from loradash.services.system.log_files import LogFiles
@@ -20,6 +19,7 @@ from loradash.services.training.service import TrainingService
 class Services:
     """One object for each subject."""
 
+    starting: ProcessStarter
     training: TrainingService
     generation: GenerationService
     processes: ProcessService
@@ -29,8 +29,6 @@ class Services:
     uploads: UploadSessions
     dataset_editor: DatasetEditor
     health: HealthService
-    executor: Executor
     log_files: LogFiles
-    path_policy: PathPolicy
     records_in_store: bool = False
     """The records lie in the object store, where all workers see them, and not in a database."""

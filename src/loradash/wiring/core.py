@@ -37,6 +37,7 @@ from loradash.services.generation.service import GenerationService
 from loradash.services.path_policy import ANYWHERE, PathPolicy
 from loradash.services.processes.running import Runner
 from loradash.services.processes.service import ProcessService
+from loradash.services.processes.starting import ProcessStarter
 from loradash.services.results.results import make_results
 from loradash.services.system.health import HealthService
 from loradash.services.system.log_files import LogFiles
@@ -279,6 +280,7 @@ def make_services(
         core.settings.s3_url_expiry_s, core.engines,
     )  # fmt: skip
     return Services(
+        starting=ProcessStarter(core.training, core.generation, executor, path_policy),
         training=core.training,
         generation=core.generation,
         processes=processes,
@@ -297,9 +299,7 @@ def make_services(
             core.registry, core.store, core.machine, core.workspace, processes, core.metrics,
             environment,
         ),
-        executor=executor,
         log_files=LogFiles(core.workspace.logs),
-        path_policy=path_policy,
         records_in_store=core.settings.registry == "objects",
     )  # fmt: skip
 

@@ -27,6 +27,7 @@ from loradash.error_list import ErrorList
 from loradash.errors import (
     InvalidAdapter,
     InvalidBaseModel,
+    InvalidRequest,
     ResultsNotStored,
 )
 from loradash.paths import full_path
@@ -71,6 +72,29 @@ class GenerationService:
         self._limits = limits
         self._adapter_files = AdapterFiles(store, workspace, engines.adapters_in)
         self._stored = StoredAdapters(registry, store, address)
+
+    def request(
+        self, settings: Mapping[str, Any], path_policy: PathPolicy = ANYWHERE
+    ) -> GenerationRequest:
+        """Return the request that these settings make.
+
+        Without ``base_model`` it is the one that the first adapter was trained for. Raises
+        `InvalidConfig`, `InvalidRequest` if no base model is known, and what `check` raises for an
+        adapter.
+        """
+        if "base_model" in settings:
+            return validate(GenerationRequest, settings, "generate")
+        if not settings.get("adapters"):
+            raise InvalidRequest(
+                "base_model: missing",
+                remedy="Send base_model, or an adapter that says which one it belongs to.",
+            )
+        # Only well-formed adapters can be asked for theirs.
+        probe = validate(GenerationRequest, {**settings, "base_model": "unknown"}, "generate")
+        for use in probe.adapters:
+            self.check_adapter(use.path, path_policy, probe.engine)
+        base_model = self.base_model_of(probe.adapters[0].path, probe.engine)
+        return validate(GenerationRequest, {**settings, "base_model": base_model}, "generate")
 
     def check(
         self, request: GenerationRequest, path_policy: PathPolicy = ANYWHERE
