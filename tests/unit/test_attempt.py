@@ -33,6 +33,7 @@ from loradash.errors import (
     RegistryUnavailable,
     StoreUnavailable,
 )
+from loradash.registry.announcing import announcing
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.registry import Metric
 from loradash.registry.sql import SqlRegistry
@@ -404,6 +405,19 @@ def test_a_cancel_in_the_registry_is_heard(begin, registry):
     record = registry.get(attempt.id)
     assert (record.status, record.attempt.ending) == (Status.CANCELLED, "cancelled")
     assert texts(registry, attempt.id) == ["cancel requested", "stopped at step 3"]
+
+
+def test_a_cancel_by_this_program_is_received_without_waiting_for_the_next_poll(store):
+    timing = TIMING._replace(poll_interval_s=3600)
+    registry = announcing(MemoryRegistry())
+    record = new_record(registry, timing=timing)
+    stop = StopRequest()
+    with Attempt(registry, store, record, stop, timing) as attempt:
+        registry.change(attempt.id, lambda one: changes.cancel_requested(one, datetime.now(UTC)))
+        until(lambda: stop.count)
+        assert stop.reason == "cancel"
+        attempt.finish(Stopped(time_s=1, step=3))
+    assert registry._subscribers == ()
 
 
 def test_a_cancel_does_not_hurry_what_stops_already(begin, registry):

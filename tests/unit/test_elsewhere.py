@@ -1,5 +1,6 @@
 """Following a process that runs elsewhere."""
 
+import contextlib
 import hashlib
 import json
 import signal
@@ -48,6 +49,7 @@ class Target:
         self.asked = []
         self.fetched = []
         self.resumed = []
+        self.waits = 0
 
     def ask(self, **request):
         self.asked.append(request)
@@ -62,6 +64,13 @@ class Target:
 
     def resume(self, process_id):
         self.resumed.append(process_id)
+
+    @contextlib.contextmanager
+    def watching(self, process_id):
+        def wait():
+            self.waits += 1
+
+        yield wait
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +113,7 @@ def test_log_and_progress_are_shown_once(server, capsys):
     for text in ("position 2", "first", "second", "third", "step 1/4", "step 4/4"):
         assert shown.count(text) == 1, shown
     assert [request["log_after"] for request in target.asked] == [0, 0, 2]
+    assert target.waits == 2
 
 
 def test_a_server_that_is_away_for_a_moment_is_asked_again(server, capsys):

@@ -31,6 +31,7 @@ from loradash.runtime.supervisor import Limits
 from loradash.runtime.workspace import Workspace
 from loradash.services.adapters.service import AdapterService
 from loradash.services.adapters.stored import StoredAdapters
+from loradash.services.changes.hub import ChangeHub
 from loradash.services.datasets.editing import DatasetEditor
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.datasets.upload_sessions import UploadSessions
@@ -125,7 +126,7 @@ class World:
         settings = {"start": lambda: None, "stop": lambda: None, **settings}
         return Server(
             dispatcher=self.dispatcher, services=self.services, metrics=self.metrics,
-            store=self.store, **settings,
+            changes=ChangeHub(self.registry), store=self.store, **settings,
         )  # fmt: skip
 
     def client(self, **settings):

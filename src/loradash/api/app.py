@@ -49,6 +49,7 @@ from loradash.protocol.dispatch import Dispatcher
 from loradash.protocol.health_json import health_json
 from loradash.protocol.process_json import queue_json
 from loradash.protocol.result_json import adapter_json, deletion_reply
+from loradash.services.changes.hub import ChangeHub
 from loradash.services.use_cases import Services
 from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore
@@ -79,6 +80,7 @@ class Server:
 
     dispatcher: Dispatcher
     services: Services
+    changes: ChangeHub
     metrics: Metrics
     store: ObjectStore
     start: Callable[[], None]

@@ -4,7 +4,9 @@ Commands send the same requests as any client, so what they show is what every c
 """
 
 import re
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 from urllib.parse import quote
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
     from loradash.services.processes.service import ProcessService
     from loradash.wiring.core import Core
 
+POLL_S = 0.5
+"""How often a server is asked for a process that is followed."""
+
 _TIMEOUT_S = 300.0
+_LONGEST_WAIT_S = 2.0  # a place in the queue changes with other processes
 _PIECE_BYTES = 64 * 1024
 
 
@@ -39,6 +45,10 @@ class Backend(Protocol):
 
     def fetch(self, key: str, path: Path) -> None:
         """Write a result into a file of this machine."""
+        ...
+
+    def watching(self, process_id: str) -> AbstractContextManager[Callable[[], None]]:
+        """Lend a call that waits until a process may have changed, for a moment at most."""
         ...
 
     def resume(self, process_id: str) -> None:
@@ -117,6 +127,17 @@ class LocalBackend:
         """See `Backend.fetch`."""
         assert self._core
         self._core.store.get_file(key, path)
+
+    @contextmanager
+    def watching(self, process_id: str) -> Iterator[Callable[[], None]]:
+        """See `Backend.watching`; by the change feed, which costs less than asking again."""
+        assert self._core
+        with self._core.changes.listen(process_ids=[process_id]) as listener:
+
+            def wait() -> None:
+                listener.next(_LONGEST_WAIT_S)
+
+            yield wait
 
     def resume(self, process_id: str) -> None:
         """See `Backend.resume`."""
@@ -226,6 +247,12 @@ class HttpBackend:
             ) from error
         finally:
             partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def watching(self, process_id: str) -> Iterator[Callable[[], None]]:
+        """See `Backend.watching`."""
+        del process_id
+        yield lambda: time.sleep(POLL_S)
 
     def resume(self, process_id: str) -> None:
         """See `Backend.resume`."""

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from loradash.cli.backend import Backend
+from loradash.cli.backend import POLL_S, Backend
 from loradash.cli.lines import say
 from loradash.cli.output_folder import OutputFolder, written
 from loradash.data import EMBEDDED_BASE_MODELS
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from loradash.datasets.inventory import FolderFile
     from loradash.domain.training_config import TrainingConfig
 
-POLL_S = 0.5
 PATIENCE_S = 600.0
 """So long a server that doesn't answer is asked again while a process is followed."""
 
@@ -196,6 +195,13 @@ def follow(target: Backend, settings: Settings, wanted: Wanted, process_id: str)
 
 def _until_ended(target: Backend, process_id: str, shown: "Reporter") -> dict[str, Any]:
     """Show progress and log lines; return the process as it is at its end."""
+    with target.watching(process_id) as wait_for_change:
+        return _shown_until_ended(target, process_id, shown, wait_for_change)
+
+
+def _shown_until_ended(
+    target: Backend, process_id: str, shown: "Reporter", wait_for_change: Callable[[], None]
+) -> dict[str, Any]:
     from loradash.cli.output import ENDED_EXIT_CODES
     from loradash.domain.events import PhaseChanged, StepDone
 
@@ -225,7 +231,7 @@ def _until_ended(target: Backend, process_id: str, shown: "Reporter") -> dict[st
             continue
         if view["status"] in ENDED_EXIT_CODES:
             return view
-        time.sleep(POLL_S)
+        wait_for_change()
 
 
 def _asked(target: Backend, process_id: str, after: int, shown: "Reporter") -> dict[str, Any]:

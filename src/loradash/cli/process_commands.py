@@ -1,12 +1,13 @@
 """``loradash processes``, ``logs``, ``cancel``, ``resume`` and ``queue``."""
 
-import time
 from typing import Annotated, Any, Literal
 
 import typer
 
 from loradash.cli.completion import process_ids
 from loradash.cli.lines import say, say_json
+
+_LOG_LINES = 2000
 
 Json = Annotated[bool, typer.Option("--json", help="The reply as JSON.")]
 ProcessId = Annotated[str, typer.Argument(help="Id of the process.", autocompletion=process_ids)]
@@ -63,20 +64,28 @@ def logs(
     from loradash.cli.output import ENDED_EXIT_CODES
 
     with _backend() as backend:
-        while True:
-            reply = backend.ask(
-                type="process_status", process_id=process_id, log_after=after, log_limit=2000
-            )
-            for line in reply["log"]:
-                say(f"{line['time'][11:19]} {line['text']}")
-                after = line["number"]
-            if len(reply["log"]) == 2000:
-                continue
-            if not follow:
-                return
-            if reply["status"] in ENDED_EXIT_CODES:
-                raise typer.Exit(ENDED_EXIT_CODES[reply["status"]])
-            time.sleep(0.5)
+        if not follow:
+            _print_log(backend, process_id, after)
+            return
+        with backend.watching(process_id) as wait_for_change:
+            while True:
+                status, after = _print_log(backend, process_id, after)
+                if status in ENDED_EXIT_CODES:
+                    raise typer.Exit(ENDED_EXIT_CODES[status])
+                wait_for_change()
+
+
+def _print_log(backend: Any, process_id: str, after: int) -> tuple[str, int]:
+    """Print lines after that number; return the process's status and the last line's number."""
+    while True:
+        reply = backend.ask(
+            type="process_status", process_id=process_id, log_after=after, log_limit=_LOG_LINES
+        )
+        for line in reply["log"]:
+            say(f"{line['time'][11:19]} {line['text']}")
+            after = line["number"]
+        if len(reply["log"]) < _LOG_LINES:
+            return str(reply["status"]), after
 
 
 def cancel(process_id: ProcessId) -> None:

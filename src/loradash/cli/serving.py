@@ -1,5 +1,6 @@
 """Uvicorn around the application, with our way of stopping."""
 
+import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,13 +19,18 @@ _WAITING = 512  # connections that the kernel holds until they are accepted
 
 
 class _Uvicorn(uvicorn.Server):
-    """Tells when it is ready; a second signal doesn't wait for checkpoints."""
+    """Says when it is ready; a second signal doesn't wait for checkpoints."""
 
     def __init__(
-        self, config: uvicorn.Config, on_ready: Callable[[], None], stop_now: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        on_ready: Callable[[], None],
+        end_streams: Callable[[], None],
+        stop_now: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._end_streams = end_streams
         self._stop_now = stop_now
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -32,6 +38,11 @@ class _Uvicorn(uvicorn.Server):
         await super().startup(sockets)
         if self.started and not self.should_exit:
             self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End streams of live data first: connections with one would be waited for."""
+        await asyncio.to_thread(self._end_streams)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop; the second time at once.
@@ -72,7 +83,7 @@ def serve(server: Server, host: str, port: int, on_ready: Callable[[str], None])
         listener.listen(_WAITING)  # for the kernel; asyncio still accepts fewer at once
         on_ready(url)
 
-    uvicorn_server = _Uvicorn(config, ready, server.stop_now)
+    uvicorn_server = _Uvicorn(config, ready, server.changes.stop, server.stop_now)
     at_hangup(uvicorn_server.handle_exit)
     try:
         uvicorn_server.run(sockets=[listener])

@@ -1,8 +1,8 @@
 """One try of a process by its owner: the record stays true while the work runs, and ends once.
 
-The owner renews its lease several times before it could run out, tells the record how far the work
-is, brings log lines, measurements and results to where everybody can see them, and hears there that
-somebody wants the process to end. Whoever has lost the lease writes nothing any more.
+The owner renews its lease several times before it could expire, reports progress, log lines,
+measurements and results to the registry, and polls it for a request to cancel. After it has lost
+the lease it writes nothing any more.
 """
 
 import threading
@@ -40,6 +40,7 @@ from loradash.errors import (
     RegistryUnavailable,
     ResultsNotStored,
 )
+from loradash.registry.change_feed import Announcement, Announcing
 from loradash.registry.registry import Metric, NewLine, ProcessRegistry
 from loradash.runtime.log_pump import LogPump
 from loradash.runtime.patience import AWAY, Patience
@@ -54,9 +55,9 @@ log = structlog.get_logger("loradash.attempt")
 Result = TypeVar("Result")
 
 TICK_S = 0.5
-"""How often steps and log lines are written, and how soon a cancel is heard."""
+"""How often steps and log lines are written, and how often a request to cancel is polled for."""
 
-_LOOK_AT_DISK_S = 5.0
+_CHECK_DISK_S = 5.0
 
 
 class Timing(NamedTuple):
@@ -64,7 +65,7 @@ class Timing(NamedTuple):
 
     ``store_patience_s`` is how long an object store or a registry that is away is waited for, and
     ``stop_grace_s`` how long by an owner who was asked to stop; ``report_interval_s`` is the time
-    between two writes of steps and log lines, and ``poll_interval_s`` that between two looks for a
+    between two writes of steps and log lines, and ``poll_interval_s`` that between two polls for a
     cancel, if not with every tick: where each write costs money they are reported less often.
     """
 
@@ -78,7 +79,7 @@ class Timing(NamedTuple):
 
 
 class Attempt:
-    """The owner's hand on one process. Use as a context manager; `finish` says how it ended."""
+    """An owner's work on one process. Use as a context manager; `finish` says how it ended."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class Attempt:
         self._timing = timing
         self._on_event = on_event
         self._disk_is_low = disk_is_low
-        self._looked_at_disk_s = 0.0
+        self._checked_disk_s = 0.0
         self._progress = record.progress
         self._rewind_to: tuple[int, tuple[StepDone, ...]] | None = None
         self._began_training = False
@@ -113,6 +114,7 @@ class Attempt:
         self._pump: LogPump | None = None
         self._due = threading.Event()
         self._over = threading.Event()
+        self._unsubscribe: Callable[[], None] = _nothing
         self._renewed_s = time.monotonic() - _age_s(record, timing)
         self._shown = record.progress
         self._results_wait = False
@@ -125,6 +127,8 @@ class Attempt:
         self._ticker.daemon = True
 
     def __enter__(self) -> "Attempt":
+        if isinstance(self._registry, Announcing):
+            self._unsubscribe = self._registry.subscribe(self._announced)
         self._ticker.start()
         return self
 
@@ -134,12 +138,13 @@ class Attempt:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        self._unsubscribe()
         self._end_ticker()
         self.keeper.close()
 
     @property
     def lost(self) -> bool:
-        """Whether another owner, or nobody, has the process now."""
+        """Whether the lease was lost: the process is queued again, or another owner's."""
         return self.stop.reason == "lease_lost"
 
     def follow_log(self, path: Path) -> None:
@@ -195,10 +200,10 @@ class Attempt:
     def finish(self, ending: Terminal) -> Terminal:
         """Write the end into the record, after all results are stored; return what was written.
 
-        A lost lease isn't an error here: the record is somebody else's, and stays as it is. Raises
-        `RegistryUnavailable` if the end couldn't be written within the whole patience: the record
-        stays ours until the lease has run out, and whoever takes it up then finds all that was
-        stored.
+        A lost lease isn't an error here: the record belongs to another owner, and stays as it is.
+        Raises `RegistryUnavailable` if the end couldn't be written within the whole patience: the
+        record stays ours until the lease has expired, and whoever takes it up then finds all that
+        was stored.
         """
         if isinstance(ending, Stopped) and self.stop.reason == "disk_full":
             ending = failure(_no_room(), resumable=True)
@@ -213,7 +218,7 @@ class Attempt:
                 ending = Stopped(time_s=time.time()) if given_up else failure(error, resumable=True)
             else:
                 self.say(f"warning: {error}")
-        self.say(_last_words(ending))
+        self.say(_end_text(ending))
         self._end_ticker()
         tries = 0
 
@@ -283,7 +288,7 @@ class Attempt:
                 return changes.cancelled(record, self.token, now)
             if self.stop.reason == "shutdown":
                 return changes.released(record, self.token, now)
-            # Nobody asked us: somebody else has signalled the engine. As if its worker were lost.
+            # Another program has signalled the engine; handled as if the worker were lost.
             return changes.expired(
                 record.owned_by(self.token), now=now, max_attempts=self._timing.max_attempts,
                 owner_is_gone=True,
@@ -330,31 +335,31 @@ class Attempt:
 
     def _tick_on(self) -> None:
         reachable = True
-        told_s = 0.0
+        reported_s = 0.0
         report_interval_s = min(
             self._timing.report_interval_s, self._timing.lease_s / 4
-        )  # what is told renews the lease
+        )  # a report renews the lease
         while not self._over.is_set():
             is_due = self._due.wait(max(TICK_S, self._timing.poll_interval_s))
             self._due.clear()
             try:
-                self._look_at_disk()
-                if is_due or time.monotonic() - told_s >= report_interval_s:
-                    told_s = time.monotonic()
+                self._check_disk()
+                if is_due or time.monotonic() - reported_s >= report_interval_s:
+                    reported_s = time.monotonic()
                     self._write()
-                self._hear()
+                self._poll_for_cancel()
                 reachable = True
             except LeaseLost:
                 self._superseded()
                 return
             except (RegistryUnavailable, OSError) as error:
-                # The work goes on: what is told later is better than work thrown away.
+                # The work goes on: a late report is better than work thrown away.
                 if reachable:
                     log.warning("registry_unreachable", process_id=self.id, error=str(error))
                 reachable = False
                 self._over.wait(TICK_S)
-            except Exception:  # what couldn't be told is dropped; the lease must not be
-                log.exception("attempt_not_told", process_id=self.id)
+            except Exception:  # what couldn't be reported is dropped; the lease must not be
+                log.exception("attempt_not_reported", process_id=self.id)
 
     def _write(self) -> None:
         """Bring everything new into the registry. Raises `LeaseLost`."""
@@ -416,21 +421,27 @@ class Attempt:
         )  # fmt: skip
         self._shown, self._renewed_s = progress, began_s
 
-    def _look_at_disk(self) -> None:
+    def _check_disk(self) -> None:
         """Stop the work, with a checkpoint, while there is still room for one."""
         now_s = time.monotonic()
-        if now_s - self._looked_at_disk_s < _LOOK_AT_DISK_S or self.stop.count:
+        if now_s - self._checked_disk_s < _CHECK_DISK_S or self.stop.count:
             return
-        self._looked_at_disk_s = now_s
+        self._checked_disk_s = now_s
         if self._disk_is_low():
             log.warning("disk_is_low", process_id=self.id)
             self.say("the disk is nearly full: stopping with a checkpoint")
             self.stop("disk_full")
 
-    def _hear(self) -> None:
+    def _announced(self, announcement: Announcement) -> None:
+        """Poll for a cancel at once if this program has just written one."""
+        record = announcement.record
+        if record and record.id == self.id and record.cancel_requested_at and not self.stop.count:
+            self._due.set()
+
+    def _poll_for_cancel(self) -> None:
         record = self._registry.get(self.id).owned_by(self.token)
         if record.cancel_requested_at and not self.stop.count:
-            log.info("cancel_heard", process_id=self.id)
+            log.info("cancel_received", process_id=self.id)
             self.say("cancel requested")
             self.stop("cancel", self._timing.cancel_grace_s)
 
@@ -446,6 +457,10 @@ class Attempt:
         self._due.set()
         if self._ticker.is_alive():
             self._ticker.join()
+
+
+def _nothing() -> None:
+    """The end of no subscription."""
 
 
 def _age_s(record: ProcessRecord, timing: Timing) -> float:
@@ -487,12 +502,12 @@ def failure(error: Exception, *, resumable: bool = False) -> Failed:
 def _plain(text: str) -> str:
     """The text as a record may hold it: without secrets that libraries put into their errors.
 
-    And without the half characters that names of files may hold; nobody can store those.
+    And without lone surrogates, which names of files may hold; they can't be stored.
     """
     return masked(text.encode("utf-8", "replace").decode())
 
 
-def _last_words(ending: Terminal) -> str:
+def _end_text(ending: Terminal) -> str:
     if isinstance(ending, Done):
         return "completed"
     if isinstance(ending, Failed):

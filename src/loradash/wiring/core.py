@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from loradash.domain.addresses import NO_ADDRESS, Address
 from loradash.domain.process import ProcessRecord
@@ -19,6 +20,8 @@ from loradash.errors import InvalidKey, InvalidSettings
 from loradash.executors.executor import Executor, NoExecutor
 from loradash.executors.local import QueuedRegistry
 from loradash.protocol.dispatch import Dispatcher
+from loradash.registry.announcing import announcing
+from loradash.registry.change_feed import ChangeFeed
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Machine
 from loradash.runtime.lease_watch import LeaseWatch
@@ -28,6 +31,7 @@ from loradash.runtime.warm_pipeline import WarmPipeline
 from loradash.runtime.workspace import Workspace
 from loradash.services.adapters.service import AdapterService
 from loradash.services.adapters.stored import StoredAdapters
+from loradash.services.changes.hub import ChangeHub
 from loradash.services.datasets.editing import DatasetEditor
 from loradash.services.datasets.scratch import Scratch
 from loradash.services.datasets.store import DatasetStore
@@ -63,6 +67,7 @@ class Core:
     workspace: Workspace
     store: ObjectStore
     registry: QueuedRegistry
+    changes: ChangeHub
     datasets: DatasetStore
     training: TrainingService
     generation: GenerationService
@@ -73,7 +78,8 @@ class Core:
     metrics: Metrics
 
     def close(self) -> None:
-        """End the warm pipelines and let go of store and registry."""
+        """End the warm pipelines and listeners, and close store and registry."""
+        self.changes.stop()
         self.generation.close()
         self.registry.close()
         self.store.close()
@@ -176,7 +182,8 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
     guard = DiskGuard(settings.min_free_disk_mb * 2**20)
     store = make_store(settings, guard)
     address = _address(settings)
-    registry = _make_registry(settings, store)
+    recorded = _make_registry(settings, store)
+    registry = announcing(recorded)
     datasets = DatasetStore(
         store, address, limits=_upload_limits(settings),
         scratch=scratch_of(workspace, guard, _objects_folder(settings)),
@@ -216,12 +223,17 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
     )  # fmt: skip
     machine = Machine(visible_devices())
     return Core(
-        settings, workspace, store, registry, datasets, training, generation, runner, engines,
+        settings, workspace, store, registry, ChangeHub(recorded, registry), datasets, training,
+        generation, runner, engines,
         machine, children, metrics,
     )  # fmt: skip
 
 
-def _make_registry(settings: Settings, store: ObjectStore) -> QueuedRegistry:
+class _Registry(QueuedRegistry, ChangeFeed, Protocol):
+    """What keeps the records."""
+
+
+def _make_registry(settings: Settings, store: ObjectStore) -> _Registry:
     # Each does without the other one's libraries, which take a worker's start longer than the rest.
     if settings.registry == "objects":
         from loradash.registry.objects import ObjectRegistry

@@ -113,6 +113,7 @@ def make_server(settings: Settings) -> Server:
     return Server(
         dispatcher=Dispatcher(services, core.metrics, debug=settings.debug),
         services=services,
+        changes=core.changes,
         metrics=core.metrics,
         store=core.store,
         start=start,

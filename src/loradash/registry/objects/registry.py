@@ -303,7 +303,7 @@ class ObjectRegistry:
             if waiting.id not in exclude:
                 try:
                     return self.change(waiting.id, take)
-                except _Taken:  # by somebody who was faster
+                except _Taken:  # another worker was faster
                     continue
         return None
 

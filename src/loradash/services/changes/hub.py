@@ -127,7 +127,7 @@ class ChangeHub:
             self._poll_now.wait(self._feed.poll_interval_s)
 
     def _wait_for_listeners(self) -> bool:
-        """Wait until somebody listens; False once the hub is stopped."""
+        """Wait for a listener; False once the hub is stopped."""
         with self._has_work:
             self._has_work.wait_for(lambda: self._listeners or self._is_stopped)
             return not self._is_stopped
