@@ -82,7 +82,7 @@ def test_files_that_are_sent_one_by_one_become_a_dataset(store, folder, tmp_path
     assert uploads.complete("cats", plan.upload_id) == result
     copy = datasets.materialize("cats", tmp_path / "copy")
     assert content(copy) == content(folder)
-    assert [entry.name for entry in datasets.list()] == ["cats"]
+    assert [entry.name for entry in datasets.details.all()] == ["cats"]
 
 
 def test_what_is_already_there_is_only_named_again_where_that_is_safe(store, folder, tmp_path):

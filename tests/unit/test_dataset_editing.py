@@ -119,7 +119,7 @@ def names_in(store, prefix="dataset"):
 
 
 def names(editor, folder="cats"):
-    return [file.name for file in editor._datasets.manifest(folder).files]
+    return [file.name for file in editor.details.manifest(folder).files]
 
 
 def all_pages(editor, folder="cats", **wanted):
@@ -206,11 +206,11 @@ def test_a_dataset_of_5000_files_pages_complete(counting, tmp_path):
     large_dataset(counting, 3400)
     found = all_pages(editor, limit=100)
     assert editor.details.summary("cats").total_images == 3400
-    assert len(editor._datasets.manifest("cats").files) == 5100
+    assert len(editor.details.manifest("cats").files) == 5100
     assert [one.name for one in found] == [f"{n:05d}.png" for n in range(3400)]
     assert [one.caption.text for one in found[:4]] == [None, "picture 1", None, "picture 3"]
     manifests = [key for key in counting.reads if key.endswith("_training_info.json")]
-    assert len(manifests) == 2  # one for all of the pages, one for the line above
+    assert len(manifests) == 1  # for all of the pages
 
 
 def test_one_page_reads_its_own_captions_only(counting, tmp_path):
@@ -247,7 +247,7 @@ def test_filters_find_all_that_fits_and_nothing_else(counting, tmp_path, limit, 
 
 def test_captions_that_cannot_be_read_say_so_and_the_others_are_shown(editor, store):
     put(editor, {"a.png": picture(1), "b.png": picture(2), "c.png": picture(3), "c.txt": b"c"})
-    manifest = editor._datasets.manifest("cats")
+    manifest = editor.details.manifest("cats")
     bad = {"a.txt": b"\xff", "b.txt": b"x" * (MAX_CAPTION_BYTES + 1)}
     added = []
     for name, data in bad.items():
@@ -277,7 +277,7 @@ def test_a_store_that_is_away_is_told_and_not_shown_as_missing_captions(counting
 
 def test_a_caption_that_cannot_be_read_or_is_empty_is_one_nevertheless(editor, store):
     put(editor, {"a.png": picture(1), "a.txt": b"a", "b.png": picture(2), "b.txt": b""})
-    store.delete(editor._datasets.manifest("cats").files[1].key)
+    store.delete(editor.details.manifest("cats").files[1].key)
     assert editor.details.images("cats", without_caption=True).images == ()
 
 
@@ -348,9 +348,9 @@ def test_a_dataset_can_be_created_empty_and_filled_afterwards(editor, tmp_path):
     assert made.total_images == 0
     assert editor.details.images("cats").images == ()
     with pytest.raises(InvalidDataset, match="holds no image"):
-        editor._datasets.require("cats")
+        editor.details.for_training("cats")
     put(editor, {"a.png": picture(1)}, replace=False)
-    assert editor._datasets.require("cats").trigger_word == "sks"
+    assert editor.details.for_training("cats").trigger_word == "sks"
 
 
 def test_a_dataset_that_is_there_is_not_created_again(editor, store):
@@ -511,7 +511,7 @@ def test_files_that_share_an_object_are_removed_one_by_one(editor):
     put(editor, {"a.png": picture(1)})
     put(editor, {"b.png": picture(1)}, replace=False)
     editor.remove("cats", ["a.png"])
-    assert editor._datasets.read_file("cats", "b.png") == picture(1)
+    assert editor.details.content("cats", "b.png") == picture(1)
 
 
 def test_those_who_remove_at_the_same_time_all_do(editor):
@@ -965,7 +965,7 @@ def test_what_goes_out_as_a_zip_file_comes_in_again(editor, tmp_path):
     path.write_bytes(b"".join(editor.zip("cats")))
     editor.import_zip("copy", path)
     for name in ("a.png", "a.txt"):
-        assert editor._datasets.read_file("copy", name) == editor._datasets.read_file("cats", name)
+        assert editor.details.content("copy", name) == editor.details.content("cats", name)
 
 
 class Importer:

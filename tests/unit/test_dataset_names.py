@@ -35,7 +35,7 @@ def upload(world, name, number=0, **fields):
 
 
 def images(world, folder):
-    return [file.name for file in world.datasets.manifest(folder).files]
+    return [file.name for file in world.datasets.details.manifest(folder).files]
 
 
 def yaml(folder):

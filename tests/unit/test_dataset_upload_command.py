@@ -12,6 +12,7 @@ from loradash.cli.backend import HttpBackend
 from loradash.cli.dataset_upload import files_to_upload, upload_files
 from loradash.errors import InvalidDataset, ServerUnreachable, TransferFailed
 
+from .dataset_listing import names_of
 from .world import World, picture
 
 
@@ -70,9 +71,9 @@ def test_images_and_captions_of_a_folder_are_sent_and_the_rest_is_named(world, f
         "1 file of another kind is left out: notes.md",
     ]
     assert [one["reason"] for one in reply["left_out"]] == ["hidden", "other_kind"]
-    assert world.datasets.read_file("Cats", "sub/deep.png") == picture()
+    assert world.datasets.details.content("Cats", "sub/deep.png") == picture()
     assert reply["trigger_word"] == "sks"
-    assert world.datasets.read_file("Cats", "07.PNG") == picture(7)
+    assert world.datasets.details.content("Cats", "07.PNG") == picture(7)
     assert len(target.sent) == 61
 
 
@@ -83,11 +84,11 @@ def test_a_file_that_fails_is_named_and_the_others_are_sent(world, folder):
     assert [text.partition(": ")[0] for text in caught.value.problems] == ["03.PNG", "11.txt"]
     assert "slow down" in caught.value.problems[0]
     assert len(target.sent) == 59
-    assert world.datasets.folders() == ()
+    assert names_of(world.datasets) == ()
     again = Target(world)
     upload(again, folder)
     assert sorted(again.tried) == ["03.PNG", "11.txt"]
-    assert world.datasets.require("Cats").total_images == 31
+    assert world.datasets.details.for_training("Cats").total_images == 31
 
 
 def test_a_file_that_fails_once_is_tried_again(world, folder):
@@ -109,7 +110,7 @@ def test_a_name_without_any_letter_that_a_folder_may_have_is_always_the_same_fol
     other = upload(Target(world), folder, name="Мои псы")["dataset_folder"]
     assert len(names) == 1
     assert other not in names
-    assert world.datasets.manifest(other).training_name == "Мои псы"
+    assert world.datasets.details.manifest(other).training_name == "Мои псы"
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "a file"])

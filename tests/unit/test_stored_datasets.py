@@ -43,6 +43,8 @@ from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 from loradash.storage.store import Capabilities
 
+from .dataset_listing import names_of
+
 
 @pytest.fixture(params=["memory", "local"])
 def store(request, tmp_path):
@@ -250,7 +252,7 @@ def test_an_upload_without_any_name_gets_a_folder_of_its_own(datasets):
     result = datasets.upload(sent)
     assert re.fullmatch(r"training-\d{13}", result.dataset_folder)
     assert result.training_name == result.dataset_folder
-    assert datasets.folders() == (result.dataset_folder,)
+    assert names_of(datasets) == (result.dataset_folder,)
 
 
 def test_a_new_upload_replaces_the_dataset_and_leaves_nothing_of_it(store, datasets, target):
@@ -261,7 +263,7 @@ def test_a_new_upload_replaces_the_dataset_and_leaves_nothing_of_it(store, datas
     (warning,) = result.warnings
     assert "replaced the dataset's 3 earlier files" in warning
     assert "cleanup_existing: false" in warning
-    assert datasets.require("cats").trigger_word == ""
+    assert datasets.details.for_training("cats").trigger_word == ""
 
 
 def test_an_upload_may_add_to_a_dataset(store, datasets, target):
@@ -289,7 +291,7 @@ def test_an_added_file_replaces_the_one_of_its_name(store, datasets, target):
 
 def test_an_upload_may_add_to_nothing(datasets):
     datasets.upload(request(numbered(1), cleanup_existing=False))
-    assert datasets.require("cats").total_images == 1
+    assert datasets.details.for_training("cats").total_images == 1
 
 
 def test_datasets_with_similar_names_are_apart(store, datasets, target):
@@ -297,7 +299,7 @@ def test_datasets_with_similar_names_are_apart(store, datasets, target):
     datasets.upload(request(numbered(2), folder="cats"))
     datasets.upload(request(numbered(3), folder="cat"))
     assert set(files_of(datasets, "cats", target)) == {"2.png"}
-    assert datasets.folders() == ("cat", "cats")
+    assert names_of(datasets) == ("cat", "cats")
 
 
 def test_warnings_tell_what_is_incomplete_or_doubled(datasets):
@@ -433,7 +435,7 @@ def test_the_size_of_a_file_is_bounded(store):
             continue
         with pytest.raises(InvalidRequest, match="scale it down"):
             datasets.upload(request({"a.bmp": data}, folder="dogs"))
-    assert datasets.folders() == ("cats",)
+    assert [one.name for one in datasets.details.all()] == ["cats"]
 
 
 def test_the_size_of_an_upload_is_bounded(store):
@@ -444,7 +446,7 @@ def test_the_size_of_an_upload_is_bounded(store):
     with pytest.raises(InvalidRequest, match="send it in parts") as caught:
         datasets.upload(request(files, folder="dogs"))
     assert caught.value.problems[0].startswith("3.png: ")
-    assert datasets.folders() == ("cats",)
+    assert [one.name for one in datasets.details.all()] == ["cats"]
 
 
 def test_the_number_of_files_is_bounded(store):
@@ -452,7 +454,7 @@ def test_the_number_of_files_is_bounded(store):
     datasets.upload(request(numbered(1, 2)))
     with pytest.raises(InvalidRequest, match="3 files; one upload may have 2"):
         datasets.upload(request(numbered(1, 2, 3), folder="dogs"))
-    assert datasets.folders() == ("cats",)
+    assert [one.name for one in datasets.details.all()] == ["cats"]
 
 
 def test_the_documented_limits():
@@ -652,7 +654,7 @@ def test_a_local_file_that_is_written_meanwhile_is_not_stored_as_something_else(
 
 
 def keys_by_name(datasets, folder="cats"):
-    return {file.name: file.key for file in datasets.manifest(folder).files}
+    return {file.name: file.key for file in datasets.details.manifest(folder).files}
 
 
 def puts_of(store, work):
@@ -684,7 +686,7 @@ def test_an_upload_of_nothing_new_sends_only_the_manifest(store, datasets, targe
     datasets.upload(request(files, trigger_word="old"))
     result, sent = puts_of(store, lambda other: other.upload(request(files, trigger_word="new")))
     assert (sent, result.unchanged_files, result.warnings) == ([], 2, ())
-    assert datasets.require("cats").trigger_word == "new"
+    assert datasets.details.for_training("cats").trigger_word == "new"
     assert files_of(datasets, "cats", target) == files
 
 
@@ -799,7 +801,9 @@ def turned(orientation, size=(12, 8)):
 def test_the_manifest_knows_how_large_an_image_is_upright(datasets):
     files = {"flat.png": picture(1, size=(12, 8)), "turned.jpg": turned(6), "over.jpg": turned(3)}
     datasets.upload(request(files))
-    sizes = {file.name: (file.width, file.height) for file in datasets.manifest("cats").files}
+    sizes = {
+        file.name: (file.width, file.height) for file in datasets.details.manifest("cats").files
+    }
     assert sizes == {"flat.png": (12, 8), "turned.jpg": (8, 12), "over.jpg": (12, 8)}
 
 
@@ -827,7 +831,7 @@ def test_a_failure_at_any_write_leaves_the_old_dataset(
     if not is_dead:
         assert after == before
     assert set(files_of(healthy, "cats", target)) == {"1.png", "2.png", "1.txt"}
-    assert healthy.list()[0].total_images == 2
+    assert healthy.details.all()[0].total_images == 2
     healthy.upload(new)
     assert files_of(healthy, "cats", target)["1.txt"] == b"new"
 
@@ -838,10 +842,10 @@ def test_a_first_upload_that_failed_is_no_dataset(store, datasets):
         DatasetStore(failing).upload(request(numbered(1, 2)))
     assert re.match(r"[12]\.png: ", caught.value.problems[0])
     assert names_in(store) != []
-    assert datasets.folders() == ()
-    assert datasets.list() == ()
+    assert names_of(datasets) == ()
+    assert datasets.details.all() == ()
     with pytest.raises(NotFound):
-        datasets.require("cats")
+        datasets.details.for_training("cats")
 
 
 def test_a_switch_whose_answer_was_lost_keeps_its_files(store, target):
@@ -895,10 +899,12 @@ def without(name):
 
 def test_a_change_is_one_write_and_deletes_what_is_no_longer_named(store, datasets, target):
     datasets.upload(request({**numbered(1, 2), "1.txt": b"x"}))
-    gone = next(file.key for file in datasets.manifest("cats").files if file.name == "2.png")
+    gone = next(
+        file.key for file in datasets.details.manifest("cats").files if file.name == "2.png"
+    )
     after = datasets.change("cats", without("2.png"))
     assert (after.total_images, after.total_captions) == (1, 1)
-    assert datasets.manifest("cats") == after
+    assert datasets.details.manifest("cats") == after
     assert gone not in names_in(store)
     assert set(files_of(datasets, "cats", target)) == {"1.png", "1.txt"}
 
@@ -938,7 +944,7 @@ def test_parallel_changes_lose_nothing(store, is_plain):
     datasets.upload(request(numbered(*range(24))))
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda n: datasets.change("cats", without(f"{n}.png")), range(0, 24, 2)))
-    assert {file.name for file in datasets.manifest("cats").files} == {
+    assert {file.name for file in datasets.details.manifest("cats").files} == {
         f"{n}.png" for n in range(1, 24, 2)
     }
 
@@ -946,7 +952,7 @@ def test_parallel_changes_lose_nothing(store, is_plain):
 def test_a_change_that_changes_nothing_writes_nothing(store, datasets):
     datasets.upload(request(numbered(1)))
     watched = FailingStore(store, "any put", 0)
-    before = datasets.manifest("cats")
+    before = datasets.details.manifest("cats")
     assert DatasetStore(watched).change("cats", lambda old: old) == before
 
 
@@ -980,42 +986,42 @@ def test_there_is_nothing_to_change_in_a_missing_dataset(store, datasets):
     datasets.upload(request(numbered(1), folder="cats"))
     for call in (
         lambda: datasets.change("cat", lambda old: old),
-        lambda: datasets.manifest("cat"),
-        lambda: datasets.read_file("cat", "a.png"),
+        lambda: datasets.details.manifest("cat"),
+        lambda: datasets.details.content("cat", "a.png"),
     ):
         with pytest.raises(NotFound, match="did you mean 'cats'"):
             call()
-    assert datasets.folders() == ("cats",)
+    assert [one.name for one in datasets.details.all()] == ["cats"]
 
 
 def test_a_change_is_done_even_if_what_it_dropped_cannot_be_deleted(store, datasets):
     datasets.upload(request(numbered(1, 2)))
     failing = DatasetStore(FailingStore(store, "delete_many", 0))
     failing.change("cats", without("1.png"))
-    assert datasets.require("cats").total_images == 1
+    assert datasets.details.for_training("cats").total_images == 1
 
 
 def test_a_dataset_whose_files_were_all_taken_out_is_still_there(datasets):
     datasets.upload(request(numbered(1)))
     datasets.change("cats", without("1.png"))
-    assert datasets.manifest("cats").files == ()
-    assert datasets.folders() == ("cats",)
+    assert datasets.details.manifest("cats").files == ()
+    assert [one.name for one in datasets.details.all()] == ["cats"]
     with pytest.raises(InvalidDataset, match="holds no image"):
-        datasets.require("cats")
+        datasets.details.for_training("cats")
 
 
 def test_a_file_is_read_by_its_name(store, datasets):
     datasets.upload(request({**numbered(1), "1.txt": b"one"}))
-    assert datasets.read_file("cats", "1.txt") == b"one"
+    assert datasets.details.content("cats", "1.txt") == b"one"
     with pytest.raises(NotFound, match=r"did you mean '1\.txt'"):
-        datasets.read_file("cats", "2.txt")
-    (caption,) = datasets.manifest("cats").of_type("caption")
+        datasets.details.content("cats", "2.txt")
+    (caption,) = datasets.details.manifest("cats").of_type("caption")
     store.put(caption.key, b"two")
     with pytest.raises(InvalidDataset, match="gone or damaged"):
-        datasets.read_file("cats", "1.txt")
+        datasets.details.content("cats", "1.txt")
     store.delete(caption.key)
     with pytest.raises(InvalidDataset, match="gone or damaged"):
-        datasets.read_file("cats", "1.txt")
+        datasets.details.content("cats", "1.txt")
 
 
 def test_a_manifest_of_an_older_version_knows_no_sizes_of_images(store, datasets, target):
@@ -1025,7 +1031,7 @@ def test_a_manifest_of_an_older_version_knows_no_sizes_of_images(store, datasets
     for name in ("width", "height"):
         del document["files"][0][name]
     store.put(key, json.dumps(document).encode())
-    (file,) = datasets.manifest("cats").files
+    (file,) = datasets.details.manifest("cats").files
     assert (file.width, file.height) == (None, None)
     assert files_of(datasets, "cats", target) == numbered(1)
 
@@ -1049,7 +1055,7 @@ def test_parallel_parts_of_an_upload_lose_nothing(store, is_plain, target):
         list(pool.map(part, range(6)))
     wanted = {f"{10 * number + n}.png" for number in range(6) for n in range(3)}
     assert set(files_of(datasets, "cats", target)) == wanted
-    assert datasets.require("cats").total_images == 18
+    assert datasets.details.for_training("cats").total_images == 18
     assert len(names_in(store)) == 19
 
 
@@ -1281,31 +1287,30 @@ def test_a_target_that_is_no_folder_is_refused(datasets, tmp_path, kind):
 def test_a_missing_dataset_is_answered_with_the_nearest(datasets, target):
     datasets.upload(request(numbered(1), folder="cats"))
     datasets.upload(request(numbered(1), folder="houses"))
-    for call in (datasets.require, lambda name: datasets.materialize(name, target)):
+    for call in (datasets.details.for_training, lambda name: datasets.materialize(name, target)):
         with pytest.raises(NotFound, match="did you mean 'cats'"):
             call("cat")
     with pytest.raises(NotFound) as caught:
-        datasets.require("zzz")
+        datasets.details.for_training("zzz")
     assert "did you mean" not in str(caught.value)
 
 
 def test_a_dataset_without_images_is_refused(datasets):
     datasets.upload(request({"a.txt": b"x"}, cleanup_existing=False))
     with pytest.raises(InvalidDataset, match="holds no image"):
-        datasets.require("cats")
+        datasets.details.for_training("cats")
 
 
 def test_the_list_tells_what_is_there(datasets):
-    assert datasets.list() == datasets.folders() == ()
+    assert datasets.details.all() == ()
     datasets.upload(request({**numbered(1), "1.txt": b"abc"}, folder="b", trigger_word="sks"))
     datasets.upload(request(numbered(1, 2), folder="a"))
-    a, b = datasets.list()
+    a, b = datasets.details.all()
     assert (a.name, a.total_images, a.total_captions, a.trigger_word) == ("a", 2, 0, "")
     assert (b.name, b.total_images, b.total_captions, b.trigger_word) == ("b", 1, 1, "sks")
     assert b.size_bytes == len(picture(1)) + 3
     assert abs(b.upload_date - datetime.now(UTC)) < timedelta(minutes=1)
-    assert datasets.folders() == ("a", "b")
-    assert datasets.require("b") == b
+    assert datasets.details.summary("b") == b
 
 
 def test_a_list_lists_no_files_of_datasets(store, datasets):
@@ -1313,7 +1318,12 @@ def test_a_list_lists_no_files_of_datasets(store, datasets):
         datasets.upload(request(numbered(1, 2), folder=name))
     store.put("dataset/placed/a.png", picture())
     watched = FailingStore(store, "", 0)
-    assert [entry.name for entry in DatasetStore(watched).list()] == ["a", "b", "c", "placed"]
+    assert [entry.name for entry in DatasetStore(watched).details.all()] == [
+        "a",
+        "b",
+        "c",
+        "placed",
+    ]
     assert watched.named("list") == ["dataset/placed"]
 
 
@@ -1333,24 +1343,24 @@ def test_a_list_is_complete_however_large_its_datasets_are():
     store.put("dataset/big/_training_info.json", manifest.model_dump_json().encode())
     for n in range(300):
         store.put(f"dataset/small-{n}/a.png", b"x")
-    listed = {entry.name: entry for entry in DatasetStore(store).list()}
+    listed = {entry.name: entry for entry in DatasetStore(store).details.all()}
     assert len(listed) == 302
     assert listed["big"].total_images == listed["placed"].total_images == 5000
-    assert DatasetStore(store).folders() == tuple(sorted(listed))
+    assert names_of(DatasetStore(store)) == tuple(sorted(listed))
 
 
 def test_a_list_that_the_store_can_not_give_is_an_error_and_not_a_shorter_list(store, datasets):
     for name in ("a", "b"):
         datasets.upload(request(numbered(1), folder=name))
     with pytest.raises(OSError, match="get failed"):
-        DatasetStore(FailingStore(store, "get", 1)).list()
+        DatasetStore(FailingStore(store, "get", 1)).details.all()
 
 
 def test_folders_with_names_that_no_dataset_has_are_left_out(datasets, monkeypatch):
     store = MemoryStore()
     store.put("dataset/cats/a.png", picture())
     monkeypatch.setattr(store, "folders", lambda prefix: ["", "a\\b", "cats", ".."])
-    assert DatasetStore(store).folders() == ("cats",)
+    assert names_of(DatasetStore(store)) == ("cats",)
 
 
 def test_many_files_are_fetched_at_the_same_time(store, datasets, target):
@@ -1387,12 +1397,11 @@ def placed(store):
 
 
 def test_a_folder_without_manifest_is_read_by_listing(placed, datasets, target):
-    (entry,) = datasets.list()
+    (entry,) = datasets.details.all()
     assert (entry.name, entry.total_images, entry.total_captions) == ("placed", 2, 1)
     assert entry.size_bytes == len(picture(1)) + 1 + len(picture(2))
     assert abs(entry.upload_date - datetime.now(UTC)) < timedelta(minutes=1)
-    assert datasets.folders() == ("placed",)
-    assert datasets.require("placed") == entry
+    assert datasets.details.summary("placed") == entry
     assert set(files_of(datasets, "placed", target)) == {"a.png", "a.txt", "sub/b.png"}
 
 
@@ -1406,12 +1415,12 @@ def test_a_changed_folder_without_manifest_is_fetched_again(placed, datasets, ta
 def test_another_programs_manifest_gives_the_trigger_word(placed, datasets, target):
     info = {"training_name": "x", "trigger_word": "sks", "total_images": 77, "s3_path": "s3://x"}
     placed.put("dataset/placed/_training_info.json", json.dumps(info).encode())
-    entry = datasets.require("placed")
+    entry = datasets.details.summary("placed")
     assert (entry.trigger_word, entry.total_images) == ("sks", 2)
-    assert datasets.list() == (entry,)
+    assert datasets.details.all() == (entry,)
     assert set(files_of(datasets, "placed", target)) == {"a.png", "a.txt", "sub/b.png"}
     placed.put("dataset/placed/_training_info.json", b'{"trigger_word": 3}')
-    assert datasets.require("placed").trigger_word == ""
+    assert datasets.details.for_training("placed").trigger_word == ""
 
 
 def test_an_upload_can_add_to_a_placed_dataset(placed, datasets, target):
@@ -1434,7 +1443,7 @@ def test_markers_of_folders_are_no_files(datasets, target, monkeypatch):
     real = SimpleNamespace(key="dataset/cats/sub/", size_bytes=0, modified_s=0.0, etag="")
     store = MemoryStore()
     monkeypatch.setattr(store, "list", lambda prefix="": iter([marker, real]))
-    assert DatasetStore(store).folders() == ()
+    assert DatasetStore(store).details.all() == ()
 
 
 def naming(name, key):
@@ -1456,15 +1465,15 @@ def naming(name, key):
 def test_a_damaged_manifest_is_told_and_can_be_replaced(store, datasets, target, manifest):
     datasets.upload(request(numbered(7), folder="dogs"))
     store.put("dataset/cats/_training_info.json", manifest)
-    entry = datasets.list()[0]
+    entry = datasets.details.all()[0]
     assert entry.name == "cats"
     assert "damaged" in entry.problem
-    for call in (datasets.require, lambda name: datasets.materialize(name, target)):
+    for call in (datasets.details.for_training, lambda name: datasets.materialize(name, target)):
         with pytest.raises(InvalidDataset, match="damaged"):
             call("cats")
     with pytest.raises(InvalidDataset, match="damaged"):
         datasets.upload(request(numbered(1), cleanup_existing=False))
-    assert datasets.require("dogs").total_images == 1
+    assert datasets.details.for_training("dogs").total_images == 1
     datasets.upload(request(numbered(1)))
     assert set(files_of(datasets, "cats", target)) == {"1.png"}
 

@@ -70,7 +70,7 @@ def test_what_is_sent_to_the_urls_of_the_plan_becomes_a_dataset(world, client):
     reply = world.ask("complete_upload", dataset_folder="cats", upload_id=plan["upload_id"])
     assert reply["total_images"] == 2
     for name in names:
-        assert world.datasets.read_file("cats", name) == content(name)
+        assert world.datasets.details.content("cats", name) == content(name)
 
 
 def test_a_file_may_be_sent_again(world, client):
@@ -210,7 +210,7 @@ def test_nothing_can_be_sent_to_an_upload_that_has_ended(world, client):
     assert "error" not in world.ask("complete_upload", **of_upload)
     response = client.put(address(plan), content=bytes(reversed(content("1.png"))))
     assert response.status_code == 409
-    assert world.datasets.read_file("cats", "1.png") == content("1.png")
+    assert world.datasets.details.content("cats", "1.png") == content("1.png")
     plan = create(world, "2.png")
     world.ask("abort_upload", dataset_folder="cats", upload_id=plan["upload_id"])
     assert client.put(address(plan, "2.png"), content=content("2.png")).status_code == 404

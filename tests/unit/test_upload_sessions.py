@@ -27,6 +27,7 @@ from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 from loradash.storage.store import Capabilities, SignedRequest
 
+from .dataset_listing import names_of
 from .test_stored_datasets import (
     FailingStore,
     files_of,
@@ -109,16 +110,16 @@ def test_files_that_were_sent_one_by_one_become_a_dataset(store, datasets, uploa
     )
     assert set(states(plan).values()) == {"send"}
     assert [one.filename for one in plan.files] == list(files)
-    assert datasets.folders() == ()
+    assert names_of(datasets) == ()
     send(store, plan, files)
-    assert datasets.folders() == ()
+    assert names_of(datasets) == ()
     result = uploads.complete("cats", plan.upload_id)
     assert (result.total_images, result.total_captions, result.unchanged_files) == (2, 2, 0)
     assert (result.training_name, result.trigger_word, result.dataset_folder) == (
         "Cats", "sks", "cats",
     )  # fmt: skip
     assert files_of(datasets, "cats", target) == files
-    manifest = datasets.manifest("cats")
+    manifest = datasets.details.manifest("cats")
     assert manifest.version == plan.upload_id
     assert [(file.width, file.height) for file in manifest.of_type("image")] == [(8, 8)] * 2
     assert all(len(file.sha256) == 64 for file in manifest.files)
@@ -306,7 +307,9 @@ def test_a_completed_upload_is_not_continued_but_needs_nothing(store, datasets, 
     uploaded(store, uploads, files)
     plan = uploads.create(announcement(files))
     assert states(plan) == {"1.png": "unchanged", "2.png": "unchanged"}
-    assert {one.key for one in plan.files} == {file.key for file in datasets.manifest("cats").files}
+    assert {one.key for one in plan.files} == {
+        file.key for file in datasets.details.manifest("cats").files
+    }
     result = uploads.complete("cats", plan.upload_id)
     assert (result.unchanged_files, result.total_images) == (2, 2)
     assert files_of(datasets, "cats", target) == files
@@ -359,7 +362,7 @@ def test_what_the_dataset_holds_is_not_asked_for(store, datasets, uploads, targe
     result = uploads.complete("cats", plan.upload_id)
     assert result.unchanged_files == 2
     assert files_of(datasets, "cats", target) == files
-    sizes = {file.name: file.width for file in datasets.manifest("cats").files}
+    sizes = {file.name: file.width for file in datasets.details.manifest("cats").files}
     assert sizes == {"1.png": 8, "renamed.png": 8, "1.txt": None}
 
 
@@ -470,7 +473,7 @@ def test_a_file_that_cannot_be_used_is_named_and_asked_for_again(
     (problem,) = caught.value.problems
     assert problem.startswith(f"{name}: ")
     assert words in problem
-    assert datasets.folders() == ()
+    assert names_of(datasets) == ()
     assert states(uploads.create(announcement(files, hashed=hashed)))[name] == "send"
 
 
@@ -617,7 +620,7 @@ def test_a_completion_that_was_killed_can_be_repeated(store, datasets, uploads, 
     send(store, plan, files)
     with pytest.raises(OSError, match="failed"):
         UploadSessions(dying, DatasetStore(dying)).complete("cats", plan.upload_id)
-    assert datasets.folders() == ()
+    assert names_of(datasets) == ()
     with pytest.raises(ConflictingState):
         uploads.abort("cats", plan.upload_id)
     assert uploads.create(announcement(files)).upload_id == plan.upload_id
@@ -760,8 +763,8 @@ def test_an_abort_comes_too_late_or_in_time_and_never_in_between(store, tmp_path
             assert not aborted.result()
             assert files_of(datasets, "cats", tmp_path / f"copy-{n}") == files
         else:
-            assert "cats" not in datasets.folders() or not any(
-                plan.upload_id in file.key for file in datasets.manifest("cats").files
+            assert "cats" not in names_of(datasets) or not any(
+                plan.upload_id in file.key for file in datasets.details.manifest("cats").files
             )
 
 
@@ -837,8 +840,8 @@ def test_no_file_of_an_upload_can_take_the_place_of_its_session(datasets):
 
 def test_an_upload_at_once_is_no_session(datasets, uploads):
     datasets.upload(request(numbered(1)))
-    upload_id = datasets.manifest("cats").version
+    upload_id = datasets.details.manifest("cats").version
     for call in (uploads.complete, uploads.abort):
         with pytest.raises(NotFound, match="no upload"):
             call("cats", upload_id)
-    assert datasets.require("cats").total_images == 1
+    assert datasets.details.for_training("cats").total_images == 1

@@ -146,7 +146,7 @@ def _add_files(router: APIRouter, store: ObjectStore, services: Services) -> Non
     @router.head("/{name}/files/{file:path}", include_in_schema=False)
     @router.get("/{name}/files/{file:path}", summary="A file of a dataset")
     def get_file(request: Request, name: Folder, file: File) -> Response:
-        return _file(request, store, editor.file(name, file))
+        return _file(request, store, editor.details.file(name, file))
 
     @router.delete(
         "/{name}/files/{file:path}", summary="Delete a file and, for an image, its caption"

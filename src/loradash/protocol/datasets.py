@@ -2,6 +2,7 @@
 
 from loradash.domain import requests
 from loradash.protocol.context import Context, Reply
+from loradash.protocol.dataset_json import datasets_reply
 from loradash.services.use_cases import Services
 
 
@@ -46,9 +47,4 @@ def list_dataset_folders(
 ) -> Reply:
     """List the stored datasets."""
     del request, context
-    datasets = services.datasets.list()
-    return {
-        "folders": [entry.name for entry in datasets],
-        "datasets": [entry.model_dump(mode="json") for entry in datasets],
-        "prefix": services.datasets.prefix,
-    }
+    return datasets_reply(services.datasets.details.all(), services.datasets.prefix)

@@ -4,21 +4,24 @@ Everything comes in pages that a cursor continues. A cursor is a name, so a page
 something before it is added or removed.
 """
 
+import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from loradash.domain.dataset_files import IMAGE_KINDS
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest
-from loradash.errors import InvalidDataset, InvalidKey, NotFound
+from loradash.errors import InvalidDataset, NotFound
 from loradash.services.datasets.reading import (
     DatasetReader,
     caption_name,
     caption_version,
     images_of,
+    named,
     named_image,
 )
-from loradash.storage import keys
+from loradash.services.datasets.summary import DatasetSummary, summary_of
 from loradash.storage.store import ObjectStore
 from loradash.storage.transfer import in_parallel
 
@@ -28,20 +31,6 @@ _SEARCHED_AT_ONCE = 64
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True)
-
-
-class DatasetSummary(_Model):
-    """A dataset in short; ``problem`` says why it can't be read, if so."""
-
-    name: str
-    training_name: str = ""
-    trigger_word: str = ""
-    upload_date: datetime | None = None
-    version: str = ""
-    total_images: int = 0
-    total_captions: int = 0
-    size_bytes: int = 0
-    problem: str = ""
 
 
 class SummaryPage(_Model):
@@ -95,14 +84,36 @@ class DatasetDetails:
 
     # Datasets
 
+    def manifest(self, folder: str) -> DatasetManifest:
+        """Return what a dataset consists of. Raises `NotFound`, `InvalidDataset`, `InvalidKey`."""
+        return self._reader.manifest(folder)
+
+    def for_training(self, folder: str) -> DatasetManifest:
+        """Return what a dataset consists of, if it holds an image. Raises as `manifest` does."""
+        manifest = self.manifest(folder)
+        if not manifest.total_images:
+            raise InvalidDataset(
+                f"dataset {folder!r} holds no image",
+                remedy=f"Upload {IMAGE_KINDS} images, each with a .txt caption.",
+            )
+        return manifest
+
+    def all(self) -> tuple[DatasetSummary, ...]:
+        """Return all datasets by name; one that is damaged has a problem and fails no list."""
+        return tuple(
+            summary_of(folder, found)
+            if isinstance(found, DatasetManifest)
+            else DatasetSummary(name=folder, problem=found.message)
+            for folder, found in self._reader.manifests.all().items()
+        )
+
     def summary(self, folder: str) -> DatasetSummary:
         """Return a dataset in short. Raises `NotFound`, `InvalidDataset`, `InvalidKey`."""
-        return summary(folder, self._reader.manifest(folder))
+        return summary_of(folder, self._reader.manifest(folder))
 
     def summaries(self, limit: int = 100, cursor: str = "") -> SummaryPage:
         """Return datasets by name, after the one that the cursor names."""
-        names = [name for name in self._store.folders(keys.datasets()) if name > cursor]
-        names = sorted(name for name in names if _is_legal(name))
+        names = sorted(name for name in self._reader.manifests.folders() if name > cursor)
         outcomes = in_parallel(names[:limit], self._summary_or_none)
         for _, problem in outcomes.failed:
             raise problem
@@ -113,10 +124,36 @@ class DatasetDetails:
     def _summary_or_none(self, folder: str) -> DatasetSummary | None:
         try:
             return self.summary(folder)
-        except NotFound:  # the place of an upload that isn't completed
+        except NotFound:  # only an upload that isn't completed
             return None
         except InvalidDataset as error:
             return DatasetSummary(name=folder, problem=error.message)
+
+    # Files
+
+    def file(self, folder: str, name: str) -> DatasetFile:
+        """Return a file whose object is there and of the right size.
+
+        Raises `NotFound`, and `InvalidDataset` if the object isn't what was uploaded.
+        """
+        for _ in range(2):  # the second time if the dataset was changed meanwhile
+            file = named(self.manifest(folder), folder, name)
+            try:
+                if self._store.head(file.key).size_bytes == file.size_bytes:
+                    return file
+            except NotFound:
+                continue
+        raise _damaged(folder, name)
+
+    def content(self, folder: str, name: str) -> bytes:
+        """Return what is in a file, verified by its hash. Raises as `file` does."""
+        for _ in range(2):  # the second time if the dataset was replaced meanwhile
+            file = named(self.manifest(folder), folder, name)
+            with contextlib.suppress(NotFound):
+                data = self._store.get(file.key)
+                if file.sha256 in ("", hashlib.sha256(data).hexdigest()):
+                    return data
+        raise _damaged(folder, name)
 
     # Images and captions
 
@@ -155,7 +192,7 @@ class DatasetDetails:
                 break
         is_end = not waiting or next_cursor == waiting[-1].name
         return ImagePage(
-            dataset=summary(folder, manifest),
+            dataset=summary_of(folder, manifest),
             images=tuple(found),
             next_cursor=None if is_end else next_cursor,
         )
@@ -193,26 +230,11 @@ class DatasetDetails:
         return captions
 
 
-def summary(folder: str, manifest: DatasetManifest) -> DatasetSummary:
-    """Return a dataset in short."""
-    return DatasetSummary(
-        name=folder,
-        training_name=manifest.training_name,
-        trigger_word=manifest.trigger_word,
-        upload_date=manifest.upload_date,
-        version=manifest.version,
-        total_images=manifest.total_images,
-        total_captions=manifest.total_captions,
-        size_bytes=manifest.size_bytes,
+def _damaged(folder: str, name: str) -> InvalidDataset:
+    return InvalidDataset(
+        f"dataset {folder!r}: the file {name} is gone or damaged",
+        remedy="Upload the file again.",
     )
-
-
-def _is_legal(folder: str) -> bool:
-    try:
-        keys.dataset(folder)
-    except InvalidKey:
-        return False
-    return True
 
 
 def _is_wanted(entry: ImageEntry, text: str, without_caption: bool) -> bool:

@@ -19,19 +19,18 @@ from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, Uploa
 from loradash.domain.dataset_names import composed, folder_from
 from loradash.domain.ids import new_upload_id, upload_time_s
 from loradash.domain.request_fields import DatasetFolder, shown
-from loradash.errors import ConflictingState, InvalidDataset, InvalidRequest, NotFound
-from loradash.services.datasets.details import Caption, DatasetDetails, DatasetSummary, summary
+from loradash.errors import ConflictingState, InvalidRequest, NotFound
+from loradash.services.datasets.details import Caption
 from loradash.services.datasets.manifests import ABANDONED_AFTER_S, Manifests
 from loradash.services.datasets.reading import (
-    DatasetReader,
     caption_name,
     caption_version,
-    named,
     named_image,
 )
 from loradash.services.datasets.statistics import DatasetFigures
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.datasets.stored_images import StoredImages
+from loradash.services.datasets.summary import DatasetSummary, summary_of
 from loradash.services.datasets.upload_checks import SourceFile
 from loradash.services.datasets.upload_results import UploadResult, with_left_out
 from loradash.services.datasets.zip_in import extract
@@ -65,11 +64,11 @@ class DatasetEditor:
         self._store = store
         self._datasets = datasets
         self._manifests = Manifests(store)
-        self._reader = DatasetReader(store)
+        self._reader = datasets.reader
         self._importer = importer
         self._imports = threading.BoundedSemaphore(IMPORTS_AT_ONCE)
         self.images = StoredImages(store, cache, datasets.limits.max_file_bytes)
-        self.details = DatasetDetails(store, self._reader)
+        self.details = datasets.details
         self.figures = DatasetFigures(self._reader, self.images)
 
     # Whole datasets
@@ -115,7 +114,7 @@ class DatasetEditor:
             }  # fmt: skip
             return old.model_copy(update={**changes, "version": version}) if changes else old
 
-        return summary(folder, self._datasets.change(folder, change))
+        return summary_of(folder, self._datasets.change(folder, change))
 
     def delete(self, folder: str) -> int:
         """Delete a dataset with all its files; return how many that were. Raises `NotFound`.
@@ -145,23 +144,6 @@ class DatasetEditor:
         return dataset_zip(self._store, folder, self._reader.manifest(folder))
 
     # Files
-
-    def file(self, folder: str, name: str) -> DatasetFile:
-        """Return a file whose object is there and of the right size.
-
-        Raises `NotFound`, and `InvalidDataset` if the object isn't what was uploaded.
-        """
-        for _ in range(2):  # the second time if the dataset was changed meanwhile
-            file = named(self._reader.manifest(folder), folder, name)
-            try:
-                if self._store.head(file.key).size_bytes == file.size_bytes:
-                    return file
-            except NotFound:
-                continue
-        raise InvalidDataset(
-            f"dataset {folder!r}: the file {name} is gone or damaged",
-            remedy="Upload the file again.",
-        )
 
     def thumbnail(self, folder: str, name: str, pixels: int) -> bytes:
         """Return a WebP image of an image of a dataset, of at most so many pixels a side.

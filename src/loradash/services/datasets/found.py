@@ -65,7 +65,7 @@ def find_dataset(
     if name is None:  # only paths in full, which are folders
         raise InvalidDataset(f"{what}: {text[:200]} isn't a dataset's name", remedy=_FOLDER_REMEDY)
     try:
-        stored = datasets.require(name)
+        stored = datasets.details.for_training(name)
     except NotFound as error:
         if kind == "stored" and is_command and path.is_dir():
             raise NotFound(
@@ -82,7 +82,7 @@ def _other_meaning(datasets: DatasetStore, text: str, what: str, full: str) -> s
         name = datasets.resolve(text)
         if name is None:
             return ""
-        datasets.require(name)
+        datasets.details.for_training(name)
     except LoradashError:  # no such name, or a store that is away: nothing else was meant
         return ""
     return (

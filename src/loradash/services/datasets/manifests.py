@@ -3,7 +3,7 @@
     dataset/<folder>/_training_info.json        the manifest
     dataset/<folder>/<upload id>/<file>         never written twice
 
-Folders that somebody filled by other means, without such a manifest, are read by listing them.
+Folders that another program has filled, without such a manifest, are read by listing them.
 """
 
 import contextlib
@@ -96,6 +96,10 @@ class Manifests:
             raise self._missing(folder)
         return found.manifest
 
+    def folders(self) -> list[str]:
+        """Return the names of all folders that can be datasets; some may hold none (yet)."""
+        return [name for name in self._store.folders(keys.datasets()) if _is_legal(name)]
+
     def all(self) -> dict[str, DatasetManifest | InvalidDataset]:
         """Return each dataset's manifest, by name; for a damaged one, what is wrong with it."""
 
@@ -105,8 +109,7 @@ class Manifests:
             except InvalidDataset as error:
                 return error
 
-        folders = [name for name in self._store.folders(keys.datasets()) if _is_legal(name)]
-        outcomes = in_parallel(folders, entry, concurrency=self._concurrency)
+        outcomes = in_parallel(self.folders(), entry, concurrency=self._concurrency)
         for _, problem in outcomes.failed:
             raise problem
         found = {
@@ -126,7 +129,7 @@ class Manifests:
     ) -> Swap:
         """Replace a manifest by what ``change`` makes of it, and delete what it no longer names.
 
-        If somebody else was faster, ``change`` is called again with what is there then; so it must
+        If another writer was faster, ``change`` is called again with what is there then; so it must
         not do anything itself. What it raises leaves the dataset as it was. A change that changes
         nothing isn't written. Raises `NotFound`, `InvalidDataset`, `ConflictingState`.
         """
@@ -158,7 +161,7 @@ class Manifests:
             self._store.delete_many([key for key in unwanted if key not in named])
 
     def delete_abandoned(self, folder: str, manifest: DatasetManifest) -> bool:
-        """Delete uploads that never became part of a dataset; tell whether that went well.
+        """Delete uploads that never became part of a dataset; return whether all were deleted.
 
         Those of the last day stay: they may be about to become part of it.
         """
@@ -234,7 +237,7 @@ class Manifests:
 
 
 def _placed(infos: Iterator[ObjectInfo]) -> Iterator[tuple[str, ObjectInfo]]:
-    """Yield the files that somebody put into a folder by other means, with their names."""
+    """Yield the files that another program has put into a folder, with their names."""
     for info in infos:
         _, name = keys.dataset_of(info.key)
         parts = name.split("/")
@@ -244,7 +247,7 @@ def _placed(infos: Iterator[ObjectInfo]) -> Iterator[tuple[str, ObjectInfo]]:
 
 
 def _is_legal(folder: str) -> bool:
-    """Whether a folder that somebody made in the store can be a dataset's."""
+    """Whether the name of a folder in the store can be that of a dataset."""
     try:
         keys.dataset(folder)
     except InvalidKey:

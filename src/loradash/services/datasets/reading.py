@@ -34,12 +34,12 @@ class CaptionText(NamedTuple):
 
 
 class DatasetReader:
-    """Reads manifests and captions; thread-safe."""
+    """Reads manifests and captions, and keeps what it has read; thread-safe."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, manifests: Manifests) -> None:
         self._store = store
-        self._read_manifests = Manifests(store)
-        self._manifests: LRUCache[str, tuple[str, DatasetManifest]] = LRUCache(_MANIFESTS_KEPT)
+        self.manifests = manifests
+        self._kept: LRUCache[str, tuple[str, DatasetManifest]] = LRUCache(_MANIFESTS_KEPT)
         self._pairs: LRUCache[str, tuple[DatasetManifest, Pairs]] = LRUCache(_MANIFESTS_KEPT)
         self._texts: LRUCache[str, CaptionText] = LRUCache(
             _CAPTION_BYTES_KEPT, getsizeof=lambda one: len(one.text or "") + _ENTRY_BYTES
@@ -51,15 +51,15 @@ class DatasetReader:
         try:
             etag = self._store.head(keys.dataset_manifest(folder)).etag
         except NotFound:  # no dataset, or one that was put there by other means
-            return self._read_manifests.require(folder)
+            return self.manifests.require(folder)
         with self._lock:
-            kept = self._manifests.get(folder)
+            kept = self._kept.get(folder)
         if kept and kept[0] == etag:
             return kept[1]
-        manifest = self._read_manifests.require(folder)  # after the etag, so never older than it
+        manifest = self.manifests.require(folder)  # after the etag, so never older than it
         if manifest.version:  # else it may be a listing, which changes without this object
             with self._lock:
-                self._manifests[folder] = etag, manifest
+                self._kept[folder] = etag, manifest
         return manifest
 
     def pairs(self, manifest: DatasetManifest) -> Pairs:

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from loradash.datasets.buckets import bucket_size
 from loradash.datasets.image_hash import MAX_DISTANCE, pairs_alike
 from loradash.errors import InvalidDataset, NotFound
-from loradash.services.datasets.details import DatasetSummary, summary
 from loradash.services.datasets.reading import DatasetReader, images_of
 from loradash.services.datasets.stored_images import StoredImages
+from loradash.services.datasets.summary import DatasetSummary, summary_of
 from loradash.storage.transfer import in_parallel
 
 NAMES_LISTED = 100
@@ -91,7 +91,7 @@ class Duplicates(_Model):
 
 
 class DatasetFigures:
-    """Reckons up datasets; thread-safe."""
+    """Counts what is in datasets; thread-safe."""
 
     def __init__(self, reader: DatasetReader, images: StoredImages) -> None:
         self._reader = reader
@@ -109,7 +109,7 @@ class DatasetFigures:
         known = [(file.width, file.height) for file in images if file.width and file.height]
         buckets = [bucket_size(width, height, resolution, step) for width, height in known]
         return DatasetStatistics(
-            dataset=summary(folder, manifest),
+            dataset=summary_of(folder, manifest),
             total_files=len(manifest.files),
             other_files=len(manifest.of_type("other")),
             image_bytes=sum(file.size_bytes for file in images),

@@ -5,18 +5,15 @@ upload is invisible until one write of the manifest, and the dataset before it i
 A file that the dataset holds already isn't stored again: the new manifest names its object.
 """
 
-import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
-from pydantic import BaseModel, ConfigDict
 
 from loradash.domain.addresses import NO_ADDRESS, Address, is_address
-from loradash.domain.dataset_files import IMAGE_KINDS, LeftOut, merged
+from loradash.domain.dataset_files import LeftOut, merged
 from loradash.domain.dataset_manifest import (
     Content,
     DatasetFile,
@@ -34,11 +31,11 @@ from loradash.errors import (
     DiskFull,
     InvalidDataset,
     InvalidKey,
-    NotFound,
 )
 from loradash.services.datasets.copies import OnFetched, Stale, fetch, is_copy
+from loradash.services.datasets.details import DatasetDetails
 from loradash.services.datasets.manifests import Change, Manifests
-from loradash.services.datasets.reading import named
+from loradash.services.datasets.reading import DatasetReader
 from loradash.services.datasets.scratch import SYSTEMS_SCRATCH, Scratch, UploadRoom
 from loradash.services.datasets.upload_checks import (
     DEFAULT_LIMITS,
@@ -66,20 +63,6 @@ log = structlog.get_logger("loradash.datasets")
 FilesOf = Callable[[DatasetManifest], Sequence[DatasetFile]]
 
 
-class StoredDataset(BaseModel):
-    """One entry of the list of datasets; ``problem`` says why it can't be read, if so."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    total_images: int = 0
-    total_captions: int = 0
-    size_bytes: int = 0
-    trigger_word: str = ""
-    upload_date: datetime | None = None
-    problem: str = ""
-
-
 class _NotStored(Exception):  # never leaves this module
     """Files of an upload that the dataset doesn't hold, so that they must be sent."""
 
@@ -95,7 +78,7 @@ class _FolderTaken(ConflictingState):
 class DatasetStore:
     """Datasets below ``dataset/`` of an object store that lies at ``address``.
 
-    What arrives in a request waits in ``scratch`` until it is stored.
+    What arrives in a request waits in ``scratch`` until it is stored. ``details`` reads datasets.
     """
 
     def __init__(
@@ -111,6 +94,8 @@ class DatasetStore:
         self._address = address
         self._concurrency = concurrency
         self._manifests = Manifests(store, concurrency)
+        self.reader = DatasetReader(store, self._manifests)
+        self.details = DatasetDetails(store, self.reader)
         self.limits = limits
         self.scratch = scratch
 
@@ -286,23 +271,6 @@ class DatasetStore:
 
     # Reading
 
-    def list(self) -> tuple[StoredDataset, ...]:
-        """Return all datasets by name; one that is damaged says so instead of failing the list."""
-        return tuple(
-            _summary(folder, found)
-            if isinstance(found, DatasetManifest)
-            else StoredDataset(name=folder, problem=found.message)
-            for folder, found in self._manifests.all().items()
-        )
-
-    def folders(self) -> tuple[str, ...]:
-        """Return the names of all datasets."""
-        return tuple(self._manifests.all())
-
-    def manifest(self, folder: str) -> DatasetManifest:
-        """Return what a dataset consists of. Raises `NotFound`, `InvalidDataset`, `InvalidKey`."""
-        return self._manifests.require(folder)
-
     def before(self, upload: Upload) -> DatasetManifest:
         """Return what an upload replaces or joins: no files if there is no such dataset.
 
@@ -310,23 +278,6 @@ class DatasetStore:
         """
         found = self._manifests.read(upload.folder, damaged_is_empty=upload.replace)
         return found.manifest
-
-    def read_file(self, folder: str, name: str) -> bytes:
-        """Return a file of a dataset. Raises `NotFound`, `InvalidDataset`."""
-        for _ in range(2):  # the second time if the dataset was replaced meanwhile
-            file = named(self.manifest(folder), folder, name)
-            with contextlib.suppress(NotFound):
-                data = self._store.get(file.key)
-                if file.sha256 in ("", hashlib.sha256(data).hexdigest()):
-                    return data
-        raise InvalidDataset(
-            f"dataset {folder!r}: the file {name} is gone or damaged",
-            remedy="Upload the file again.",
-        )
-
-    def require(self, folder: str) -> StoredDataset:
-        """Return a dataset that a training can use. Raises `NotFound` or `InvalidDataset`."""
-        return _summary(folder, self._usable(folder))
 
     def materialize(
         self, folder: str, target: Path, on_fetched: OnFetched = lambda _done, _total: None
@@ -338,14 +289,14 @@ class DatasetStore:
         """
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise InvalidDataset(f"{target} isn't a folder", remedy="Remove it, and retry.")
-        manifest = self._usable(folder)
+        manifest = self.details.for_training(folder)
         if is_copy(target, manifest):
             return target
         try:
             try:
                 return fetch(self._store, manifest, target, self._concurrency, on_fetched)
             except Stale:
-                manifest = self._usable(folder)
+                manifest = self.details.for_training(folder)
                 return fetch(self._store, manifest, target, self._concurrency, on_fetched)
         except Stale as error:
             raise InvalidDataset(
@@ -397,15 +348,6 @@ class DatasetStore:
                 remedy="Give a dataset's name as folder_path (see list_dataset_folders).",
             )
         return key
-
-    def _usable(self, folder: str) -> DatasetManifest:
-        manifest = self.manifest(folder)
-        if not manifest.total_images:
-            raise InvalidDataset(
-                f"dataset {folder!r} holds no image",
-                remedy=f"Upload {IMAGE_KINDS} images, each with a .txt caption.",
-            )
-        return manifest
 
     def _store_checked(
         self,
@@ -517,15 +459,4 @@ def is_part(upload: Upload, manifest: DatasetManifest) -> bool:
     """Whether a dataset has been switched to an upload, even if it was changed since."""
     return manifest.version == upload.upload_id or any(
         is_of_upload(file.key, upload) for file in manifest.files
-    )
-
-
-def _summary(folder: str, manifest: DatasetManifest) -> StoredDataset:
-    return StoredDataset(
-        name=folder,
-        total_images=manifest.total_images,
-        total_captions=manifest.total_captions,
-        size_bytes=manifest.size_bytes,
-        trigger_word=manifest.trigger_word,
-        upload_date=manifest.upload_date,
     )
