@@ -20,6 +20,7 @@ from sqlalchemy import Engine, create_engine, insert, select
 from bench.measure import Row, judged, parser, reading, report
 from loradash.domain import process as changes
 from loradash.domain.ids import new_process_id
+from loradash.domain.kinds import kind_names
 from loradash.domain.process import ProcessRecord, Status
 from loradash.executors.executor import NoExecutor
 from loradash.registry import tables
@@ -138,7 +139,7 @@ def filled(path: Path, size: int) -> tuple[SqlRegistry, Engine]:
 def processes(size: int) -> Iterator[ProcessRecord]:
     """Processes as large as real ones, with two attempts, a second apart from each other."""
     first = ProcessRecord(
-        id=new_process_id("train"), kind="training", name="cats",
+        id=new_process_id("training"), kind="training", name="cats",
         created_at=START, enqueued_at=START, updated_at=START,
         summary={"base_model": "/models/stable-diffusion-v1-5", "trigger_word": "emj", "rank": 16},
     )  # fmt: skip
@@ -147,9 +148,9 @@ def processes(size: int) -> Iterator[ProcessRecord]:
     dice = random.Random(0)
     for n in range(size):
         now = START + timedelta(seconds=n)
-        kind, prefix = [("training", "train"), ("generation", "gen")][n % 2]
+        kind = kind_names()[n % 2]
         status = dice.choices([*SHARES], [*SHARES.values()])[0] if n else Status.PENDING
-        fields = {"id": new_process_id(prefix, now.timestamp()), "kind": kind, "status": status}
+        fields = {"id": new_process_id(kind, now.timestamp()), "kind": kind, "status": status}
         times = dict.fromkeys(("created_at", "enqueued_at", "updated_at"), now)
         yield first.model_copy(update=fields | times)
 

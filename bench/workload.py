@@ -121,7 +121,7 @@ def make_trainings(engine: DiffusersEngine, root: Path) -> Trainings:
 def prepare_training(engine: DiffusersEngine, config: TrainingConfig, root: Path) -> Path:
     """Make a folder with the job of a training, and nothing of a service around it; return it."""
     engine.check_training(config)
-    process_id = new_process_id("train")
+    process_id = new_process_id("training")
     folder = root / process_id
     folder.mkdir(parents=True)
     engine.write_training_job(process_id, config, check_for_training(config), folder)

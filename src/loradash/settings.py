@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from loradash.domain.characters import printable
+from loradash.domain.kinds import KINDS, Kind
 from loradash.domain.schema import nearest
 from loradash.errors import InvalidSettings
 from loradash.telemetry.masking import is_secret_name, masked
@@ -367,6 +368,14 @@ class Settings(BaseSettings):
         if isinstance(value, str | Path):
             printable(str(value))
         return value
+
+    def timeouts_s(self) -> dict[Kind, float]:
+        """Return how many seconds a process of each kind may take."""
+        return {name: getattr(self, kind.timeout_setting) for name, kind in KINDS.items()}
+
+    def memory_needs_mb(self) -> dict[Kind, float]:
+        """Return the free memory in MB that a process of each kind waits for."""
+        return {name: getattr(self, kind.memory_setting) for name, kind in KINDS.items()}
 
     @property
     def registry_url(self) -> str:

@@ -170,7 +170,7 @@ def play(place: Place, write: int, folder: Path, *, thaw_after_s: float | None =
         cold_store, cold_registry = ice.over(place.store), ice.over(registry)
     now = datetime.now(UTC)
     record = ProcessRecord(
-        id=new_process_id("train"), kind="training", name="cat", created_at=now, enqueued_at=now,
+        id=new_process_id("training"), kind="training", name="cat", created_at=now, enqueued_at=now,
         updated_at=now,
     )  # fmt: skip
     record = submit(registry, place.store, record, "seed: 1", may_exist=False)

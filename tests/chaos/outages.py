@@ -217,7 +217,7 @@ class Run:
         if group.plane:
             return "", group.plane.submit(type="train", config=self._config)
         job_id = group.endpoint.queue.submit({"type": "train", "config": self._config})
-        return job_id, process_id_of("train", key_of_job(job_id))
+        return job_id, process_id_of("training", key_of_job(job_id))
 
     def _cancel(self, group: Group, job_id: str, process_id: str) -> None:
         if group.plane:

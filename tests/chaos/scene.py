@@ -86,7 +86,7 @@ class Scene:
 
     def process_id(self, job_id: str) -> str:
         """The process of a job that asks for a training."""
-        return process_id_of("train", key_of_job(job_id))
+        return process_id_of("training", key_of_job(job_id))
 
     def record(self, job_id: str) -> ProcessRecord | None:
         """The record of a job's training, if it is there yet."""

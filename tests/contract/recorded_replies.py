@@ -533,8 +533,8 @@ def dashboard(talk):
 def executors(talk):
     """What is shown of this machine's slots, and of a RunPod endpoint."""
     lanes = (
-        LaneState(kind="training", waiting_reason="Waiting for memory"),
-        LaneState(kind="generation", process_id=MISSING),
+        LaneState(name="training", waiting_reason="Waiting for memory"),
+        LaneState(name="generation", process_id=MISSING),
     )
     here = ExecutorState(slots=(SlotState(name="cuda:0", lanes=lanes),), error="no answer")
     endpoint = EndpointState(

@@ -86,10 +86,9 @@ def at(seconds):
 
 def new(created_s=0.0, kind="training", **fields):
     created_at = at(created_s)
-    prefix = "train" if kind == "training" else "gen"
     fields = {"enqueued_at": created_at, "name": "cats"} | fields
     return ProcessRecord(
-        id=new_process_id(prefix, created_at.timestamp()), kind=kind,
+        id=new_process_id(kind, created_at.timestamp()), kind=kind,
         created_at=created_at, updated_at=created_at, **fields,
     )  # fmt: skip
 

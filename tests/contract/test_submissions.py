@@ -48,7 +48,7 @@ def test_record_and_config_agree_whoever_wins(programs):
         registry, store = programs[racer]
         now = datetime.now(UTC)
         record = ProcessRecord(
-            id=process_id_of("train", f"race {number}"), kind="training", name="cat",
+            id=process_id_of("training", f"race {number}"), kind="training", name="cat",
             created_at=now, enqueued_at=now, updated_at=now, summary={"seed": racer},
         )  # fmt: skip
         barrier.wait()

@@ -104,7 +104,7 @@ def new_record(registry, kind="training", token="token", timing=TIMING, **fields
     """A process that an owner has just taken."""
     now = datetime.now(UTC)
     record = ProcessRecord(
-        id=new_process_id("train" if kind == "training" else "gen"), kind=kind, name="cat",
+        id=new_process_id(kind), kind=kind, name="cat",
         created_at=now, enqueued_at=now, updated_at=now, **fields,
     )  # fmt: skip
     registry.create(record)

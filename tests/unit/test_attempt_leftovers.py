@@ -38,7 +38,7 @@ def store():
 def record(registry):
     """A training in its second attempt; the owner of the first has died."""
     one = ProcessRecord(
-        id=new_process_id("train"), kind="training", name="cat", created_at=BEGAN,
+        id=new_process_id("training"), kind="training", name="cat", created_at=BEGAN,
         enqueued_at=BEGAN, updated_at=BEGAN,
     )  # fmt: skip
     registry.create(one)
@@ -93,7 +93,7 @@ def test_objects_that_nobody_lists_go_and_the_manifest_is_true(registry, store, 
         store.put(keys.submitted_config(record.id, "0" * 16), b"of who came too late")
         store.put(keys.result(record.id, "checkpoints", FIRST, "step-5/state.safetensors"), b"x")
         store.put(f"results/{record.id}/checkpoints/step-5/state.safetensors", b"x")
-        other = keys.result(new_process_id("gen"), "images", FIRST, "0.png")
+        other = keys.result(new_process_id("generation"), "images", FIRST, "0.png")
         store.put(other, b"another process's")
         keeper.tidy_up()
     left = {info.key for info in store.list()}

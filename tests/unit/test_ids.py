@@ -14,23 +14,23 @@ from loradash.domain.ids import (
 )
 
 
-@pytest.mark.parametrize("kind", ["train", "gen"])
-def test_a_new_id_has_the_form_of_an_id(kind):
+@pytest.mark.parametrize(("kind", "prefix"), [("training", "train"), ("generation", "gen")])
+def test_a_new_id_has_the_form_of_an_id(kind, prefix):
     process_id = new_process_id(kind)
     assert re.match(PROCESS_ID_PATTERN, process_id)
-    assert process_id.startswith(f"{kind}_")
+    assert process_id.startswith(f"{prefix}_")
     assert is_process_id(process_id)
     assert TypeAdapter(ProcessId).validate_python(process_id) == process_id
 
 
 def test_ids_sort_by_the_time_of_their_creation():
     times = [0, 0.001, 1, 31.999, 32, 1_700_000_000, 1_700_000_000.001, 4_000_000_000]
-    ids = [new_process_id("train", now_s=now) for now in times]
+    ids = [new_process_id("training", now_s=now) for now in times]
     assert ids == sorted(ids)
 
 
 def test_ids_of_the_same_moment_differ():
-    assert len({new_process_id("gen", now_s=1.0) for _ in range(5000)}) == 5000
+    assert len({new_process_id("generation", now_s=1.0) for _ in range(5000)}) == 5000
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class Owner:
         self.is_frozen = self.is_lost = False
         self.id = registry.create(
             ProcessRecord(
-                id=new_process_id("train"), kind="training", name="cat", created_at=NOW,
+                id=new_process_id("training"), kind="training", name="cat", created_at=NOW,
                 enqueued_at=NOW, updated_at=NOW,
             )
         ).id  # fmt: skip

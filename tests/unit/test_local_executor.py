@@ -32,7 +32,7 @@ from tests.unit.waits import never, until
 
 CUDA_0 = Slot("cuda:0", 0, {"CUDA_VISIBLE_DEVICES": "GPU-0"})
 CUDA_1 = Slot("cuda:1", 1, {"CUDA_VISIBLE_DEVICES": "GPU-1"})
-NEEDS = MemoryNeeds(training_mb=10_000, generation_mb=5_000)
+NEEDS = MemoryNeeds({"training": 10_000, "generation": 5_000})
 LEASE_S = 60.0
 SWEEP_EVERY_S = 0.05
 
@@ -137,7 +137,7 @@ class Machine:
     def add(self, kind="training", **fields):
         now = datetime.now(UTC)
         record = ProcessRecord(
-            id=new_process_id("train" if kind == "training" else "gen"), kind=kind, name="cat",
+            id=new_process_id(kind), kind=kind, name="cat",
             created_at=now, updated_at=now, **{"enqueued_at": now, **fields},
         )  # fmt: skip
         self.registry.create(record)
@@ -168,7 +168,7 @@ class Machine:
 
     def lane(self, kind="training", slot=0):
         lanes = self.executor.state().slots[slot].lanes
-        return next(lane for lane in lanes if lane.kind == kind)
+        return next(lane for lane in lanes if lane.name == kind)
 
     def waiting_reason(self, kind="training", slot=0):
         return self.lane(kind, slot).waiting_reason
@@ -210,7 +210,7 @@ def test_what_waits_is_taken_and_run(machine):
     machine.until_running(process_id)
     record = machine.registry.get(process_id)
     assert (record.status, record.device) == (Status.RUNNING, "cuda:0")
-    lanes = (LaneState(kind="training", process_id=process_id), LaneState(kind="generation"))
+    lanes = (LaneState(name="training", process_id=process_id), LaneState(name="generation"))
     slot = SlotState(name="cuda:0", lanes=lanes)
     assert machine.executor.state() == ExecutorState(slots=(slot,))
     machine.release(process_id)

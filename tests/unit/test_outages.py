@@ -197,7 +197,8 @@ class World:
         runner = Runner(self.registry, self.store, {"training": self.engine}, timing)
         self.worker = Worker(
             self.dispatcher, self.registry, Ownership(self.registry, runner.taking, 3, watching),
-            runner, Slot("cpu", None, {}), NoMemory(), MemoryNeeds(0, 0), lambda name: None,
+            runner, Slot("cpu", None, {}), NoMemory(), MemoryNeeds(dict.fromkeys(KINDS, 0)),
+            lambda name: None,
             stop_grace_s=timing.stop_grace_s, patience_s=timing.store_patience_s,
         )  # fmt: skip
 
@@ -470,4 +471,4 @@ def test_a_worker_without_patience_gives_back_what_it_can_not_look_up(tmp_path):
     world = World(tmp_path, TIMING._replace(store_patience_s=0))
     world.store.goes_away("refused")
     with pytest.raises(JobStopped):
-        world.worker.run(new_process_id("train"), StopRequest())
+        world.worker.run(new_process_id("training"), StopRequest())

@@ -77,7 +77,7 @@ def waiting(registry, kind="training"):
     now = datetime.now(UTC)
     return registry.create(
         ProcessRecord(
-            id=new_process_id("train" if kind == "training" else "gen"), kind=kind, name="cat",
+            id=new_process_id(kind), kind=kind, name="cat",
             created_at=now, enqueued_at=now, updated_at=now, request_id="req_1",
         )
     )  # fmt: skip

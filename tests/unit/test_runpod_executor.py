@@ -27,7 +27,7 @@ from loradash.storage.memory import MemoryStore
 from tests.clock import Clock
 from tests.unit.waits import until
 
-RULES = JobRules(training_s=7200, generation_s=600)
+RULES = JobRules(timeout_s={"training": 7200, "generation": 600})
 
 
 class Endpoint:
@@ -127,7 +127,7 @@ def waiting(registry, **fields):
     now = datetime.now(UTC)
     return registry.create(
         ProcessRecord(
-            id=new_process_id("train"), kind="training", name="cat", created_at=now,
+            id=new_process_id("training"), kind="training", name="cat", created_at=now,
             enqueued_at=now, updated_at=now, **fields,
         )
     ).id  # fmt: skip

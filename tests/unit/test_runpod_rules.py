@@ -10,7 +10,7 @@ from loradash.executors.runpod_client import JobStatus, RunpodJob
 from loradash.executors.runpod_rules import JobRules, judge, waiting_reason
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-RULES = JobRules(training_s=7200, generation_s=600)
+RULES = JobRules(timeout_s={"training": 7200, "generation": 600})
 SECOND = timedelta(seconds=1)
 
 

@@ -26,14 +26,16 @@ from tests.unit.world import picture as a_picture
 def new(process_id="", **fields):
     now = datetime.now(UTC)
     return ProcessRecord(
-        id=process_id or new_process_id("train"), kind="training", name="cat", created_at=now,
+        id=process_id or new_process_id("training"), kind="training", name="cat", created_at=now,
         enqueued_at=now, updated_at=now, **fields,
     )  # fmt: skip
 
 
 def test_a_key_has_one_id_for_each_kind():
-    assert process_id_of("train", "a") == process_id_of("train", "a")
-    ids = {process_id_of(kind, key) for kind in ("train", "gen") for key in ("a", "b", "ä")}
+    assert process_id_of("training", "a") == process_id_of("training", "a")
+    ids = {
+        process_id_of(kind, key) for kind in ("training", "generation") for key in ("a", "b", "ä")
+    }
     assert len(ids) == 6
     assert all(is_process_id(one) for one in ids)
 
@@ -42,13 +44,13 @@ def test_no_key_of_a_client_is_another_clients_or_a_jobs():
     texts = ["a", "job/a", "job/job/a", "client/a", "client/job/a", "client/client/a", "job/", ""]
     clients = [key_of_client(text) for text in texts]
     jobs = [key_of_job(text) for text in texts]
-    ids = {process_id_of("train", key) for key in (*clients, *jobs)}
+    ids = {process_id_of("training", key) for key in (*clients, *jobs)}
     assert len(ids) == 2 * len(texts)
 
 
 def test_a_common_key_has_the_id_that_it_has_always_had():
-    assert process_id_of("train", key_of_client("monday")) == "train_n26wa18r2rex65pe36rq"
-    assert process_id_of("gen", key_of_job("a")) == "gen_qw006641bdxcy0h7sz36"
+    assert process_id_of("training", key_of_client("monday")) == "train_n26wa18r2rex65pe36rq"
+    assert process_id_of("generation", key_of_job("a")) == "gen_qw006641bdxcy0h7sz36"
 
 
 def test_what_is_sent_again_is_what_is_there_and_its_config_stays():
@@ -69,7 +71,7 @@ def test_an_id_that_is_not_made_of_a_key_is_never_used_twice():
 
 def test_many_at_once_make_one():
     registry, store = MemoryRegistry(), MemoryStore()
-    process_id = process_id_of("train", "key")
+    process_id = process_id_of("training", "key")
     with ThreadPoolExecutor(8) as threads:
         made = threads.map(
             lambda _: submit(registry, store, new(process_id), "config", may_exist=True), range(32)
@@ -92,7 +94,7 @@ class OvertakenStore(MemoryStore):
 
 def test_the_config_of_who_comes_too_late_replaces_nothing_and_is_deleted():
     registry, store = MemoryRegistry(), OvertakenStore()
-    process_id = process_id_of("train", "key")
+    process_id = process_id_of("training", "key")
     store.other = lambda: submit(
         registry, store, new(process_id, summary={"seed": 1}), "seed: 1", may_exist=True
     )

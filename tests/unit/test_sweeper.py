@@ -119,7 +119,7 @@ def test_objects_of_earlier_releases_and_of_unknown_processes_stay(world, sweepe
     process_id = world.trained().id
     stay = {
         put(world, f"results/{process_id}/lora/old.safetensors"),
-        put(world, keys.result(new_process_id("train"), "lora", keys.attempt_mark(1, "x"), "a")),
+        put(world, keys.result(new_process_id("training"), "lora", keys.attempt_mark(1, "x"), "a")),
         put(world, "results/notes.txt"),
     }
     sweeper.sweep()
@@ -203,7 +203,7 @@ def test_rows_that_no_record_names_go_and_who_was_about_to_name_them_can_not(tmp
 def test_the_sweep_of_rows_leaves_other_registries_alone(tmp_path):
     store = MemoryStore()
     registry = ObjectRegistry(store)
-    other = keys.process_part(new_process_id("train"), "0" * 20)
+    other = keys.process_part(new_process_id("training"), "0" * 20)
     store.put(other, b"{}")
     store.put("process-data/x", b"{}")
     assert registry.sweep() == 0

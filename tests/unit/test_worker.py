@@ -10,6 +10,7 @@ import pytest
 from loradash.domain import process as changes
 from loradash.domain.events import Done, Stopped
 from loradash.domain.ids import new_process_id, process_id_of
+from loradash.domain.kinds import KINDS
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import ExecutorUnavailable, RegistryUnavailable
 from loradash.executors.local import MemoryNeeds
@@ -73,7 +74,7 @@ class Dispatcher:
         if "config" not in data:
             return {"error": "config: missing"}
         if idempotency_key not in self.processes:
-            process_id = process_id_of("train", idempotency_key)
+            process_id = process_id_of("training", idempotency_key)
             self.processes[idempotency_key] = waiting(self.registry, process_id)
         return {"process_id": self.processes[idempotency_key], "request_id": request_id}
 
@@ -92,7 +93,8 @@ class World:
         )
         self.worker = Worker(
             self.dispatcher, registry, Ownership(registry, runner.taking, 3, watching), runner, CPU,
-            NoMemory(), MemoryNeeds(0, 0), lambda name: None, stop_grace_s=1, patience_s=30,
+            NoMemory(), MemoryNeeds(dict.fromkeys(KINDS, 0)), lambda name: None, stop_grace_s=1,
+            patience_s=30,
         )  # fmt: skip
 
 
@@ -121,8 +123,8 @@ def waiting(registry, process_id=""):
     now = datetime.now(UTC)
     return registry.create(
         ProcessRecord(
-            id=process_id or new_process_id("train"), kind="training", name="cat", created_at=now,
-            enqueued_at=now, updated_at=now,
+            id=process_id or new_process_id("training"), kind="training", name="cat",
+            created_at=now, enqueued_at=now, updated_at=now,
         )
     ).id  # fmt: skip
 
@@ -308,7 +310,7 @@ def test_a_registry_that_is_away_is_waited_for(worker, registry, monkeypatch):
 
 
 def test_what_is_not_there_is_an_error(worker):
-    missing = new_process_id("train")
+    missing = new_process_id("training")
     assert "no process" in worker.run(missing, StopRequest())["error"]
 
 
@@ -337,7 +339,7 @@ def test_a_stopping_worker_begins_nothing(worker, world, registry):
 
 
 def test_a_control_planes_job_names_its_process(worker):
-    process_id = new_process_id("train")
+    process_id = new_process_id("training")
     data = {"type": "run_process", "process_id": process_id}
     assert worker.answer("job-1", data, StopRequest())["process_id"] == process_id
     for wrong in ({}, {"process_id": 3}, {"process_id": "../x"}):

@@ -16,6 +16,7 @@ from PIL import Image
 from loradash.api.app import Server, create_app
 from loradash.domain import process as changes
 from loradash.domain.ids import new_process_id
+from loradash.domain.kinds import kind_names
 from loradash.domain.process import Problem, ProcessRecord, Progress
 from loradash.domain.requests import REQUEST_TYPES
 from loradash.engines.catalogue import Engines
@@ -83,7 +84,7 @@ class World:
         self.engine = DiffusersEngine(device="cpu", threads=1, offline=True)
         engines = Engines([self.engine])
         self.datasets = DatasetStore(self.store)
-        self.metrics = Metrics(REQUEST_TYPES)
+        self.metrics = Metrics(REQUEST_TYPES, kind_names())
         limits = Limits(timeout_s=60, stall_s=60, grace_s=1)
         self.executor = executor = NoExecutor()
         self.clock = Clock()
@@ -139,7 +140,7 @@ class World:
     def waiting(self, kind="training", name="cat", *, age=timedelta(), **fields):
         """A process that waits, with its config in the store."""
         now = datetime.now(UTC) - age
-        process_id = new_process_id("train" if kind == "training" else "gen", now.timestamp())
+        process_id = new_process_id(kind, now.timestamp())
         record = ProcessRecord(
             id=process_id, kind=kind, name=name, created_at=now, enqueued_at=now, updated_at=now,
             progress=Progress(total_steps=10), summary=SUMMARIES[kind], **fields,

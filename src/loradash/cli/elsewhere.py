@@ -18,6 +18,7 @@ from loradash.cli.output_folder import OutputFolder, written
 from loradash.data import EMBEDDED_BASE_MODELS
 from loradash.domain.dataset_references import parse_dataset_reference
 from loradash.domain.ids import is_process_id
+from loradash.domain.kinds import TRAINING, kind_of_id
 from loradash.errors import (
     InvalidAdapter,
     InvalidDataset,
@@ -176,7 +177,8 @@ def follow(target: Backend, settings: Settings, wanted: Wanted, process_id: str)
     from loradash.cli.output import program, reporter, to_stderr
 
     _tell_if_nobody_takes_it(settings)
-    what = "generating" if process_id.startswith("gen") else "training"
+    kind = kind_of_id(process_id)
+    what = kind.doing if kind else "running"
     try:
         with reporter(wanted.as_json, what) as shown:
             view = _until_ended(target, process_id, shown)
@@ -305,7 +307,7 @@ def _tell_end(
             for entry in _results(view):
                 if entry["kind"] != "sample":
                     say(f"  result    {entry['key']}")
-        if view["type"] == "training":
+        if view["type"] == TRAINING.name:
             say(f'  use it    {program()} generate --adapter {process_id} --prompt "..."')
     elif status == "failed":
         problems = tuple(view["error_problems"])

@@ -6,11 +6,18 @@ import typer
 
 from loradash.cli.completion import process_ids
 from loradash.cli.lines import say, say_json
+from loradash.domain.kinds import LANES, kind_names
 
 _LOG_LINES = 2000
 
 Json = Annotated[bool, typer.Option("--json", help="The reply as JSON.")]
 ProcessId = Annotated[str, typer.Argument(help="Id of the process.", autocompletion=process_ids)]
+
+
+def _kind(text: str) -> str:
+    if text not in kind_names():
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, kind_names()))}.")
+    return text
 
 
 def processes(
@@ -19,7 +26,8 @@ def processes(
         typer.Argument(help="Show this process and its attempts.", autocompletion=process_ids),
     ] = None,
     kind: Annotated[
-        Literal["training", "generation"] | None, typer.Option(help="Only this kind.")
+        str | None,
+        typer.Option(help="Only this kind.", parser=_kind, metavar="|".join(kind_names())),
     ] = None,
     status: Annotated[
         list[str] | None, typer.Option(help="Only this status; may be given several times.")
@@ -126,7 +134,7 @@ def queue(
         + (", paused" if state["paused"] else "")
     )
     for slot in state["slots"]:
-        for lane in ("training", "generation"):
+        for lane in (rules.name for rules in LANES):
             what = slot.get(lane) or slot.get(f"{lane}_waiting_reason", "-")
             say(f"  {slot['slot']} {lane}: {what}")
     for line in _endpoint_lines(state):

@@ -10,6 +10,7 @@ import typer
 from loradash.cli.completion import adapter_names, process_ids
 from loradash.cli.elsewhere import Wanted
 from loradash.cli.lines import say
+from loradash.domain.kinds import TRAINING
 
 if TYPE_CHECKING:
     from loradash.cli.output_folder import OutputFolder
@@ -412,4 +413,4 @@ def finish(
 def _list(as_json: bool) -> None:
     from loradash.cli.process_commands import processes
 
-    processes(None, kind="training", status=None, limit=200, as_json=as_json)
+    processes(None, kind=TRAINING.name, status=None, limit=200, as_json=as_json)

@@ -4,13 +4,13 @@ import hashlib
 import re
 import secrets
 import time
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import AfterValidator, StringConstraints
 
-PROCESS_ID_PATTERN = r"^(train|gen)_[0-9a-z]{20}$"
+from loradash.domain.kinds import KINDS, Kind, kind_of_id
 
-ProcessId = Annotated[str, StringConstraints(pattern=PROCESS_ID_PATTERN)]
+PROCESS_ID_PATTERN = r"^[a-z]{2,12}_[0-9a-z]{20}$"
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
 _TIME_DIGITS = 10
@@ -18,29 +18,39 @@ _RANDOM_DIGITS = 10
 _JOB_KEYS = "job/"
 _CLIENT_KEYS = "client/"
 
+
+def _checked(text: str) -> str:
+    if not is_process_id(text):
+        raise ValueError("isn't a process id")
+    return text
+
+
+ProcessId = Annotated[str, StringConstraints(pattern=PROCESS_ID_PATTERN), AfterValidator(_checked)]
+
 UPLOAD_ID = re.compile(rf"upload_([{_ALPHABET}]{{10}})[{_ALPHABET}]{{10}}")
 
 
-def new_process_id(kind: Literal["train", "gen"], now_s: float | None = None) -> str:
+def new_process_id(kind: Kind, now_s: float | None = None) -> str:
     """Return a fresh id such as ``train_01k9x3q4zt8m2v7c0hde``.
 
     The first 10 digits are the Unix time in milliseconds and the last 10 are 50 random bits, so
     ids sort by creation and two machines don't meet.
     """
-    return f"{kind}_{_sortable(now_s)}"
+    return f"{KINDS[kind].id_prefix}_{_sortable(now_s)}"
 
 
-def process_id_of(kind: Literal["train", "gen"], key: str) -> str:
+def process_id_of(kind: Kind, key: str) -> str:
     """Return the id that this idempotency key always has, so that what is sent twice runs once.
 
     Such ids don't sort by time; lists go by the time in the record.
     """
-    number = int.from_bytes(hashlib.sha256(f"{kind}/{key}".encode()).digest())
+    prefix = KINDS[kind].id_prefix
+    number = int.from_bytes(hashlib.sha256(f"{prefix}/{key}".encode()).digest())
     digits = []
     for _ in range(_TIME_DIGITS + _RANDOM_DIGITS):
         number, digit = divmod(number, 32)
         digits.append(_ALPHABET[digit])
-    return f"{kind}_{''.join(digits)}"
+    return f"{prefix}_{''.join(digits)}"
 
 
 def key_of_job(job_id: str) -> str:
@@ -54,8 +64,8 @@ def key_of_client(key: str) -> str:
 
 
 def is_process_id(text: str) -> bool:
-    """Whether the text has the form of a process id."""
-    return re.fullmatch(PROCESS_ID_PATTERN, text) is not None
+    """Whether the text has the form of a process id, of a kind that is known here."""
+    return re.fullmatch(PROCESS_ID_PATTERN, text) is not None and kind_of_id(text) is not None
 
 
 def new_upload_id(now_s: float | None = None) -> str:

@@ -16,9 +16,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from loradash.domain.engine_use import EngineUse
 from loradash.domain.ids import ProcessId, is_process_id
+from loradash.domain.kinds import Kind
 from loradash.errors import ConflictingState, InvalidRequest, LeaseLost, WorkerLost
-
-Kind = Literal["training", "generation"]
 
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
 _ATTEMPTS_KEPT = 20

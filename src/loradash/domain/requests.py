@@ -21,9 +21,11 @@ from pydantic import (
 )
 
 from loradash.domain import yaml_text
+from loradash.domain.artifacts import ResultType
 from loradash.domain.ids import key_of_client, key_of_job, process_id_of
+from loradash.domain.kinds import GENERATION, TRAINING, Kind
 from loradash.domain.log_types import ClearedLogs
-from loradash.domain.process import Kind, Status
+from loradash.domain.process import Status
 from loradash.domain.request_fields import (
     MAX_REFERENCE_CHARACTERS,
     MAX_SHOWN,
@@ -55,8 +57,6 @@ MAX_PROCESSES = 200
 MAX_ANNOUNCED_FILES = 100_000
 MAX_IDS = 50
 MAX_REFERENCES = 200  # as many as one page of a list has
-
-ResultType = Literal["lora", "samples", "images", "checkpoints", "logs", "all"]
 
 
 IdempotencyKey = Annotated[
@@ -542,7 +542,7 @@ def process_of_job(data: Mapping[str, Any], job_id: str) -> str:
     given = data.get("idempotency_key")
     key = key_of_client(given) if isinstance(given, str) and given else key_of_job(job_id)
     is_training = data.get("type") in get_args(TrainRequest.model_fields["type"].annotation)
-    return process_id_of("train" if is_training else "gen", key)
+    return process_id_of((TRAINING if is_training else GENERATION).name, key)
 
 
 def unknown_fields(request: AnyRequest) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """The local executor: this machine's GPUs, or its CPU, work off the queue in the registry.
 
-A slot (one per GPU, one on a CPU) has two lanes, one for a training and one for generations, so
-that a generation doesn't wait for hours behind a training where memory allows both. Before a
-training starts, the idle pipeline of its slot is unloaded.
+A slot (one per GPU, one on a CPU) has two lanes, one for a training and one for generations and
+other short work, so that a generation doesn't wait for hours behind a training where memory allows
+both. Before a training starts, the idle pipeline of its slot is unloaded. Which lane a kind of work
+runs in, and what memory it needs, is said in `loradash.domain.kinds`.
 
 One thread looks into the queue, and it alone starts anything. Whatever takes time (the processes
 themselves, a pipeline's end) has threads of its own, so that no slot waits for another one's.
@@ -17,7 +18,8 @@ from typing import IO, Protocol
 
 import structlog
 
-from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.domain.kinds import KINDS, LANES, Kind, Lane, kinds_in
+from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import LoradashError, RegistryUnavailable
 from loradash.executors.server_lock import only_one
 from loradash.executors.state import ExecutorState, LaneState, SlotState
@@ -37,8 +39,6 @@ _LOCK_PATIENCE_S = 1.0  # whoever only asks for a server holds the lock for a mo
 _END_S = 10.0  # for what was ended at once
 _UNLOADING = "Waiting for the idle pipeline to free its memory"
 _GPU_SHARE = 0.9
-_RAM_SHARES: Mapping[Kind, float] = {"training": 0.25, "generation": 0.125}
-_LANES: tuple[Kind, ...] = ("training", "generation")
 
 
 class QueuedRegistry(ProcessRegistry, ProcessQueue, Protocol):
@@ -59,10 +59,20 @@ class Memory(Protocol):
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """Free memory in MB that must be there before a process starts."""
+    """Free memory in MB that must be there before a process starts, by its kind."""
 
-    training_mb: float
-    generation_mb: float
+    by_kind_mb: Mapping[Kind, float]
+
+    def of(self, kind: Kind, total_mb: float | None, *, is_cpu: bool) -> float:
+        """Return what a process of this kind asks for, but no more than an idle slot has.
+
+        Other programs have most of a small machine's RAM; a process that waited for it would wait
+        for ever.
+        """
+        need = self.by_kind_mb[kind]
+        if total_mb is None:
+            return need
+        return min(need, (KINDS[kind].ram_share if is_cpu else _GPU_SHARE) * total_mb)
 
 
 @dataclass
@@ -74,7 +84,9 @@ class _Lane:
     """
 
     slot: Slot
-    kind: Kind
+    rules: Lane
+    next_kind: Kind
+    """Of what waits for this lane, the first one's; before anything did, any of its kinds."""
     process_id: str = ""
     stop: StopRequest = field(default_factory=StopRequest)
     thread: threading.Thread | None = None
@@ -82,14 +94,14 @@ class _Lane:
     waiting_reason: str = ""
     warm: bool = True
     """An idle pipeline may hold memory (in lanes for generations)."""
-    unloading_for: Kind | None = None
+    unloading_for: Lane | None = None
     unload_done: bool = False
 
     def state(self) -> LaneState:
         """What is shown of it."""
         if self.busy:
-            return LaneState(kind=self.kind, process_id=self.process_id)
-        return LaneState(kind=self.kind, waiting_reason=self.waiting_reason)
+            return LaneState(name=self.rules.name, process_id=self.process_id)
+        return LaneState(name=self.rules.name, waiting_reason=self.waiting_reason)
 
 
 class LocalExecutor:
@@ -112,7 +124,9 @@ class LocalExecutor:
         orphan_grace_s: float,
     ) -> None:
         self._registry = registry
-        self._lanes = [_Lane(slot, kind) for slot in slots for kind in _LANES]
+        self._lanes = [
+            _Lane(slot, rules, kinds_in(rules)[0].name) for slot in slots for rules in LANES
+        ]
         self._memory = memory
         self._needs = needs
         self._taking = taking
@@ -236,32 +250,44 @@ class LocalExecutor:
             if lane.unload_done:
                 lane.warm, lane.unloading_for, lane.unload_done = False, None, False
         free = sorted((lane for lane in self._lanes if not lane.busy), key=self._rank)
-        waiting = dict.fromkeys(_LANES, 0)
-        if not self._registry.paused():
-            for kind in _LANES:
-                waiting[kind] = len(self._registry.pending(kind, limit=len(self._lanes)))
+        paused = self._registry.paused()
+        waiting = {rules: [] if paused else self._waiting(rules) for rules in LANES}
         for lane in free:
-            lane.waiting_reason = self._obstacle(lane) if waiting[lane.kind] else ""
-            if not waiting[lane.kind]:
+            queue = waiting[lane.rules]
+            lane.waiting_reason = ""
+            if not queue:
                 continue
-            is_preparing = self._generations(lane).unloading_for == lane.kind
+            lane.next_kind = queue[0].kind
+            lane.waiting_reason = self._obstacle(lane)
+            is_preparing = self._with_pipeline(lane).unloading_for == lane.rules
             if is_preparing or (not lane.waiting_reason and self._fill(lane)):
-                waiting[lane.kind] -= 1  # other slots need not be prepared for it
+                del queue[0]  # other slots need not be prepared for it
 
-    def _rank(self, lane: _Lane) -> tuple[bool, bool, bool]:
+    def _waiting(self, rules: Lane) -> list[ProcessRecord]:
+        """What waits for a lane, in order, as far as all slots could take it."""
+        limit = len(self._lanes)
+        found = [
+            record
+            for kind in kinds_in(rules)
+            for record in self._registry.pending(kind.name, limit=limit)
+        ]
+        return sorted(found, key=lambda one: (-one.priority, one.enqueued_at, one.id))[:limit]
+
+    def _rank(self, lane: _Lane) -> tuple[bool, int, bool]:
         """Idle slots first; there trainings first; and a warm pipeline where it is of use."""
-        is_generation = lane.kind == "generation"
-        warm = self._generations(lane).warm
-        return self._other(lane).busy, is_generation, warm != is_generation
+        uses_pipeline = lane.rules.keeps_pipeline
+        is_wrong = self._with_pipeline(lane).warm != uses_pipeline
+        return self._other(lane).busy, lane.rules.first, is_wrong
 
     def _fill(self, lane: _Lane) -> bool:
         """Whether something was there to be taken."""
         if self._stopping:
             return False
-        record = self._registry.take_next(lane.kind, self._taking(lane.slot.name))
+        record = self._registry.take_next(lane.next_kind, self._taking(lane.slot.name))
         if record is None:
             return False
         lane.process_id, lane.stop, lane.warm = record.id, StopRequest(), True
+        lane.next_kind = record.kind
         lane.thread = threading.Thread(
             target=self._run_in, args=(lane, record), name=f"run-{record.id}", daemon=True
         )
@@ -284,21 +310,24 @@ class LocalExecutor:
 
     def _other(self, lane: _Lane) -> _Lane:
         return next(
-            one for one in self._lanes if one.slot.name == lane.slot.name and one.kind != lane.kind
+            one
+            for one in self._lanes
+            if one.slot.name == lane.slot.name and one.rules != lane.rules
         )
 
-    def _generations(self, lane: _Lane) -> _Lane:
-        return lane if lane.kind == "generation" else self._other(lane)
+    def _with_pipeline(self, lane: _Lane) -> _Lane:
+        """The lane of the same slot that keeps a pipeline."""
+        return lane if lane.rules.keeps_pipeline else self._other(lane)
 
     def _obstacle(self, lane: _Lane) -> str:
         """Why nothing may start in a free lane now; '' if something may."""
         other = self._other(lane)
-        if self._generations(lane).unloading_for:
+        if self._with_pipeline(lane).unloading_for:
             return _UNLOADING
-        if lane.kind == "generation" and not other.busy:
+        if lane.rules.keeps_pipeline and not other.busy:
             return ""  # nothing else of ours is there; its own pipeline may hold the memory
-        if lane.kind == "training" and not other.busy and other.warm:
-            return self._start_unload(other, lane.kind)
+        if not lane.rules.keeps_pipeline and not other.busy and other.warm:
+            return self._start_unload(other, lane.rules)
         free = self._memory.free_mb(lane.slot)
         if free is None:
             return f"Waiting for {other.process_id}: free memory is unknown" if other.busy else ""
@@ -307,26 +336,17 @@ class LocalExecutor:
             need += self._need_mb(other)  # what was started just now hasn't taken all of it yet
         if free >= need:
             return ""
-        if lane.kind == "generation" and lane.warm:
-            return self._start_unload(lane, lane.kind)
+        if lane.rules.keeps_pipeline and lane.warm:
+            return self._start_unload(lane, lane.rules)
         behind = f" ({other.process_id} is running)" if other.busy else ""
         return f"Waiting for memory: {free:.0f} MB free, {need:.0f} MB needed{behind}"
 
     def _need_mb(self, lane: _Lane) -> float:
-        """Free memory that a process of this kind asks for, but no more than an idle slot has.
-
-        Other programs have most of a small machine's RAM; a process that waited for it would wait
-        for ever.
-        """
-        is_training = lane.kind == "training"
-        need = self._needs.training_mb if is_training else self._needs.generation_mb
+        """Free memory that the next process, or the one that runs, in a lane asks for."""
         total = self._memory.total_mb(lane.slot)
-        if total is None:
-            return need
-        share = _RAM_SHARES[lane.kind] if lane.slot.gpu_index is None else _GPU_SHARE
-        return min(need, share * total)
+        return self._needs.of(lane.next_kind, total, is_cpu=lane.slot.gpu_index is None)
 
-    def _start_unload(self, lane: _Lane, kind: Kind) -> str:
+    def _start_unload(self, lane: _Lane, rules: Lane) -> str:
         """End the pipeline that is idle in this free lane; return why to wait meanwhile."""
 
         def unload_pipeline() -> None:
@@ -339,7 +359,7 @@ class LocalExecutor:
                 self._wake.set()
 
         thread = threading.Thread(target=unload_pipeline, name=f"end-{lane.slot.name}", daemon=True)
-        lane.unloading_for = kind
+        lane.unloading_for = rules
         try:
             thread.start()
         except BaseException:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
-from loradash.domain.process import Kind, Problem, ProcessRecord
+from loradash.domain.kinds import KINDS, Kind
+from loradash.domain.process import Problem, ProcessRecord
 from loradash.domain.requests import RUN_PROCESS
 from loradash.domain.sizes import counted
 from loradash.errors import TimedOut, WorkerLost
@@ -30,8 +31,7 @@ class JobRules(NamedTuple):
     ``unclear_s`` how long a job may be in a state that isn't known here.
     """
 
-    training_s: float
-    generation_s: float
+    timeout_s: Mapping[Kind, float]
     take_timeout_s: float = 60.0
     settle_s: float = 10.0
     missing_s: float = 180.0
@@ -41,7 +41,7 @@ class JobRules(NamedTuple):
 
     def execution_timeout_s(self, kind: Kind) -> float:
         """How long RunPod may let a worker have the job."""
-        return (self.training_s if kind == "training" else self.generation_s) + _MARGIN_S
+        return self.timeout_s[kind] + _MARGIN_S
 
     def ttl_s(self, kind: Kind) -> float:
         """How long RunPod keeps the job: it ends even a running one then."""
@@ -132,10 +132,11 @@ def _told(job: RunpodJob) -> str:
 
 
 def _out_of_time(kind: Kind, rules: JobRules) -> Problem:
-    setting = "TRAINING_TIMEOUT" if kind == "training" else "GENERATION_TIMEOUT"
+    facts = KINDS[kind]
     return Problem(
         code=TimedOut.code,
         message=f"RunPod ended its job after {rules.execution_timeout_s(kind):.0f} s",
-        remedy=f"Raise {setting}, then resume it: it goes on from its last checkpoint.",
-        resumable=kind == "training",
+        remedy=f"Raise {facts.timeout_variable}, then resume it"
+        + (": it goes on from its last checkpoint." if facts.is_resumable else "."),
+        resumable=facts.is_resumable,
     )

@@ -4,17 +4,15 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from loradash.domain.process import Kind
-
 
 class _State(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
 class LaneState(_State):
-    """The part of a slot that runs processes of one kind, one at a time."""
+    """The part of a slot that runs processes of some kinds, one at a time."""
 
-    kind: Kind
+    name: str = Field(description="of `loradash.domain.kinds.LANES`")
     process_id: str | None = Field(None, description="of the process that runs; None: it's free")
     waiting_reason: str = Field("", description="why nothing runs here although something waits")
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from loradash.domain.generation import parse_generation_text
+from loradash.domain.kinds import GENERATION, TRAINING
 from loradash.domain.process import Status
 from loradash.domain.yaml_text import load_mapping
 from loradash.errors import LoradashError
@@ -98,9 +99,9 @@ def slot_json(slot: SlotState) -> Json:
     """Return what runs on a device, and why what waits for it is waiting."""
     shown: Json = {"slot": slot.name}
     for lane in slot.lanes:
-        shown[lane.kind] = lane.process_id
+        shown[lane.name] = lane.process_id
         if lane.waiting_reason:
-            shown[f"{lane.kind}_waiting_reason"] = lane.waiting_reason
+            shown[f"{lane.name}_waiting_reason"] = lane.waiting_reason
     return shown
 
 
@@ -122,7 +123,7 @@ def _config(view: ProcessDetail) -> Json | None:
         return None
     try:
         document = load_mapping(view.config_text, "config")
-        if view.kind == "generation" and "job" not in document:
+        if view.kind == GENERATION.name and "job" not in document:
             request = parse_generation_text(view.config_text).model_dump()
             if request["engine"] is None:
                 del request["engine"]  # the default, which clients that know one engine don't read
@@ -135,8 +136,10 @@ def _config(view: ProcessDetail) -> Json | None:
 def _short_config(view: ProcessView) -> Json:
     """The parts of the config that lists show, in the shape of the whole one."""
     summary = view.summary
-    if view.kind == "generation":
+    if view.kind == GENERATION.name:
         return _as_generation_config({"name": view.name, **summary})
+    if view.kind != TRAINING.name:
+        return {"name": view.name, **summary}
     process = {
         "trigger_word": summary.get("trigger_word"),
         "model": {"name_or_path": summary.get("base_model")},

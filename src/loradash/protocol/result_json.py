@@ -4,10 +4,10 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
+from loradash.domain.artifacts import ARTIFACTS
 from loradash.domain.media_types import media_type
 from loradash.domain.sizes import counted, size_text
 from loradash.services.adapters.views import AdapterView
-from loradash.services.results.types import TYPE_OF_KIND
 from loradash.services.results.views import (
     BulkDownload,
     DeletionReport,
@@ -152,7 +152,7 @@ def _file_json(file: FileView) -> dict[str, Any]:
         "sha256": file.sha256,
         "created_at": _time(file),
         "type": _client_type(file),
-        "result_type": TYPE_OF_KIND[file.kind],
+        "result_type": ARTIFACTS[file.kind].result_type,
     }
 
 

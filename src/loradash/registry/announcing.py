@@ -7,11 +7,12 @@ from typing import Protocol
 
 import structlog
 
-from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.domain.artifacts import ArtifactKind
+from loradash.domain.kinds import Kind
+from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import RegistryUnavailable
 from loradash.registry.change_feed import Announcement, Part, ProcessChange, Subscriber
 from loradash.registry.registry import (
-    ArtifactKind,
     Change,
     LogLine,
     Metric,

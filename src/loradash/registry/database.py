@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 from sqlalchemy import URL, Connection, make_url, select
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from loradash.domain.process import Kind, Status
+from loradash.domain.kinds import kind_names
+from loradash.domain.process import Status
 from loradash.errors import InvalidSettings, RegistryUnavailable
 from loradash.registry import schema, tables
 from loradash.registry.dialect import Dialect
@@ -58,7 +59,7 @@ class Database:
 
     def _complete_counts(self) -> None:
         """Count what the loradash that made this database didn't know, and so didn't count."""
-        every = {(kind, status) for kind in get_args(Kind) for status in Status}
+        every = {(kind, status) for kind in kind_names() for status in Status}
 
         def missing(connection: Connection) -> set[tuple[str, Status]]:
             rows = connection.execute(select(tables.counts.c.kind, tables.counts.c.status)).all()

@@ -1,10 +1,11 @@
 """The registry in memory: for tests, and the reference of what the ports mean."""
 
 import threading
-from collections.abc import Iterable, Sequence
-from typing import get_args
+from collections.abc import Sequence
 
-from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.domain.artifacts import ArtifactKind
+from loradash.domain.kinds import Kind, kind_names
+from loradash.domain.process import ProcessRecord, Status
 from loradash.registry.change_feed import (
     CHANGES_PER_PAGE,
     ChangeLog,
@@ -15,7 +16,6 @@ from loradash.registry.change_feed import (
 from loradash.registry.cursors import ArtifactPlace, ProcessPlace
 from loradash.registry.registry import (
     MAX_PLACES,
-    ArtifactKind,
     Change,
     LogLine,
     Metric,
@@ -90,7 +90,7 @@ class MemoryRegistry:
 
     def counts(self) -> dict[tuple[Kind, Status], int]:
         """See `ProcessRegistry.counts`."""
-        kinds: tuple[Kind, ...] = get_args(Kind)
+        kinds = kind_names()
         counts = {(kind, status): 0 for kind in kinds for status in Status}
         with self._lock:
             for record in self._records.values():
@@ -220,7 +220,7 @@ class MemoryRegistry:
 
     def positions(self, process_ids: Sequence[str]) -> dict[str, int]:
         """See `ProcessQueue.positions`."""
-        kinds: Iterable[Kind] = get_args(Kind)
+        kinds = kind_names()
         with self._lock:
             return {
                 record.id: place

@@ -11,12 +11,12 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.domain.artifacts import ArtifactKind
+from loradash.domain.kinds import Kind
+from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import ConflictingState, NotFound
 
 Change = Callable[[ProcessRecord], ProcessRecord]
-
-ArtifactKind = Literal["lora", "sample", "image", "checkpoint", "config", "log", "metrics", "job"]
 
 
 MAX_PLACES = 1000

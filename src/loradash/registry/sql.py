@@ -3,19 +3,20 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
-from typing import Any, get_args
+from typing import Any
 
 from sqlalchemy import Connection, Select, delete, func, select
 
+from loradash.domain.artifacts import ARTIFACT_KINDS, ArtifactKind
 from loradash.domain.ids import is_process_id
-from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.domain.kinds import Kind, kind_names
+from loradash.domain.process import ProcessRecord, Status
 from loradash.registry.change_feed import CHANGES_PER_PAGE, ChangePage, Part
 from loradash.registry.change_rows import changes_page, note_change
 from loradash.registry.cursors import ArtifactPlace, ProcessPlace, microseconds
 from loradash.registry.database import Database
 from loradash.registry.registry import (
     MAX_PLACES,
-    ArtifactKind,
     Change,
     LogLine,
     Metric,
@@ -89,7 +90,7 @@ class SqlRegistry:
         cursor: str = "",
     ) -> ProcessPage:
         """See `ProcessRegistry.page`."""
-        groups = product([kind] if kind else get_args(Kind), sorted(set(statuses or Status)))
+        groups = product([kind] if kind else kind_names(), sorted(set(statuses or Status)))
         query = newest_first(processes, ("kind", "status"), tuple(groups), bool(cursor))
         place = ProcessPlace.read(cursor)._asdict() if cursor else {}
         found = self._all(ProcessRecord, query, limit=limit + 1, **place)
@@ -101,12 +102,14 @@ class SqlRegistry:
         """See `ProcessRegistry.counts`."""
         rows = self._database.read(lambda connection: connection.execute(select(counts)).all())
         found = {(kind, status): count for kind, status, count in rows}
-        kinds: tuple[Kind, ...] = get_args(Kind)  # a newer loradash may have counted others
+        kinds = kind_names()  # a newer loradash may have counted others
         return {(kind, status): found.get((kind, status), 0) for kind in kinds for status in Status}
 
     def running(self) -> tuple[ProcessRecord, ...]:
         """See `ProcessRegistry.running`."""
-        query = select(processes.c.document).where(processes.c.status == Status.RUNNING)
+        query = select(processes.c.document).where(
+            processes.c.status == Status.RUNNING, processes.c.kind.in_(kind_names())
+        )
         return self._all(ProcessRecord, query.order_by(processes.c.id))
 
     def append_metrics(self, process_id: str, token: str, rows: Sequence[Metric]) -> None:
@@ -218,7 +221,7 @@ class SqlRegistry:
         self, kinds: Sequence[ArtifactKind], *, limit: int = 100, before: str = ""
     ) -> tuple[tuple[StoredArtifact, ...], str]:
         """See `ProcessRegistry.newest_artifacts`."""
-        groups = tuple((kind,) for kind in sorted(set(kinds or get_args(ArtifactKind))))
+        groups = tuple((kind,) for kind in sorted(set(kinds or ARTIFACT_KINDS)))
         query = newest_first(artifacts, ("kind",), groups, bool(before))
         place = ArtifactPlace.read(before)._asdict() if before else {}
         found = self._all(StoredArtifact, query, limit=limit + 1, **place)
@@ -256,15 +259,14 @@ class SqlRegistry:
     def pending(self, kind: Kind | None = None, *, limit: int = 100) -> tuple[ProcessRecord, ...]:
         """See `ProcessQueue.pending`."""
         query = select(processes.c.document).where(processes.c.status == Status.PENDING)
-        if kind:
-            query = query.where(processes.c.kind == kind)
+        query = query.where(processes.c.kind.in_([kind] if kind else kind_names()))
         return self._all(ProcessRecord, query.order_by(*_QUEUE_ORDER).limit(limit))
 
     def positions(self, process_ids: Sequence[str]) -> dict[str, int]:
         """See `ProcessQueue.positions`."""
         wanted = set(process_ids)
         places: dict[str, int] = {}
-        for kind in get_args(Kind) if wanted else ():
+        for kind in kind_names() if wanted else ():
             queue = self._scalars(_waiting(kind))
             places |= {one: n for n, one in enumerate(queue, start=1) if one in wanted}
         return places

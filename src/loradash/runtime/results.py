@@ -23,6 +23,7 @@ from pathlib import Path
 
 import structlog
 
+from loradash.domain.artifacts import ARTIFACTS, ArtifactKind
 from loradash.domain.process import ProcessRecord
 from loradash.domain.sizes import counted
 from loradash.errors import (
@@ -33,7 +34,7 @@ from loradash.errors import (
     ResultsNotStored,
     TransferFailed,
 )
-from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
+from loradash.registry.registry import ProcessRegistry, StoredArtifact
 from loradash.runtime.leftovers import leftovers
 from loradash.runtime.manifests import write_manifest
 from loradash.runtime.patience import AWAY
@@ -47,11 +48,6 @@ from loradash.storage.transfer import in_parallel
 log = structlog.get_logger("loradash.results")
 
 _TRY_AGAIN_S = 5.0
-
-_FOLDERS: dict[ArtifactKind, keys.ResultKind] = {
-    "lora": "lora", "sample": "samples", "image": "images", "checkpoint": "checkpoints",
-    "log": "logs", "metrics": "logs", "config": "config", "job": "job",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -322,7 +318,7 @@ class ResultKeeper:
         self._puts[artifact.identity] += 1
         count = self._puts[artifact.identity]
         mark = self._mark if count == 1 else f"{self._mark}.{count}"
-        key = keys.result(self._process_id, _FOLDERS[artifact.kind], mark, artifact.name)
+        key = keys.result(self._process_id, ARTIFACTS[artifact.kind].folder, mark, artifact.name)
         self._unlisted.add(key)
         return key
 

@@ -3,20 +3,13 @@
 from pathlib import Path
 
 from loradash.domain.ids import is_process_id
+from loradash.domain.kinds import GENERATION, KINDS, TRAINING, kind_of_id
 from loradash.errors import InvalidSettings, NotFound
 
-_FOLDERS = (
-    "configs/training",
-    "configs/generation",
-    "output/training",
-    "output/generation",
-    "models/loras",
-    "training_data",
-    "logs",
-    "run",
-)
+_SHARED_FOLDERS = ("models/loras", "training_data")
+"""In which a process of any kind may have a folder, beside that of its kind."""
 
-_PROCESS_FOLDERS = ("output/training", "output/generation", "models/loras", "training_data")
+_OTHER_FOLDERS = ("configs/training", "configs/generation", "logs", "run")
 
 
 class Workspace:
@@ -28,7 +21,7 @@ class Workspace:
     def ensure(self) -> None:
         """Create the layout. Raises `InvalidSettings` if the root can't be written."""
         try:
-            for folder in _FOLDERS:
+            for folder in (*_process_folders(), *_OTHER_FOLDERS):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidSettings(
@@ -36,13 +29,18 @@ class Workspace:
                 remedy="Set WORKSPACE_PATH to a folder that can be written.",
             ) from error
 
+    def process(self, process_id: str) -> Path:
+        """Folder of a process, whatever its kind. Raises `NotFound` for another text."""
+        kind = kind_of_id(process_id)
+        return self._of(kind.folder if kind else "", process_id)
+
     def training(self, process_id: str) -> Path:
         """Folder of a training. Raises `NotFound` for a text that isn't a process id."""
-        return self._of("output/training", process_id)
+        return self._of(TRAINING.folder, process_id)
 
     def generation(self, process_id: str) -> Path:
         """Folder of a generation's images."""
-        return self._of("output/generation", process_id) / "images"
+        return self._of(GENERATION.folder, process_id) / "images"
 
     def lora(self, process_id: str) -> Path:
         """Folder for adapters that a generation has fetched."""
@@ -56,7 +54,7 @@ class Workspace:
         """Ids of all processes that have a folder here, the oldest first."""
         names = {
             path.name
-            for kind in _PROCESS_FOLDERS
+            for kind in _process_folders()
             if (self.root / kind).is_dir()
             for path in (self.root / kind).iterdir()
         }
@@ -64,7 +62,7 @@ class Workspace:
 
     def folders_of(self, process_id: str) -> list[Path]:
         """All folders that belong to a process."""
-        return [self._of(kind, process_id) for kind in _PROCESS_FOLDERS]
+        return [self._of(kind, process_id) for kind in _process_folders()]
 
     def result_folders(self, process_id: str, result_type: str) -> list[Path]:
         """What we ourselves have made of a process's results of one type, or of all types.
@@ -104,3 +102,7 @@ class Workspace:
                 f"{folder} is a link", remedy="Remove it: a process's folders belong to it alone."
             )
         return folder
+
+
+def _process_folders() -> tuple[str, ...]:
+    return (*(kind.folder for kind in KINDS.values()), *_SHARED_FOLDERS)

@@ -2,9 +2,10 @@
 
 import hashlib
 import re
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from loradash.domain.addresses import DATASETS, RESULTS
+from loradash.domain.artifacts import ResultFolder
 from loradash.domain.dataset_manifest import UPLOAD_SESSION
 from loradash.domain.ids import is_process_id
 from loradash.errors import InvalidKey
@@ -19,8 +20,6 @@ _MARKED = re.compile(
     r"/(?P<name>.+)"
 )
 _UNFOLDERED = ("config", "job", "manifest")
-
-ResultKind = Literal["lora", "samples", "images", "checkpoints", "logs", "config", "job"]
 
 
 def attempt_mark(number: int, token: str) -> str:
@@ -37,7 +36,7 @@ def edit_mark(number: int, nonce: str) -> str:
     return f"e{number}-{nonce}"
 
 
-def result(process_id: str, kind: ResultKind, mark: str, name: str) -> str:
+def result(process_id: str, kind: ResultFolder, mark: str, name: str) -> str:
     """Key of one result file of a process, as the owner with this mark writes it."""
     return check_key(f"{RESULTS}/{process_id}/{kind}/{mark}/{name}")
 

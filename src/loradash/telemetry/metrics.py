@@ -27,7 +27,6 @@ Outcome = Literal["ok", "invalid", "error"]
 Counts = Callable[[], Mapping[str, int]]
 
 UNKNOWN = "unknown"
-KINDS = ("training", "generation")
 END_STATUSES = ("completed", "failed", "cancelled")
 ATTEMPT_ENDINGS = ("completed", "failed", "cancelled", "released", "lost")
 
@@ -54,8 +53,9 @@ class RequestFigures(BaseModel):
 class Metrics:
     """The counters of one program, in a registry of their own. Thread-safe."""
 
-    def __init__(self, request_types: Collection[str]) -> None:
+    def __init__(self, request_types: Collection[str], kinds: Collection[str]) -> None:
         self._request_types = frozenset(request_types)
+        self._kinds = tuple(kinds)
         self._codes = frozenset(_codes(LoradashError))
         self._figures: dict[str, RequestFigures] = {}
         self._lock = threading.Lock()
@@ -114,19 +114,21 @@ class Metrics:
     def count_process_end(self, kind: str, status: str, code: str = "") -> None:
         """Count a process that ended; ``code`` is that of its error, if it has one."""
         code = _known(code, self._codes) if code else ""
-        self._ended.labels(_known(kind, KINDS), _known(status, END_STATUSES), code).inc()
+        self._ended.labels(_known(kind, self._kinds), _known(status, END_STATUSES), code).inc()
 
     def count_attempt(self, kind: str, ending: str) -> None:
         """Count an attempt that ended."""
-        self._attempts.labels(_known(kind, KINDS), _known(ending, ATTEMPT_ENDINGS)).inc()
+        self._attempts.labels(_known(kind, self._kinds), _known(ending, ATTEMPT_ENDINGS)).inc()
 
     def watch(self, queue_length: Counts, running: Counts) -> None:
         """Ask these for the number of waiting and running processes by kind, at each `render`.
 
         One that raises a `LoradashError` is left out of that reply. Call this once.
         """
-        self._registry.register(_Gauge("queue_length", "Processes that wait", queue_length))
-        self._registry.register(_Gauge("running", "Processes that run", running))
+        self._registry.register(
+            _Gauge("queue_length", "Processes that wait", queue_length, self._kinds)
+        )
+        self._registry.register(_Gauge("running", "Processes that run", running, self._kinds))
 
     def snapshot(self) -> dict[str, RequestFigures]:
         """Return the figures of each request type that has been asked for, by its name."""
@@ -141,7 +143,8 @@ class Metrics:
 class _Gauge(Collector):
     """Numbers that are asked for when they are wanted."""
 
-    def __init__(self, name: str, description: str, counts: Counts) -> None:
+    def __init__(self, name: str, description: str, counts: Counts, kinds: Collection[str]) -> None:
+        self._kinds = kinds
         self._name = f"loradash_{name}"
         self._description = description
         self._counts = counts
@@ -157,7 +160,7 @@ class _Gauge(Collector):
             counts = self._counts()
         except LoradashError:  # whoever reads the registry next reports it
             return []
-        for kind in KINDS:
+        for kind in self._kinds:
             family.add_metric([kind], counts.get(kind, 0))
         return [family]
 

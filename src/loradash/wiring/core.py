@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from loradash.domain.addresses import NO_ADDRESS, Address
+from loradash.domain.kinds import GENERATION, TRAINING, Kind, kind_names
 from loradash.domain.process import ProcessRecord
 from loradash.domain.requests import REQUEST_TYPES
 from loradash.engines.catalogue import Engines
@@ -190,10 +191,10 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
         concurrency=settings.s3_concurrency,
     )  # fmt: skip
     children = ChildRecords(workspace.run)
-    metrics = Metrics(REQUEST_TYPES)
+    metrics = Metrics(REQUEST_TYPES, kind_names())
     training = TrainingService(
         engines, workspace, store, registry, datasets,
-        _limits(settings, settings.training_timeout_s), children, address,
+        _limits(settings, TRAINING.name), children, address,
     )  # fmt: skip
 
     def make_pipeline(
@@ -206,7 +207,7 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
 
     generation = GenerationService(
         engines, make_pipeline, workspace, store, registry,
-        _limits(settings, settings.generation_timeout_s), address,
+        _limits(settings, GENERATION.name), address,
     )  # fmt: skip
     report_interval_s, poll_interval_s = (
         (_REPORT_OBJECTS_S, _POLL_OBJECTS_S) if settings.registry == "objects" else (0, 0)
@@ -218,7 +219,7 @@ def make_core(settings: Settings, *, threads: int = 0, device: str = "") -> Core
         stop_grace_s=settings.stop_grace_s,
     )  # fmt: skip
     runner = Runner(
-        registry, store, {"training": training, "generation": generation}, timing,
+        registry, store, {TRAINING.name: training, GENERATION.name: generation}, timing,
         on_end=partial(_count_end, metrics), disk_is_low=partial(guard.is_low, workspace.root),
     )  # fmt: skip
     machine = Machine(visible_devices())
@@ -333,9 +334,11 @@ def _objects_folder(settings: Settings) -> Path | None:
     return None if settings.s3_bucket else settings.objects_path
 
 
-def _limits(settings: Settings, timeout_s: float) -> Limits:
+def _limits(settings: Settings, kind: Kind) -> Limits:
     return Limits(
-        timeout_s=timeout_s, stall_s=settings.stall_timeout_s, grace_s=settings.stop_grace_s
+        timeout_s=settings.timeouts_s()[kind],
+        stall_s=settings.stall_timeout_s,
+        grace_s=settings.stop_grace_s,
     )
 
 

@@ -17,8 +17,7 @@ def make_client(settings: Settings) -> RunpodClient:
 def job_rules(settings: Settings) -> JobRules:
     """Return how jobs are sent and looked after."""
     return JobRules(
-        training_s=settings.training_timeout_s,
-        generation_s=settings.generation_timeout_s,
+        timeout_s=settings.timeouts_s(),
         take_timeout_s=settings.take_timeout_s,
         webhook=settings.runpod_webhook,
     )

@@ -135,7 +135,7 @@ def _make_local_executor(core: Core, slots: tuple[Slot, ...]) -> tuple[LocalExec
         core.registry,
         slots,
         core.machine,
-        MemoryNeeds(settings.training_memory_mb, settings.generation_memory_mb),
+        MemoryNeeds(settings.memory_needs_mb()),
         taking=core.runner.taking,
         run=run,
         watch=watch,

@@ -61,7 +61,7 @@ def make_worker(settings: Settings) -> Callable[[], None]:
         core.runner,
         slot,
         core.machine,
-        MemoryNeeds(settings.training_memory_mb, settings.generation_memory_mb),
+        MemoryNeeds(settings.memory_needs_mb()),
         core.generation.unload_pipeline,
         stop_grace_s=settings.stop_grace_s,
         patience_s=settings.store_patience_s,

@@ -16,6 +16,7 @@ import structlog
 from loradash.domain import process as changes
 from loradash.domain.events import Event
 from loradash.domain.ids import is_process_id, key_of_job
+from loradash.domain.kinds import KINDS
 from loradash.domain.process import Lease, ProcessRecord
 from loradash.domain.requests import RUN_PROCESS, makes_process, process_of_job
 from loradash.errors import LoradashError, NotFound
@@ -220,14 +221,13 @@ class Worker:
 
     def _make_room(self, record: ProcessRecord, stop: StopRequest) -> None:
         """Wait a little for memory that an earlier process is about to give back."""
-        if record.kind == "training":
+        kind = KINDS[record.kind]
+        if not kind.lane.keeps_pipeline:
             self._unload_pipeline(self._slot.name)
-        is_training = record.kind == "training"
-        need = self._needs.training_mb if is_training else self._needs.generation_mb
         total = self._memory.total_mb(self._slot)
-        if self._slot.gpu_index is None or total is None or not is_training:
+        if self._slot.gpu_index is None or total is None or not kind.waits_for_memory:
             return
-        need = min(need, _GPU_SHARE * total)
+        need = self._needs.of(record.kind, total, is_cpu=False)
         give_up_s = time.monotonic() + _MEMORY_PATIENCE_S
         while (free := self._memory.free_mb(self._slot)) is not None and free < need:
             if stop.count or time.monotonic() > give_up_s:

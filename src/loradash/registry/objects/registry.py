@@ -3,12 +3,14 @@
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 from pydantic import BaseModel
 
+from loradash.domain.artifacts import ArtifactKind
 from loradash.domain.ids import is_process_id
-from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.domain.kinds import KINDS, Kind, kind_names
+from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import ConflictingState, NotFound, RegistryUnavailable
 from loradash.registry.change_feed import CHANGES_PER_PAGE, ChangePage
 from loradash.registry.cursors import ArtifactPlace, ProcessPlace
@@ -22,7 +24,6 @@ from loradash.registry.objects.swapped import SwappedDocuments
 from loradash.registry.objects.timeline import Timeline
 from loradash.registry.registry import (
     MAX_PLACES,
-    ArtifactKind,
     Change,
     LogLine,
     Metric,
@@ -39,7 +40,6 @@ from loradash.storage.store import ObjectStore
 _ROW_OBJECTS_CACHED = 64
 _ARTIFACT_OBJECTS_CACHED = 10_000
 _FILTERED_BATCH = 64
-_PREFIXES: dict[Kind, str] = {"training": "train_", "generation": "gen_"}
 
 Result = TypeVar("Result")
 
@@ -114,7 +114,7 @@ class ObjectRegistry:
         """See `ProcessRegistry.page`."""
         places = self._timeline.after(ProcessPlace.read(cursor) if cursor else None)
         if kind:
-            prefix = _PREFIXES[kind]
+            prefix = f"{KINDS[kind].id_prefix}_"
             places = (place for place in places if place.id.startswith(prefix))
         found: list[ProcessRecord] = []
         batch = limit + 1
@@ -135,7 +135,7 @@ class ObjectRegistry:
 
     def counts(self) -> dict[tuple[Kind, Status], int]:
         """See `ProcessRegistry.counts`."""
-        kinds: tuple[Kind, ...] = get_args(Kind)
+        kinds = kind_names()
         counts = {(kind, status): 0 for kind in kinds for status in Status}
         for document in self._all():
             counts[document.record.kind, document.record.status] += 1
@@ -316,7 +316,7 @@ class ObjectRegistry:
         wanted = set(process_ids)
         queue = self._queue(None) if wanted else []
         places: dict[str, int] = {}
-        kinds: tuple[Kind, ...] = get_args(Kind)
+        kinds = kind_names()
         for kind in kinds:
             of_kind = [record.id for record in queue if record.kind == kind][:MAX_PLACES]
             places |= {one: n for n, one in enumerate(of_kind, start=1) if one in wanted}

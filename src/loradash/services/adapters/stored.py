@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from loradash.domain.addresses import NO_ADDRESS, Address, is_address
+from loradash.domain.artifacts import ArtifactKind
 from loradash.domain.ids import is_process_id
+from loradash.domain.kinds import TRAINING
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import InvalidAdapter, NotFound
-from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
+from loradash.registry.registry import ProcessRegistry, StoredArtifact
 from loradash.runtime.manifests import read_manifest
 from loradash.storage import keys
 from loradash.storage.store import ObjectStore
@@ -71,7 +73,7 @@ class StoredAdapters:
         seen, cursor = 0, ""
         while seen < NEWEST:
             page = self._registry.page(
-                kind="training", statuses=[Status.COMPLETED], limit=_PAGE, cursor=cursor
+                kind=TRAINING.name, statuses=[Status.COMPLETED], limit=_PAGE, cursor=cursor
             )
             for record in page.records:
                 is_named = record.name.casefold() == name.casefold()

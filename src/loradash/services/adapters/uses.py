@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from loradash.domain.addresses import result_key_in
+from loradash.domain.artifacts import ResultType
 from loradash.domain.process import ProcessRecord, Status
-from loradash.domain.requests import ResultType
 from loradash.errors import ConflictingState
 from loradash.registry.registry import ProcessRegistry
 from loradash.storage import keys

@@ -18,6 +18,7 @@ from loradash.domain.generation import (
     GenerationRequest,
 )
 from loradash.domain.ids import new_process_id, process_id_of
+from loradash.domain.kinds import GENERATION
 from loradash.domain.process import ProcessRecord, Progress
 from loradash.domain.schema import validate
 from loradash.domain.yaml_text import dump_mapping, load_mapping
@@ -140,10 +141,10 @@ class GenerationService:
         With an idempotency ``key``, the generation that was submitted with it before is returned.
         Raises `InvalidConfig` for a request too large to be stored as a config.
         """
-        process_id = process_id_of("gen", key) if key else new_process_id("gen")
+        process_id = process_id_of(GENERATION.name, key) if key else new_process_id(GENERATION.name)
         now = datetime.now(UTC)
         record = ProcessRecord(
-            id=process_id, kind="generation", name=request.name, created_at=now, enqueued_at=now,
+            id=process_id, kind=GENERATION.name, name=request.name, created_at=now, enqueued_at=now,
             updated_at=now, priority=priority, request_id=request_id, summary=_summary(request),
             progress=Progress(total_steps=len(request.prompts) * request.num_images),
             engine=self._engines.choose(request.engine),

@@ -11,7 +11,8 @@ import structlog
 from loradash.domain import process as changes
 from loradash.domain.events import Event, ImageWritten, Stopped, Terminal
 from loradash.domain.generation import GenerationRequest
-from loradash.domain.process import Kind, Lease, ProcessRecord, Status
+from loradash.domain.kinds import KINDS, Kind
+from loradash.domain.process import Lease, ProcessRecord, Status
 from loradash.errors import ConflictingState, DiskFull, LoradashError
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.attempt import Attempt, Timing, failure
@@ -165,7 +166,7 @@ def _ending_of(error: LoradashError, attempt: Attempt) -> Terminal:
         return Stopped(time_s=time.time())
     log.warning("process_failed", code=error.code, error=str(error))
     passes = isinstance(error, (*AWAY, DiskFull))
-    return failure(error, resumable=passes or attempt.record.kind == "training")
+    return failure(error, resumable=passes or KINDS[attempt.record.kind].is_resumable)
 
 
 class DrawnHere(NamedTuple):

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from loradash.domain import process as changes
-from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.domain.kinds import Kind
+from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import ConflictingState, LoradashError
 from loradash.executors.executor import Executor
 from loradash.executors.local import QueuedRegistry

@@ -5,8 +5,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from loradash.domain.kinds import Kind
 from loradash.domain.native_sizes import users_text
-from loradash.domain.process import Kind, ProcessRecord, Status
+from loradash.domain.process import ProcessRecord, Status
 from loradash.domain.training_text import parse_training
 from loradash.executors.executor import Executor
 from loradash.services.generation.service import GenerationService

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from loradash.domain.kinds import Kind
 from loradash.domain.process import (
     AttemptNote,
-    Kind,
     Origin,
     Problem,
     ProcessRecord,

@@ -4,15 +4,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from loradash.domain.artifacts import ResultType, kinds_of
+from loradash.domain.kinds import TRAINING
 from loradash.domain.process import ProcessRecord
-from loradash.domain.requests import ResultType
 from loradash.engines.catalogue import Engines
 from loradash.errors import ConflictingState, EngineUnavailable, NotFound
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.manifests import edit_manifest
 from loradash.runtime.workspace import Workspace
 from loradash.services.adapters.uses import require_unused
-from loradash.services.results.types import KINDS_OF_TYPE
 from loradash.services.results.views import DeletionReport
 from loradash.storage import keys
 from loradash.storage.store import ObjectInfo, ObjectStore
@@ -68,7 +68,7 @@ class ResultDeletion:
 
     def _delete_of(self, process_id: str, result_type: ResultType) -> list[ObjectInfo]:
         """Delete one process's results; return the objects that were deleted."""
-        listed = self._registry.artifacts(process_id, KINDS_OF_TYPE[result_type])
+        listed = self._registry.artifacts(process_id, kinds_of(result_type))
         self._registry.drop_artifacts(
             process_id, [entry.key for entry in listed], guard=_require_ended
         )
@@ -109,14 +109,14 @@ class ResultDeletion:
 
     def _engines_files(self, process_id: str, result_type: ResultType) -> list[Path]:
         record = self._registry.get(process_id)
-        if self._engines is None or record.kind != "training":
+        if self._engines is None or record.kind != TRAINING.name:
             return []
         try:
             engine = self._engines.trainer(record.engine.name)
         except EngineUnavailable:  # nobody here can tell; they stay until their folder is removed
             return []
         folder = self._workspace.training(process_id)
-        kinds = KINDS_OF_TYPE[result_type]
+        kinds = kinds_of(result_type)
         found = [one.path for one in engine.artifacts(folder) if one.kind in kinds]
         if "checkpoint" in kinds:
             found += [one.folder for one in engine.checkpoints(folder)]

@@ -9,10 +9,11 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from loradash.domain.kinds import KINDS
 from loradash.domain.process import Status
 from loradash.domain.sizes import counted, size_text
 from loradash.errors import ConflictingState, InvalidRequest, NotFound
-from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
+from loradash.registry.registry import ProcessRegistry, StoredArtifact
 from loradash.runtime.workspace import Workspace
 from loradash.services.results.archive import result_zip
 from loradash.services.results.content import not_what_was_stored
@@ -134,7 +135,7 @@ class ResultDownloads:
                 f"process {process_id} is {record.status}, so it has no results to download yet",
                 remedy="Wait until it is completed, or ask for one of its files by s3_key.",
             )
-        kind: ArtifactKind = "lora" if record.kind == "training" else "image"
+        kind = KINDS[record.kind].main_artifact
         found = self._registry.artifacts(process_id, [kind])
         if not found:
             raise NotFound(

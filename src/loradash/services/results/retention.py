@@ -5,12 +5,14 @@ there, such as a checkpoint that could not be stored, keeps its folder. Objects 
 """
 
 import shutil
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
+from loradash.domain.kinds import GENERATION, TRAINING, Kind
 from loradash.domain.process import ProcessRecord, Status
 from loradash.engines.catalogue import Engines
 from loradash.errors import AlreadyRunning, LoradashError
@@ -48,6 +50,10 @@ class Retention:
         self._workspace = workspace
         self._engines = engines
         self._days = days
+        self._wanted: Mapping[Kind, Callable[[ProcessRecord], set[tuple[str, str]]]] = {
+            TRAINING.name: self._trained,
+            GENERATION.name: self._images,
+        }
 
     def clean(self, now: datetime | None = None) -> list[Removed]:
         """Remove what is old enough and safely stored; return what was removed."""
@@ -72,13 +78,7 @@ class Retention:
     def _clean_one(self, process_id: str, before: datetime) -> list[Removed]:
         """Remove the folders while nobody can begin to work in them."""
         record = self._registry.get(process_id)
-        is_training = record.kind == "training"
-        folder = (
-            self._workspace.training(process_id)
-            if is_training
-            else (self._workspace.generation(process_id).parent)
-        )
-        with folder_lock(folder):
+        with folder_lock(self._workspace.process(process_id)):
             if not self._is_old(process_id, before) or not self._is_stored(record):
                 return []
             return [self._remove(process_id)]
@@ -91,7 +91,7 @@ class Retention:
             if there is None or there.size_bytes != entry.size_bytes:
                 return False
         names = {(entry.kind, entry.name) for entry in stored}
-        wanted = self._images(record) if record.kind == "generation" else self._trained(record)
+        wanted = self._wanted.get(record.kind, _nothing)(record)
         return wanted <= names
 
     def _images(self, record: ProcessRecord) -> set[tuple[str, str]]:
@@ -132,3 +132,8 @@ class Retention:
 
 def _size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _nothing(_record: ProcessRecord) -> set[tuple[str, str]]:
+    """Of a kind whose folders hold nothing that isn't stored while it runs."""
+    return set()

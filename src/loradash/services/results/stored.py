@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from loradash.domain.addresses import NO_ADDRESS, Address, is_address
+from loradash.domain.artifacts import ArtifactKind
 from loradash.errors import InvalidKey, NotFound
-from loradash.registry.registry import ArtifactKind, ProcessRegistry, StoredArtifact
+from loradash.registry.registry import ProcessRegistry, StoredArtifact
 from loradash.services.results.names import distinct_name, is_shared, plain_name
 from loradash.services.results.views import FileView
 from loradash.storage import keys

@@ -5,8 +5,7 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
 
-from loradash.domain.requests import ResultType
-from loradash.registry.registry import ArtifactKind
+from loradash.domain.artifacts import ArtifactKind, ResultType
 
 
 class _View(BaseModel):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loradash.domain.ids import is_process_id
+from loradash.domain.kinds import TRAINING
 from loradash.domain.process import Origin, ProcessRecord, Status
 from loradash.domain.sizes import counted
 from loradash.domain.training_config import TrainingConfig
@@ -109,7 +110,7 @@ class Extensions:
         return count
 
     def _extending_engine(self, record: ProcessRecord) -> ExtendsTrainings:
-        if record.kind != "training":
+        if record.kind != TRAINING.name:
             raise InvalidRequest(
                 f"{record.id} is a generation", remedy="Give the id of a completed training."
             )

@@ -29,6 +29,7 @@ from loradash.domain.events import (
     parse_event,
 )
 from loradash.domain.ids import new_process_id, process_id_of
+from loradash.domain.kinds import TRAINING
 from loradash.domain.native_sizes import FORMER_SIZE, far_from_native, sizes_left_open
 from loradash.domain.process import Origin, ProcessRecord, Progress
 from loradash.domain.random_seeds import MAX_DRAWN_SEED, with_seeds_drawn
@@ -278,13 +279,13 @@ class TrainingService:
         With ``taking`` it is the caller's from the first moment on, and no server takes it. With
         an idempotency ``key``, the training that was submitted with it before is returned.
         """
-        process_id = process_id_of("train", key) if key else new_process_id("train")
+        process_id = process_id_of(TRAINING.name, key) if key else new_process_id(TRAINING.name)
         config = with_seeds_drawn(checked.config, lambda: secrets.randbelow(MAX_DRAWN_SEED + 1))
         if config is not checked.config:
             checked, config_text = checked._replace(config=config), ""
         now = datetime.now(UTC)
         record = ProcessRecord(
-            id=process_id, kind="training", name=checked.config.name, created_at=now,
+            id=process_id, kind=TRAINING.name, name=checked.config.name, created_at=now,
             enqueued_at=now, updated_at=now, priority=priority, request_id=request_id,
             summary=_summary(checked.config),
             progress=_start(checked), origin=checked.origin, engine=checked.engine,

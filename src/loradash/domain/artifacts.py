@@ -1,0 +1,51 @@
+"""Kinds of artifacts: the files that processes produce, and how each is stored and asked for.
+
+One table for engines, registries, object keys and clients.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, get_args
+
+ArtifactKind = Literal["lora", "sample", "image", "checkpoint", "config", "log", "metrics", "job"]
+ResultFolder = Literal[
+    "lora", "samples", "images", "checkpoints", "logs", "config", "job", "manifest"
+]
+"""Folders below a process's results in the object store."""
+ResultType = Literal["lora", "samples", "images", "checkpoints", "logs", "all"]
+"""Types of results as clients name them in requests."""
+
+
+@dataclass(frozen=True)
+class ArtifactFacts:
+    """What is to be known of a kind of artifacts."""
+
+    folder: ResultFolder
+    """Where it lies below its process's results."""
+    result_type: ResultType | None
+    """As what clients ask for it or delete it; None: only together with everything else."""
+    is_picture: bool = False
+
+
+ARTIFACTS = MappingProxyType[ArtifactKind, ArtifactFacts](
+    {
+        "lora": ArtifactFacts("lora", "lora"),
+        "sample": ArtifactFacts("samples", "samples", is_picture=True),
+        "image": ArtifactFacts("images", "images", is_picture=True),
+        "checkpoint": ArtifactFacts("checkpoints", "checkpoints"),
+        "log": ArtifactFacts("logs", "logs"),
+        "metrics": ArtifactFacts("logs", "logs"),
+        "config": ArtifactFacts("config", None),
+        "job": ArtifactFacts("job", None),
+    }
+)
+ARTIFACT_KINDS: tuple[ArtifactKind, ...] = get_args(ArtifactKind)
+
+
+def kinds_of(result_type: ResultType) -> tuple[ArtifactKind, ...]:
+    """Return the kinds of artifacts that a client's type of results stands for."""
+    return tuple(
+        kind
+        for kind, facts in ARTIFACTS.items()
+        if result_type == "all" or facts.result_type == result_type
+    )

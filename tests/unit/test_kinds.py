@@ -1,0 +1,217 @@
+"""Kinds of work are one table: a new one needs an entry, a service, and an ability of an engine."""
+
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import pytest
+
+from loradash.domain import process as changes
+from loradash.domain.events import Done
+from loradash.domain.ids import is_process_id, new_process_id
+from loradash.domain.kinds import GENERATION_LANE, KINDS, TRAINING_LANE, KindOfWork, kind_of_id
+from loradash.domain.process import ProcessRecord, Status
+from loradash.executors.local import SWEEP_EVERY_S, LocalExecutor, MemoryNeeds
+from loradash.registry.sql import SqlRegistry
+from loradash.runtime.attempt import Timing
+from loradash.runtime.gpu import Slot
+from loradash.runtime.lease_watch import LeaseWatch
+from loradash.runtime.results import NewArtifact
+from loradash.services.processes.running import Runner
+from tests.unit.waits import until
+from tests.unit.world import World
+
+CAPTION = KindOfWork(
+    name="caption",
+    id_prefix="cap",
+    folder="output/captions",
+    lane=GENERATION_LANE,
+    memory_setting="generation_memory_mb",
+    ram_share=0.125,
+    waits_for_memory=False,
+    timeout_setting="generation_timeout_s",
+    timeout_variable="GENERATION_TIMEOUT",
+    counts="images",
+    main_artifact="log",
+    is_resumable=False,
+    doing="captioning",
+)
+
+
+@runtime_checkable
+class WritesCaptions(Protocol):
+    """The ability of an engine that the new kind of work needs."""
+
+    def caption(self, image: Path) -> str: ...
+
+
+class Captioner:
+    """An engine with that ability."""
+
+    def caption(self, image: Path) -> str:
+        return f"a picture called {image.stem}"
+
+
+class Captioning:
+    """The new kind's service: what `Runner` needs to do its work."""
+
+    def __init__(self, engine: WritesCaptions, folder: Path) -> None:
+        self.engine = engine
+        self.folder = folder
+        self.goes_on = threading.Event()
+
+    def work(self, attempt: Any) -> Done:
+        attempt.show("generating", "captions")
+        assert self.goes_on.wait(20)
+        path = self.folder / "captions.txt"
+        path.write_text(self.engine.caption(Path("red_cat.png")))
+        attempt.keeper.now([NewArtifact("log", path, path.name)])
+        return Done(time_s=time.time())
+
+
+class Plenty:
+    """A slot with memory for everything."""
+
+    def free_mb(self, slot: Slot) -> float:
+        return 10_000.0
+
+    def total_mb(self, slot: Slot) -> float:
+        return 10_000.0
+
+
+class NoChildren:
+    def end_orphans(self, grace_s: float) -> list[Any]:
+        return []
+
+
+@pytest.fixture
+def caption(monkeypatch: pytest.MonkeyPatch) -> KindOfWork:
+    monkeypatch.setitem(KINDS, "caption", CAPTION)
+    return CAPTION
+
+
+def waiting(priority: int = 0) -> ProcessRecord:
+    now = datetime.now(UTC)
+    return ProcessRecord(
+        id=new_process_id("caption"), kind="caption", name="my cats", created_at=now,
+        enqueued_at=now, updated_at=now, priority=priority, summary={"dataset": "cats"},
+    )  # fmt: skip
+
+
+def test_a_new_kind_of_work_needs_an_entry_a_service_and_an_ability(
+    caption: KindOfWork, tmp_path: Path
+) -> None:
+    world = World(tmp_path)
+    engine = Captioner()
+    assert isinstance(engine, WritesCaptions)
+    service = Captioning(engine, tmp_path)
+    timing = Timing(lease_s=30, cancel_grace_s=1, max_attempts=3)
+    runner = Runner(world.registry, world.store, {"caption": service}, timing)  # type: ignore[dict-item]
+    executor = LocalExecutor(
+        world.registry, (Slot("cpu", None, {}),), Plenty(),
+        MemoryNeeds(dict.fromkeys(KINDS, 100.0)), taking=runner.taking, run=runner.run,
+        watch=LeaseWatch(30, look_every_s=SWEEP_EVERY_S), take_over=world.registry.get,
+        unload_pipeline=lambda name: None, children=NoChildren(),  # type: ignore[arg-type]
+        lock_path=tmp_path / "server.lock", orphan_grace_s=1,
+    )  # fmt: skip
+    first, second = waiting(), waiting()
+    for record in (first, second):
+        world.registry.create(record)
+    executor.start()
+    try:
+        until(lambda: world.registry.get(first.id).status is Status.RUNNING)
+        lanes = {lane.name: lane.process_id for lane in executor.state().slots[0].lanes}
+        assert lanes == {TRAINING_LANE.name: None, GENERATION_LANE.name: first.id}
+        listed = world.ask("processes", kind="caption")["processes"]
+        assert [(one["type"], one["status"]) for one in listed] == [
+            ("caption", "pending"), ("caption", "running"),
+        ]  # fmt: skip
+        assert listed[0]["config"] == {"name": "my cats", "dataset": "cats"}
+        assert world.ask("cancel", process_id=second.id)["process_status"] == "cancelled"
+        service.goes_on.set()
+        until(lambda: world.registry.get(first.id).status.is_end)
+    finally:
+        service.goes_on.set()
+        executor.stop(5)
+    assert world.registry.get(first.id).status is Status.COMPLETED
+    shown = world.ask("process_status", process_id=first.id)
+    assert [(one["kind"], one["name"]) for one in shown["artifacts"]] == [("log", "captions.txt")]
+    reply = world.ask("download", process_id=first.id)
+    assert reply["filename"].endswith("captions.txt"), reply
+    assert world.ask("delete_results", process_id=first.id)["deleted"] >= 1
+    assert world.registry.counts()["caption", Status.CANCELLED] == 1
+
+
+def test_kinds_of_one_lane_share_its_queue_by_priority(caption: KindOfWork, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    order: list[str] = []
+
+    class Noting:
+        def work(self, attempt: Any) -> Done:
+            order.append(attempt.record.kind)
+            return Done(time_s=time.time())
+
+    work = Noting()
+    timing = Timing(lease_s=30, cancel_grace_s=1, max_attempts=3)
+    works = {"caption": work, "generation": work}
+    runner = Runner(world.registry, world.store, works, timing)  # type: ignore[arg-type]
+    executor = LocalExecutor(
+        world.registry, (Slot("cpu", None, {}),), Plenty(),
+        MemoryNeeds(dict.fromkeys(KINDS, 100.0)), taking=runner.taking, run=runner.run,
+        watch=LeaseWatch(30, look_every_s=SWEEP_EVERY_S), take_over=world.registry.get,
+        unload_pipeline=lambda name: None, children=NoChildren(),  # type: ignore[arg-type]
+        lock_path=tmp_path / "server.lock", orphan_grace_s=1,
+    )  # fmt: skip
+    world.waiting("generation")
+    world.registry.create(waiting(priority=5))
+    world.waiting("generation")
+    executor.start()
+    try:
+        until(lambda: len(order) == 3)
+    finally:
+        executor.stop(5)
+    assert order == ["caption", "generation", "generation"]
+
+
+def test_every_entry_says_something_of_its_own() -> None:
+    for field in ("name", "id_prefix", "folder"):
+        values = [getattr(kind, field) for kind in KINDS.values()]
+        assert len(set(values)) == len(values)
+    for kind in KINDS.values():
+        assert kind_of_id(new_process_id(kind.name)) is kind
+        assert is_process_id(new_process_id(kind.name))
+
+
+def test_an_older_program_reads_what_it_knows_beside_a_newer_ones_kind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/registry.sqlite3"
+    with monkeypatch.context() as newer:
+        newer.setitem(KINDS, "caption", CAPTION)
+        registry = SqlRegistry(url)
+        registry.create(waiting())
+        running = registry.create(waiting())
+        registry.change(
+            running.id,
+            lambda record: changes.taken(
+                record, owner="b/1", token="t", now=datetime.now(UTC), lease_s=60, device="cpu"
+            ),
+        )
+        registry.close()
+    assert not is_process_id(running.id)
+    older = SqlRegistry(url)
+    now = datetime.now(UTC)
+    known = older.create(
+        ProcessRecord(
+            id=new_process_id("training"), kind="training", name="cat", created_at=now,
+            enqueued_at=now, updated_at=now,
+        )
+    )  # fmt: skip
+    assert [one.id for one in older.page().records] == [known.id]
+    assert [one.id for one in older.pending()] == [known.id]
+    assert older.running() == ()
+    assert sum(older.counts().values()) == 1
+    assert older.positions([known.id]) == {known.id: 1}
+    older.close()
