@@ -239,6 +239,27 @@ def test_events_become_record_measurements_log_and_results(begin, registry, stor
     assert record.lease is None
 
 
+def test_warnings_stay_in_the_record_each_once(registry, begin):
+    record = new_record(registry, warnings=("from its submission",))
+    with begin(record) as attempt:
+        for message in ("this is odd", "from its submission", "this is odd", "that too"):
+            attempt.event(Warned(code="odd", message=message))
+        until(lambda: len(registry.get(record.id).warnings) == 3)
+        attempt.finish(Stopped(time_s=1.0))
+    record = registry.get(record.id)
+    assert record.warnings == ("from its submission", "this is odd", "that too")
+
+
+def test_a_warning_survives_a_registry_that_was_away(registry, begin):
+    with begin() as attempt:
+        registry.breaks(RegistryUnavailable("away"))
+        attempt.event(Warned(code="odd", message="this is odd"))
+        until(lambda: registry.failures > 2)
+        registry.heals()
+        until(lambda: registry.get(attempt.id).warnings == ("this is odd",))
+        attempt.finish(Stopped(time_s=1.0))
+
+
 def test_an_attempt_is_told_to_a_database_in_the_same_way(tmp_path):
     with closing(SqlRegistry(f"sqlite:///{tmp_path}/registry.sqlite3")) as registry:
         record = new_record(registry)

@@ -107,6 +107,23 @@ def test_a_config_keeps_its_comments_and_windows_line_ends(world):
     assert stored == f"{text}resolution: 64  # the base model's own size\r\n"
 
 
+def test_a_process_keeps_its_warnings(world):
+    waiting = world.waiting(warnings=("this is odd",)).id
+    reply = world.ask("process_status", process_id=waiting)
+    assert reply["process"]["warnings"] == ["this is odd"]
+    assert "warnings" not in reply  # beside a reply they are about the request
+    reply = world.ask("process_status", process_id=waiting, zzz=1)
+    assert reply["warnings"] == ["unknown field 'zzz' has no effect"]
+    sections = {
+        "type": "sd_trainer", "model": {"name_or_path": "emoji-base"}, "network": {"type": "lora"},
+        "datasets": [{"folder_path": "cats"}],
+    }  # fmt: skip
+    config = {"job": "extension", "config": {"name": "x", "process": [sections]}}
+    started = world.ask("train", config=config)
+    shown = world.ask("process_status", process_id=started["process_id"])["process"]
+    assert shown["warnings"] == started["warnings"] != []
+
+
 def test_what_has_no_effect_in_a_config_is_told(world):
     sections = {
         "type": "sd_trainer", "model": {"name_or_path": "emoji-base"}, "train": {"steps": 3},

@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from loradash.domain.process import (
     MAX_PRIORITY,
+    MAX_WARNING_CHARACTERS,
+    MAX_WARNINGS,
     MIN_PRIORITY,
     TRANSITIONS,
     Problem,
@@ -423,3 +425,20 @@ def test_times_without_a_zone_are_refused():
     fields = waiting().model_dump() | {"created_at": datetime(2026, 3, 1)}
     with pytest.raises(ValidationError, match="timezone"):
         ProcessRecord.model_validate(fields)
+
+
+def test_warnings_are_kept_once_shortened_and_up_to_a_number():
+    record = renewed(take(waiting()), "token", now=at(1), lease_s=30, warnings=["a", "b", "a"])
+    assert (record.warnings, record.updated_at) == (("a", "b"), at(1))
+    again = renewed(record, "token", now=at(2), lease_s=30, warnings=["b"])
+    assert (again.warnings, again.updated_at) == (record.warnings, at(1))
+    long = renewed(record, "token", now=at(2), lease_s=30, warnings=["x" * 5000])
+    assert len(long.warnings[-1]) == MAX_WARNING_CHARACTERS
+    for count in (MAX_WARNINGS - 2, MAX_WARNINGS - 1, 500):
+        many = [f"warning {number}" for number in range(count)]
+        full = renewed(record, "token", now=at(2), lease_s=30, warnings=many)
+        assert len(full.warnings) == min(count + 2, MAX_WARNINGS)
+        assert full.warnings[:3] == ("a", "b", "warning 0")
+        assert ("in the log" in full.warnings[-1]) == (count + 2 > MAX_WARNINGS)
+        more = renewed(full, "token", now=at(3), lease_s=30, warnings=["one more"])
+        assert len(more.warnings) == MAX_WARNINGS

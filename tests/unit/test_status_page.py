@@ -79,6 +79,13 @@ def test_a_failed_process_is_shown_with_its_reason(world):
     assert "the GPU has no memory left" in shown
 
 
+def test_a_processs_warnings_are_shown(world):
+    process_id = world.running(warnings=(f"the rate is high {EVIL}",)).id
+    text = page(world)
+    assert "the rate is high" in row(text, process_id)
+    assert EVIL not in text
+
+
 def test_what_waits_is_shown_with_its_place(world):
     first, second = world.waiting().id, world.waiting(priority=5).id
     text = page(world)

@@ -181,6 +181,8 @@ def _show(one: dict[str, Any], as_json: bool) -> None:
         for problem in one["error_problems"]:
             say(f"            - {problem}")
         say(f"  remedy    {one['remedy']}")
+    for warning in one["process"].get("warnings", ()):  # an older server has none
+        say(f"  warning   {warning}")
     for note in one["attempts"]:
         ending = note["ending"] or "running"
         say(f"  attempt {note['number']}: steps {note['from_step']} to {note['to_step']}, {ending}")

@@ -6,7 +6,7 @@ in loradash decides what a status may become.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -20,7 +20,11 @@ from loradash.domain.kinds import Kind
 from loradash.errors import ConflictingState, InvalidRequest, LeaseLost, WorkerLost
 
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
+MAX_WARNINGS = 50
+"""Distinct warnings that a record keeps; the last place then says that there are more."""
+MAX_WARNING_CHARACTERS = 1000
 _ATTEMPTS_KEPT = 20
+_MORE_WARNINGS = "there are more warnings; they are in the log"
 
 
 class Status(StrEnum):
@@ -169,6 +173,9 @@ class ProcessRecord(_Frozen):
         "", description="the object with its config; '' is where earlier releases put it"
     )
     origin: Origin | None = Field(None, description="None: it began with fresh weights")
+    warnings: tuple[str, ...] = Field(
+        (), description="what the user should know of it, from its submission and all attempts"
+    )
     engine: EngineUse = Field(
         EngineUse(),
         description="the one that was chosen, in the version that worked last; earlier releases "
@@ -237,8 +244,9 @@ def renewed(
     now: datetime,
     lease_s: float,
     progress: Progress | None = None,
+    warnings: Iterable[str] = (),
 ) -> ProcessRecord:
-    """The owner is alive and tells how far it is. Raises `LeaseLost`."""
+    """The owner is alive, and reports its progress and new warnings. Raises `LeaseLost`."""
     lease = record.owned_by(token).lease
     assert lease is not None
     changes: dict[str, Any] = {
@@ -252,7 +260,18 @@ def renewed(
     }
     if progress is not None and progress != record.progress:
         changes |= {"progress": progress, "updated_at": now}
+    if (kept := merged_warnings(record.warnings, warnings)) != record.warnings:
+        changes |= {"warnings": kept, "updated_at": now}
     return record.model_copy(update=changes)
+
+
+def merged_warnings(warnings: Iterable[str], more: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return all warnings, each once and shortened, as many as a record keeps."""
+    texts = (text[:MAX_WARNING_CHARACTERS] for text in (*warnings, *more))
+    distinct = tuple(dict.fromkeys(texts))
+    if len(distinct) <= MAX_WARNINGS:
+        return distinct
+    return (*distinct[: MAX_WARNINGS - 1], _MORE_WARNINGS)
 
 
 def resumed_at(record: ProcessRecord, token: str, step: int, now: datetime) -> ProcessRecord:

@@ -74,6 +74,7 @@ def process_detail_json(view: ProcessDetail) -> Json:
         }
         for entry in view.artifacts
     ]  # fmt: skip
+    shown["warnings"] = list(view.warnings)
     return shown
 
 

@@ -68,6 +68,7 @@ def process_status(
     process = process_detail_json(services.processes.get(request.process_id))
     reply = {**process, "process": process}
     del reply["error"]  # a worker's queue would take the whole reply for an error
+    del reply["warnings"]  # beside a reply they are about the request
     if request.log_after is not None:
         lines = services.processes.log(request.process_id, request.log_after, request.log_limit)
         reply["log"] = [line.model_dump(mode="json") for line in lines]

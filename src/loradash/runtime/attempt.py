@@ -32,7 +32,7 @@ from loradash.domain.events import (
     Terminal,
     Warned,
 )
-from loradash.domain.process import Problem, ProcessRecord, Progress
+from loradash.domain.process import Problem, ProcessRecord, Progress, merged_warnings
 from loradash.errors import (
     DiskFull,
     LeaseLost,
@@ -117,6 +117,8 @@ class Attempt:
         self._unsubscribe: Callable[[], None] = _nothing
         self._renewed_s = time.monotonic() - _age_s(record, timing)
         self._shown = record.progress
+        self._warnings: tuple[str, ...] = ()
+        self._shown_warnings: tuple[str, ...] = ()
         self._results_wait = False
         self._patience = Patience(
             timing.store_patience_s, stop, timing.stop_grace_s,
@@ -164,6 +166,12 @@ class Attempt:
             self._lines.append(NewLine(self.number, datetime.now(UTC), "loradash", _plain(text)))
         self._due.set()
 
+    def warn(self, text: str) -> None:
+        """Note what the user should know, in the record and in the process's log."""
+        with self._lock:
+            self._warnings = merged_warnings(self._warnings, [_plain(text)])
+        self.say(f"warning: {text}")
+
     def show(self, phase: str, detail: str = "") -> None:
         """Tell what is being done before the engine can."""
         with self._lock:
@@ -191,7 +199,7 @@ class Attempt:
                 self.keeper.checkpoint_later(Path(event.path), event.step)
                 self.say(f"checkpoint at step {event.step} ({event.size_bytes} bytes)")
             case Warned():
-                self.say(f"warning: {event.message}")
+                self.warn(event.message)
             case _:
                 pass
         if self._on_event:
@@ -217,7 +225,7 @@ class Attempt:
                 given_up = self._results_wait and self.stop.count
                 ending = Stopped(time_s=time.time()) if given_up else failure(error, resumable=True)
             else:
-                self.say(f"warning: {error}")
+                self.warn(str(error))
         self.say(_end_text(ending))
         self._end_ticker()
         tries = 0
@@ -367,7 +375,7 @@ class Attempt:
             rewind_to, self._rewind_to = self._rewind_to, None
             metrics, self._metrics = self._metrics, []
             lines, self._lines = self._lines, []
-            progress = self._progress
+            progress, warnings = self._progress, self._warnings
         if self._pump:
             lines += [
                 NewLine(self.number, datetime.now(UTC), "engine", text)
@@ -389,8 +397,8 @@ class Attempt:
                 self._rewind_to = rewind_to if self._rewind_to is None else self._rewind_to
             raise
         due = time.monotonic() - self._renewed_s > self._timing.lease_s / 4
-        if due or progress != self._shown:
-            self._renew(progress)
+        if due or progress != self._shown or warnings != self._shown_warnings:
+            self._renew(progress, warnings)
 
     def _rewind(self, step: int, before: tuple[StepDone, ...]) -> None:
         self._registry.change(
@@ -410,16 +418,16 @@ class Attempt:
         began = [one.number for one in self.record.attempts if one.started_at <= done_at]
         return _metric(event, began[-1] if began else 1, done_at)
 
-    def _renew(self, progress: Progress) -> None:
+    def _renew(self, progress: Progress, warnings: tuple[str, ...]) -> None:
         began_s = time.monotonic()
         self._registry.change(
             self.id,
             lambda record: changes.renewed(
                 record, self.token, now=datetime.now(UTC), lease_s=self._timing.lease_s,
-                progress=progress,
+                progress=progress, warnings=warnings,
             ),
         )  # fmt: skip
-        self._shown, self._renewed_s = progress, began_s
+        self._shown, self._shown_warnings, self._renewed_s = progress, warnings, began_s
 
     def _check_disk(self) -> None:
         """Stop the work, with a checkpoint, while there is still room for one."""

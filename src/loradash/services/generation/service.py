@@ -19,7 +19,7 @@ from loradash.domain.generation import (
 )
 from loradash.domain.ids import new_process_id, process_id_of
 from loradash.domain.kinds import GENERATION
-from loradash.domain.process import ProcessRecord, Progress
+from loradash.domain.process import ProcessRecord, Progress, merged_warnings
 from loradash.domain.schema import validate
 from loradash.domain.yaml_text import dump_mapping, load_mapping
 from loradash.engines.catalogue import Engines
@@ -147,7 +147,7 @@ class GenerationService:
             id=process_id, kind=GENERATION.name, name=request.name, created_at=now, enqueued_at=now,
             updated_at=now, priority=priority, request_id=request_id, summary=_summary(request),
             progress=Progress(total_steps=len(request.prompts) * request.num_images),
-            engine=self._engines.choose(request.engine),
+            engine=self._engines.choose(request.engine), warnings=merged_warnings(request.warnings),
         )  # fmt: skip
         text = dump_mapping(request.model_dump(mode="json", exclude_defaults=True))
         _read_back(text)

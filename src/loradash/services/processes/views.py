@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from loradash.domain.engine_use import EngineUse
 from loradash.domain.kinds import Kind
 from loradash.domain.process import (
     AttemptNote,
@@ -28,6 +29,7 @@ class ProcessView(_View):
 
     id: str
     kind: Kind
+    engine: EngineUse
     name: str
     status: Status
     is_lost: bool = Field(description="running, but its worker is dead; it will be queued again")
@@ -46,6 +48,7 @@ class ProcessView(_View):
     cancel_requested_at: AwareDatetime | None
     error: Problem | None
     is_resumable: bool
+    warnings: tuple[str, ...]
     output_prefix: str = Field(description="of the keys of its results; '' unless completed")
     request_id: str
     origin: Origin | None
@@ -123,9 +126,9 @@ def _fields(
     record: ProcessRecord, now: datetime, queue_position: int | None, owner_is_lost: bool
 ) -> dict[str, Any]:
     same = (
-        "id", "kind", "name", "status", "created_at", "updated_at", "started_at", "ended_at",
-        "priority", "progress", "attempt_count", "device", "cancel_requested_at", "error",
-        "output_prefix", "request_id", "origin", "summary",
+        "id", "kind", "engine", "name", "status", "created_at", "updated_at", "started_at",
+        "ended_at", "priority", "progress", "attempt_count", "device", "cancel_requested_at",
+        "error", "output_prefix", "request_id", "origin", "summary", "warnings",
     )  # fmt: skip
     return {
         **{name: getattr(record, name) for name in same},

@@ -31,7 +31,7 @@ from loradash.domain.events import (
 from loradash.domain.ids import new_process_id, process_id_of
 from loradash.domain.kinds import TRAINING
 from loradash.domain.native_sizes import FORMER_SIZE, far_from_native, sizes_left_open
-from loradash.domain.process import Origin, ProcessRecord, Progress
+from loradash.domain.process import Origin, ProcessRecord, Progress, merged_warnings
 from loradash.domain.random_seeds import MAX_DRAWN_SEED, with_seeds_drawn
 from loradash.domain.sizes import counted
 from loradash.domain.training_config import DatasetSection, TrainingConfig
@@ -289,6 +289,7 @@ class TrainingService:
             enqueued_at=now, updated_at=now, priority=priority, request_id=request_id,
             summary=_summary(checked.config),
             progress=_start(checked), origin=checked.origin, engine=checked.engine,
+            warnings=merged_warnings(checked.warnings),
         )  # fmt: skip
         text = config_text or training_text(checked.config)
         return submit(self._registry, self._store, record, text, may_exist=bool(key), taking=taking)
@@ -567,7 +568,7 @@ def _give_sizes(engine: Trains, attempt: Attempt, path: Path) -> None:
     partial_path.replace(path)
     attempt.say(f"sizes that the config leaves open: {with_sizes.process.sample.width} pixels")
     for warning in warnings:
-        attempt.say(f"warning: {warning}")
+        attempt.warn(warning)
 
 
 def training_paths(config: TrainingConfig) -> dict[str, str | None]:
