@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from PIL import Image
 
 from loradash.engines.engine import Command
 from loradash.settings import Settings
+from tests.unit.no_network import network_refused
 
 settings.register_profile(
     "loradash",
@@ -24,6 +25,18 @@ settings.register_profile("explore", parent=settings.get_profile("loradash"),
                           derandomize=False, max_examples=1000)  # fmt: skip
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "loradash"))
 
+TIMEOUT_S = 180
+"""For one unit test; the slowest takes a few seconds on an idle machine."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give unit tests less time than `pyproject.toml` gives the others."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
 PRELUDE = """
 import json, os, signal, subprocess, sys, time
 FD = int(os.environ["LORADASH_EVENTS_FD"])
@@ -32,6 +45,14 @@ with open("groups.txt", "a") as file:
 def emit(type, **fields):
     os.write(FD, (json.dumps({"type": type, **fields}) + "\\n").encode())
 """
+
+
+@pytest.fixture(autouse=True)
+def no_network() -> Iterator[None]:
+    """Fail a test that tries to reach another machine, even if the code copes with the refusal."""
+    with network_refused() as tried:
+        yield
+    assert tried == []
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 
@@ -77,13 +78,18 @@ def use(what, folder):
     """Ask HOST for something; whatever comes of it."""
     try:
         if what == "our requests to the store":
-            next(iter(store().list()), None)
+            with closing(store()) as one:
+                next(iter(one.list()), None)
         elif what == "obstore":
-            store()._bucket.try_once("GET", "a", lambda: store()._bucket.open_once("a"))
+            with closing(store()) as one:
+                one._bucket.try_once("GET", "a", lambda: one._bucket.open_once("a"))
         elif what == "runpod":
-            RunpodClient(
-                api_key="a" * 20, endpoint_id="x", base_url=f"http://{HOST}/v2", retries=0
-            ).health()
+            with closing(
+                RunpodClient(
+                    api_key="a" * 20, endpoint_id="x", base_url=f"http://{HOST}/v2", retries=0
+                )
+            ) as client:
+                client.health()
         elif what == "import":
             UrlImporter(is_allowed=lambda _: True).fetch(f"http://{HOST}/a.png", folder / "a", 1000)
         else:

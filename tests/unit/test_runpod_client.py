@@ -523,10 +523,17 @@ class Endpoint:
     def __init__(self, queue):
         self.queue = queue
         self.id = f"ep-{uuid.uuid4().hex[:8]}"
+        self._clients = []
         self.client = self.client_with(KEY)
 
     def client_with(self, key, **options):
-        return RunpodClient(api_key=key, endpoint_id=self.id, base_url=self.queue.url, **options)
+        client = RunpodClient(api_key=key, endpoint_id=self.id, base_url=self.queue.url, **options)
+        self._clients.append(client)
+        return client
+
+    def close(self):
+        for client in self._clients:
+            client.close()
 
     def take(self):
         return self.queue.call("GET", f"/v2/{self.id}/job-take/w?gpu=none").json()
@@ -541,7 +548,7 @@ def endpoint(queue):
     endpoint = Endpoint(queue)
     yield endpoint
     queue.clear_faults()
-    endpoint.client.close()
+    endpoint.close()
 
 
 def test_a_job_goes_the_whole_way(endpoint):
