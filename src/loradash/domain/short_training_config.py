@@ -115,6 +115,33 @@ class ShortTrainingConfig(Section):
 
     def expanded(self) -> dict[str, Any]:
         """Return the same training as a document of the full form."""
+        process: dict[str, Any] = {
+            "type": "diffusion_trainer",
+            "trigger_word": self.trigger_word,
+            "training_seed": self.seed,
+            "network": {
+                "type": "lora",
+                **self._network(),
+                **({"target_modules": self.target_modules} if self.target_modules else {}),
+            },
+            "save": {
+                "save_every": self.save_every,
+                "max_step_saves_to_keep": self.keep_checkpoints,
+                "metadata": self.metadata,
+            },
+            "datasets": self._datasets(),
+            "train": self._train(),
+            "model": {"name_or_path": self.base_model},
+            "sample": self._sample(),
+        }
+        return {
+            "job": "extension",
+            **({"engine": self.engine} if self.engine else {}),
+            "config": {"name": self.name, "process": [process]},
+            **({"meta": meta} if (meta := self._meta()) else {}),
+        }
+
+    def _datasets(self) -> list[dict[str, Any]]:
         resolution = {"resolution": self.resolution} if self.resolution else {}
         datasets: list[dict[str, Any]] = [
             {
@@ -135,6 +162,9 @@ class ShortTrainingConfig(Section):
                     "on_bad_image": self.on_bad_image,
                 }
             )
+        return datasets
+
+    def _train(self) -> dict[str, Any]:
         train: dict[str, Any] = {
             "steps": self.steps,
             "batch_size": self.batch_size,
@@ -152,40 +182,19 @@ class ShortTrainingConfig(Section):
         }
         if self.ema_decay:
             train["ema_config"] = {"use_ema": True, "ema_decay": self.ema_decay}
+        return {key: value for key, value in train.items() if value is not None}
+
+    def _sample(self) -> dict[str, Any]:
         size = self.sample_size or (self.resolution[0] if self.resolution else None)
-        process: dict[str, Any] = {
-            "type": "diffusion_trainer",
-            "trigger_word": self.trigger_word,
-            "training_seed": self.seed,
-            "network": {
-                "type": "lora",
-                **self._network(),
-                **({"target_modules": self.target_modules} if self.target_modules else {}),
-            },
-            "save": {
-                "save_every": self.save_every,
-                "max_step_saves_to_keep": self.keep_checkpoints,
-                "metadata": self.metadata,
-            },
-            "datasets": datasets,
-            "train": {key: value for key, value in train.items() if value is not None},
-            "model": {"name_or_path": self.base_model},
-            "sample": {
-                "sampler": self.sampler,
-                "sample_every": self.sample_every,
-                **({"width": size, "height": size} if size else {}),
-                "sample_steps": self.sample_steps,
-                "guidance_scale": self.guidance_scale,
-                "prompts": self.sample_prompts,
-                "walk_seed": True,
-                "seed": self.seed,
-            },
-        }
         return {
-            "job": "extension",
-            **({"engine": self.engine} if self.engine else {}),
-            "config": {"name": self.name, "process": [process]},
-            **({"meta": meta} if (meta := self._meta()) else {}),
+            "sampler": self.sampler,
+            "sample_every": self.sample_every,
+            **({"width": size, "height": size} if size else {}),
+            "sample_steps": self.sample_steps,
+            "guidance_scale": self.guidance_scale,
+            "prompts": self.sample_prompts,
+            "walk_seed": True,
+            "seed": self.seed,
         }
 
     def _meta(self) -> dict[str, Any]:
