@@ -297,7 +297,7 @@ def test_every_key_of_the_short_form_changes_the_expanded_config():
         "from_adapter": "train_x",
         "sample_prompts": ["x"], "sample_every": 3, "sample_size": 64, "sample_steps": 3,
         "guidance_scale": 1.5, "sampler": "ddim", "metadata": "minimal", "description": "d",
-        "author": "a", "license": "MIT", "usage_hint": "u", "tags": ["t"],
+        "author": "a", "license": "MIT", "usage_hint": "u", "tags": ["t"], "engine": "other",
     }  # fmt: skip
     assert set(values) == set(ShortTrainingConfig.known_keys())
     short = {**SHORT, "regularization": "prior"}
