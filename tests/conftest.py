@@ -1,4 +1,4 @@
-"""What all tests share: real S3 servers, started by the first test that asks for one."""
+"""What all tests share: real servers, each started by the first test that asks for it."""
 
 import gc
 import signal
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers.juicefs import JuiceServer
+from tests.servers.postgres import PostgresServer
 from tests.servers.seaweedfs import SeaweedServer
 from tests.servers.server import S3Server
 
@@ -82,4 +83,11 @@ def seaweedfs() -> Iterator[SeaweedServer]:
 def juicefs() -> Iterator[JuiceServer]:
     """An S3 server that ignores conditions; take a `new_bucket` of it in each test."""
     with JuiceServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server; take a `new_schema` of it in each test."""
+    with PostgresServer() as server:
         yield server

@@ -239,7 +239,8 @@ class Settings(BaseSettings):
     database_url: str = Field(
         "",
         validation_alias="DATABASE_URL",
-        description="SQLAlchemy URL of the registry; default: registry.sqlite3 in the workspace.",
+        description="URL of the registry's database: sqlite:////folder/file or "
+        "postgresql://user:password@host/database; default: registry.sqlite3 in the workspace.",
     )
     registry: Literal["auto", "sql", "objects"] = Field(
         "auto",

@@ -29,7 +29,7 @@ from .test_registries import (
 )
 
 
-@pytest.fixture(params=["memory", "sqlite", "objects", "shared", *SERVERS])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "objects", "shared", *SERVERS])
 def programs(request, tmp_path):
     """Two registries as two programs have them: they see the same processes."""
     if request.param == "memory":
@@ -39,6 +39,12 @@ def programs(request, tmp_path):
         url = f"sqlite:///{tmp_path}/registry.sqlite3"
         with closing(SqlRegistry(url)) as one, closing(SqlRegistry(url)) as other:
             yield one, other
+    elif request.param == "postgres":
+        server = request.getfixturevalue("postgres")
+        url = server.new_schema()
+        with closing(SqlRegistry(url)) as one, closing(SqlRegistry(url)) as other:
+            yield one, other
+        server.drop_schema(url)
     else:
         with closing(make_store(request.param, request, tmp_path)) as store:
             yield tuple(ObjectRegistry(store, settle_s=0.2) for _ in range(2))

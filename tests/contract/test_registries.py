@@ -32,6 +32,7 @@ from loradash.errors import (
     NotFound,
     RegistryUnavailable,
 )
+from loradash.registry import tables
 from loradash.registry.database import Database
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.objects import ObjectRegistry
@@ -68,14 +69,39 @@ def make_store(kind, request, tmp_path):
     return S3Store(config_of(request.getfixturevalue(kind), prefix="some/where"))
 
 
-@pytest.fixture(params=["memory", "sql", "objects", "shared", *SERVERS])
+@pytest.fixture(scope="session")
+def postgres_registry(postgres):
+    """One for all tests: creating tables takes longer than most of them."""
+    with closing(SqlRegistry(postgres.new_schema())) as registry:
+        yield registry
+
+
+def emptied(registry):
+    """Return a registry in a database without its processes, and with an open queue."""
+
+    def empty(connection):
+        for table in reversed(tables.metadata.sorted_tables):
+            if table is not tables.state and table is not tables.counts:
+                connection.execute(table.delete())
+        connection.execute(tables.counts.update().values(count=0))
+
+    registry._database.write(empty)
+    registry.pause(False)
+    return registry
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres", "objects", "shared", *SERVERS])
 def registry(request, url, tmp_path):
-    if request.param in ("memory", "sql"):
+    is_server = request.param in ("postgres", *SERVERS)
+    if is_server and request.node.get_closest_marker("many_processes"):
+        pytest.skip("more processes than a real server is asked to create in a test")
+    if request.param == "postgres":
+        yield emptied(request.getfixturevalue("postgres_registry"))
+        return
+    if request.param in ("memory", "sqlite"):
         with closing(MemoryRegistry() if request.param == "memory" else SqlRegistry(url)) as made:
             yield made
         return
-    if request.param in SERVERS and request.node.get_closest_marker("many_processes"):
-        pytest.skip("more processes than a real server is asked to create in a test")
     with closing(make_store(request.param, request, tmp_path)) as store:
         yield ObjectRegistry(store, settle_s=0.2)
 
@@ -875,6 +901,14 @@ def test_a_part_of_a_log_can_be_read(registry, options, expected):
     assert [one.text for one in lines] == [str(number) for number in expected]
 
 
+def test_nothing_comes_after_a_number_that_no_database_can_hold(registry):
+    process_id = running(registry).id
+    registry.append_log(process_id, "token", [line("a")])
+    registry.append_metrics(process_id, "token", [metric(1)])
+    assert registry.log(process_id, after=10**30) == ()
+    assert registry.metrics(process_id, after_step=10**30) == ()
+
+
 def test_a_process_without_anything_has_nothing(registry):
     process_id = registry.create(new()).id
     assert registry.metrics(process_id) == registry.log(process_id) == ()
@@ -908,7 +942,9 @@ def test_artifacts_can_be_dropped_and_missing_ones_are_ignored(registry):
     for one in (process_id, other):
         for key in "abc":
             registry.put_artifacts("token", [artifact(one, key)])
-    registry.drop_artifacts(process_id, ["a", "missing", "c"])
+    registry.drop_artifacts(process_id, ["a", "missing", "c", "\0", "b\0", "\ud800"])
+    registry.put_artifacts("token", [artifact(other, "d")], replaces=["d", "\0", "\ud800"])
+    registry.drop_artifacts(other, ["d"])
     registry.drop_artifacts(process_id, [])
     assert [one.key for one in registry.artifacts(process_id)] == ["b"]
     assert len(registry.artifacts(other)) == 3
@@ -1133,7 +1169,7 @@ class TestSqlRegistry:
             "sqlite:///file:x?mode=memory&uri=true",
             "sqlite://host/registry.sqlite3",
             "sqlite:///registry.sqlite3?timeout=x",
-            "postgresql://user:secret@host/loradash",
+            "mysql://user:secret@host/loradash",
             "nonsense://x",
         ],
     )

@@ -1,6 +1,7 @@
 """What a registry needs to know of the database product that holds it."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,6 +12,8 @@ class Dialect(Protocol):
 
     url_remedy: str
     """What a usable URL looks like."""
+    reading_options: Mapping[str, Any]
+    """Execution options with which each statement is a transaction of its own."""
 
     def open_engine(self, url: URL, wait_s: float) -> Engine:
         """Return an engine whose transactions wait up to ``wait_s`` for each other.
@@ -25,11 +28,27 @@ class Dialect(Protocol):
         ...
 
     def back_up(self, engine: Engine, version: int) -> str:
-        """Copy the database before its first migration; return a sentence that says where to.
+        """Copy the database before its first migration; return where the copy is.
 
-        The caller holds the schema's lock in another connection. Raises `RegistryUnavailable` if
-        the copy can't be made or doesn't verify.
+        The caller holds the schema's lock in another connection. '' says that only the operator
+        can make a copy. Raises `RegistryUnavailable` if it can't be made or doesn't verify.
         """
+        ...
+
+    def announce(self, connection: Connection, process_id: str) -> None:
+        """Wake other programs when this transaction has changed a process, if that is possible."""
+        ...
+
+    def about_to_commit(self, connection: Connection) -> Any:
+        """Return a mark of the transaction by which `is_committed` finds it; None for none."""
+        ...
+
+    def is_committed(self, connection: Connection, commit: Any) -> bool | None:
+        """Whether a transaction was committed, asked in another one; None if it isn't known."""
+        ...
+
+    def is_passing(self, error: SQLAlchemyError) -> bool:
+        """Whether the same transaction may succeed if it is tried again soon."""
         ...
 
     def reason(self, error: SQLAlchemyError) -> str:

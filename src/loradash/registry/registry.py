@@ -235,6 +235,22 @@ class Sweepable(Protocol):
         ...
 
 
+@runtime_checkable
+class Notifies(Protocol):
+    """An ability of registries that announce changes to other programs as they happen.
+
+    An announcement is a hint: it may get lost, so whoever waits for one polls besides.
+    """
+
+    def wait_for_change(self, timeout_s: float) -> bool:
+        """Wait until a process was created, or its status or a request to cancel it changed.
+
+        Return False after ``timeout_s`` without an announcement, and after `close`. True may also
+        mean that some may have been missed. One thread at a time may wait.
+        """
+        ...
+
+
 def no_such_process(process_id: str) -> NotFound:
     """Return the error for an id that no process has."""
     return NotFound(

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
 
 from loradash.domain.ids import is_process_id
 from loradash.domain.process import ProcessRecord, Status
@@ -21,10 +20,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def add_record(connection: Connection, record: ProcessRecord) -> None:
     """Insert a record. Raises `ConflictingState` if its id exists."""
-    try:
-        connection.execute(insert(processes).values(columns(record)))
-    except IntegrityError as error:
-        raise process_exists(record.id) from error
+    row = inserting(connection, processes).on_conflict_do_nothing(processes.primary_key)
+    counted = row.execution_options(preserve_rowcount=True)
+    if not connection.execute(counted, columns(record)).rowcount:
+        raise process_exists(record.id)
     _count(connection, {(record.kind, record.status): 1})
 
 

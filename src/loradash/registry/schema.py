@@ -96,8 +96,15 @@ def _migrate(
     newest = FIRST_VERSION + len(migrations)
     if found.version >= newest:  # another program has just done it
         return found
-    backup = database.dialect.back_up(database.engine, found.version)
-    log.info("registry_backed_up", registry=database.name, version=found.version, backup=backup)
+    if backup := database.dialect.back_up(database.engine, found.version):
+        log.info("registry_backed_up", registry=database.name, version=found.version, path=backup)
+    else:
+        log.warning(
+            "registry_not_backed_up",
+            registry=database.name,
+            version=found.version,
+            reason="only its operator can copy this database, with pg_dump for example",
+        )
     for migration in migrations:
         if migration.version > found.version:
             migration.apply(connection)

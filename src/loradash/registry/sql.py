@@ -45,7 +45,9 @@ from loradash.registry.tables import (
     processes,
     state,
 )
+from loradash.storage.store import check_key
 
+_LARGEST = 2**63 - 1  # of a BIGINT
 _QUEUE_ORDER = (processes.c.priority.desc(), processes.c.enqueued_us, processes.c.id)
 
 
@@ -69,6 +71,7 @@ class SqlRegistry:
         def add(connection: Connection) -> None:
             add_record(connection, record)
             note_change(connection, record.id, Part.RECORD)
+            self._database.dialect.announce(connection, record.id)
 
         self._database.write(add)
         return record
@@ -140,7 +143,7 @@ class SqlRegistry:
         """See `ProcessRegistry.metrics`."""
         query = (
             select(metrics.c.document)
-            .where(metrics.c.process_id == process_id, metrics.c.step > after_step)
+            .where(metrics.c.process_id == process_id, metrics.c.step > min(after_step, _LARGEST))
             .order_by(metrics.c.step)
             .limit(limit)
         )
@@ -167,7 +170,7 @@ class SqlRegistry:
         number = log_lines.c.number
         query = (
             select(log_lines.c.document)
-            .where(log_lines.c.process_id == process_id, number > after)
+            .where(log_lines.c.process_id == process_id, number > min(after, _LARGEST))
             .order_by(number.desc() if newest else number)
             .limit(limit)
         )
@@ -180,7 +183,7 @@ class SqlRegistry:
         """See `ProcessRegistry.put_artifacts`."""
         process_id = entries[0].process_id
         rows = {
-            artifact.key: {
+            check_key(artifact.key): {
                 "process_id": process_id,
                 "key": artifact.key,
                 "kind": artifact.kind,
@@ -288,6 +291,8 @@ class SqlRegistry:
         old, new = change_record(connection, process_id, change)
         if new != old:
             note_change(connection, process_id, Part.RECORD)
+        if (old.status, old.cancel_requested_at) != (new.status, new.cancel_requested_at):
+            self._database.dialect.announce(connection, process_id)
         return new
 
     def _as_owner(
@@ -340,4 +345,13 @@ def _is_paused(connection: Connection, *, until_commit: bool = False) -> bool:
 
 
 def _keyed(process_id: str, keys: Sequence[str]) -> list[dict[str, str]]:
-    return [{"process_id": process_id, "key": key} for key in keys]
+    """Return the primary keys of artifacts, without those that no database can be asked for."""
+    return [{"process_id": process_id, "key": key} for key in keys if _is_storable(key)]
+
+
+def _is_storable(text: str) -> bool:
+    """Whether a text has neither NUL, which PostgreSQL refuses, nor lone surrogates."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False

@@ -4,8 +4,11 @@ import contextlib
 import os
 import sqlite3
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,6 +32,7 @@ class SqliteDialect:
     """See `loradash.registry.dialect.Dialect`."""
 
     url_remedy = "Give a URL like sqlite:////folder/registry.sqlite3, without parameters."
+    reading_options: Mapping[str, Any] = MappingProxyType({})
 
     def open_engine(self, url: URL, wait_s: float) -> Engine:
         """Return an engine for the file, which is created for this user alone if it is missing.
@@ -103,6 +107,20 @@ class SqliteDialect:
                 remedy="Free some space beside the file and retry; nothing was changed.",
             ) from error
         return str(copy)
+
+    def announce(self, connection: Connection, process_id: str) -> None:
+        """See `Dialect.announce`: other programs poll the file."""
+
+    def about_to_commit(self, connection: Connection) -> None:
+        """See `Dialect.about_to_commit`: a commit of a file has an outcome."""
+
+    def is_committed(self, connection: Connection, commit: None) -> None:
+        """See `Dialect.is_committed`."""
+
+    def is_passing(self, error: SQLAlchemyError) -> bool:
+        """See `Dialect.is_passing`: SQLite has waited for other programs already."""
+        del error
+        return False
 
     def reason(self, error: SQLAlchemyError) -> str:
         """See `Dialect.reason`."""

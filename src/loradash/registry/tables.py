@@ -27,10 +27,13 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+Code = String().with_variant(String(collation="C"), "postgresql")
+"""Text that is compared byte by byte, as cursors are: a server's language would sort otherwise."""
+
 state = Table(
     "registry_state",
     metadata,
-    Column("name", String, primary_key=True),
+    Column("name", Code, primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
 """Single values: the versions of `loradash.registry.schema`, and PAUSED_NAME."""
@@ -40,9 +43,9 @@ PAUSED_NAME = "queue_paused"
 processes = Table(
     "processes",
     metadata,
-    Column("id", String, primary_key=True),
-    Column("kind", String, nullable=False),
-    Column("status", String, nullable=False),
+    Column("id", Code, primary_key=True),
+    Column("kind", Code, nullable=False),
+    Column("status", Code, nullable=False),
     Column("created_us", BigInteger, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("enqueued_us", BigInteger, nullable=False),
@@ -63,8 +66,8 @@ Index("processes_lapsed", processes.c.lease_expires_us, processes.c.id)
 counts = Table(
     "process_counts",
     metadata,
-    Column("kind", String, primary_key=True),
-    Column("status", String, primary_key=True),
+    Column("kind", Code, primary_key=True),
+    Column("status", Code, primary_key=True),
     Column("count", BigInteger, nullable=False),
 )
 """How many processes there are, kept with each write: counting them would take ever longer."""
@@ -72,7 +75,7 @@ counts = Table(
 process_changes = Table(
     "process_changes",
     metadata,
-    Column("process_id", ForeignKey(processes.c.id), primary_key=True),
+    Column("process_id", Code, ForeignKey(processes.c.id), primary_key=True),
     Column("changed", BigInteger, nullable=False),
     Column("record", BigInteger, nullable=False, server_default="0"),
     Column("metrics", BigInteger, nullable=False, server_default="0"),
@@ -88,7 +91,7 @@ Index("process_changes_newest", process_changes.c.changed)
 metrics = Table(
     "metrics",
     metadata,
-    Column("process_id", ForeignKey(processes.c.id), primary_key=True),
+    Column("process_id", Code, ForeignKey(processes.c.id), primary_key=True),
     Column("step", BigInteger, primary_key=True),
     Column("document", Text, nullable=False),
 )
@@ -96,7 +99,7 @@ metrics = Table(
 log_lines = Table(
     "log_lines",
     metadata,
-    Column("process_id", ForeignKey(processes.c.id), primary_key=True),
+    Column("process_id", Code, ForeignKey(processes.c.id), primary_key=True),
     Column("number", BigInteger, primary_key=True),
     Column("document", Text, nullable=False),
 )
@@ -104,9 +107,9 @@ log_lines = Table(
 artifacts = Table(
     "artifacts",
     metadata,
-    Column("process_id", ForeignKey(processes.c.id), primary_key=True),
-    Column("key", String, primary_key=True),
-    Column("kind", String, nullable=False),
+    Column("process_id", Code, ForeignKey(processes.c.id), primary_key=True),
+    Column("key", Code, primary_key=True),
+    Column("kind", Code, nullable=False),
     Column("created_us", BigInteger, nullable=False),
     Column("document", Text, nullable=False),
 )

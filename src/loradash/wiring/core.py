@@ -161,7 +161,7 @@ def for_workers_elsewhere(settings: Settings) -> Settings:
     if settings.registry != "objects" and settings.registry_url.startswith("sqlite"):
         problems.append(
             "the records are in a SQLite file, which workers can't see: unset DATABASE_URL or name "
-            "another database, and let LORADASH_REGISTRY be auto or objects"
+            "a PostgreSQL database, and let LORADASH_REGISTRY be auto or objects"
         )
     if problems:
         raise InvalidSettings(
@@ -240,9 +240,9 @@ def _make_registry(settings: Settings, store: ObjectStore) -> _Registry:
         from loradash.registry.objects import ObjectRegistry
 
         return ObjectRegistry(_renewing(store, settings.lease_s))
-    from loradash.registry.sql import SqlRegistry
+    from loradash.registry.opening import open_database_registry
 
-    return SqlRegistry(settings.registry_url)
+    return open_database_registry(settings.registry_url)
 
 
 def _renewing(store: ObjectStore, lease_s: float) -> ObjectStore:
