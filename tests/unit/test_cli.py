@@ -1,11 +1,15 @@
 """The command line as a whole: help, options, completion."""
 
+from datetime import UTC, datetime
+
 import pytest
 from typer.testing import CliRunner
 
 from loradash.cli import completion
 from loradash.cli.app import app
 from loradash.errors import InvalidSettings, ServerUnreachable
+from loradash.services.datasets.summary import DatasetSummary
+from loradash.services.results.views import FileView, ModelPage, ModelView
 
 run = CliRunner().invoke
 
@@ -49,6 +53,20 @@ class Target:
             raise self.reply
         return self.reply
 
+    def models(self, _limit, _cursor):
+        return ModelPage(models=tuple(trained(*one) for one in self.reply))
+
+    def datasets(self):
+        return tuple(DatasetSummary(name=name, total_images=images) for name, images in self.reply)
+
+
+def trained(process_id, name):
+    file = FileView(
+        process_id=process_id, kind="lora", key="k", address="k", name="x", filename="x",
+        size_bytes=1, sha256="", created_at=datetime.now(UTC),
+    )  # fmt: skip
+    return ModelView(file=file, name=name)
+
 
 @pytest.mark.parametrize(
     ("complete", "reply", "found"),
@@ -63,18 +81,17 @@ class Target:
         ),
         (
             completion.adapter_ids,
-            {"models": [{"process_id": "train_a", "name": "cats"}]},
+            [("train_a", "cats")],
             [("train_a", "cats")],
         ),
         (
             completion.adapter_names,
-            {"models": [{"process_id": "train_a", "name": "tray"},
-                        {"process_id": "train_b", "name": "cats"}]},
+            [("train_a", "tray"), ("train_b", "cats")],
             [("train_a", "tray"), ("tray", "train_a"), ("train_b", "cats")],
         ),
         (
             completion.dataset_names,
-            {"datasets": [{"name": "tra", "total_images": 3}, {"name": "b", "total_images": 1}]},
+            [("tra", 3), ("b", 1)],
             [("tra", "3 images")],
         ),
     ],

@@ -14,6 +14,7 @@ import loradash
 from loradash.cli import main, output, terminal
 from loradash.cli.app import app
 from loradash.domain.events import ImageWritten, PhaseChanged, Warned
+from loradash.protocol.reply_reading import models_of
 from loradash.visible_text import visible
 from tests.nasty_names import BRACKETS, NASTY, NOT_UTF8, harmful
 
@@ -149,15 +150,17 @@ class Fake:
     def __exit__(self, *_):
         pass
 
+    def models(self, _limit, _cursor):
+        text = self.text
+        model = {
+            "process_id": "train_a", "name": text, "filename": text, "size": 1, "path": text,
+            "s3_key": text, "sha256": text, "created_at": "2026-01-01T00:00:00Z",
+            "metadata": {"trigger_word": text, "base_model": text, "steps": None},
+        }  # fmt: skip
+        return models_of({"models": [model], "missing": [text], "next_cursor": text})
+
     def ask(self, **request):
         text = self.text
-        if request["type"] == "list_models":
-            facts = {"trigger_word": text, "base_model": text}
-            model = {
-                "process_id": "train_a", "name": text, "filename": text, "size": 1,
-                "metadata": facts, "created_at": "2026-01-01T00:00:00Z",
-            }  # fmt: skip
-            return {"models": [model], "note": text, "next_cursor": text}
         shown = {
             "id": "train_a", "name": text, "type": "training", "status": "failed", "lost": False,
             "cancel_requested": False, "phase": text, "phase_detail": text, "step": 1,

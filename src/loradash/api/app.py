@@ -194,8 +194,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:  # noqa: C901 - each func
 
     @app.patch("/models/{adapter:path}", tags=["models"], summary="Change a model's shown name")
     def rename(adapter: _Adapter, wanted: _Name) -> Response:
-        record = services.adapters.rename(adapter, wanted.name)
-        return json_response({"process_id": record.id, "name": record.name})
+        return json_response(services.adapters.rename(adapter, wanted.name).model_dump(mode="json"))
 
     @app.delete("/models/{adapter:path}", tags=["models"], summary="Delete a trained LoRA")
     def delete_model(adapter: _Adapter) -> Response:

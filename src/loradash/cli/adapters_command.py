@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from loradash.visible_text import visible
 
 if TYPE_CHECKING:
     from loradash.cli.backend import Backend
+    from loradash.services.adapters.views import AdapterView
 
 Json = Annotated[bool, typer.Option("--json", help="The reply as JSON.")]
 Adapter = Annotated[
@@ -35,35 +36,37 @@ def list_(
     from loradash.cli.output import to_stderr
     from loradash.cli.terminal import print_table
     from loradash.domain.sizes import size_text
+    from loradash.protocol.result_json import missing_note
 
-    more = {"cursor": cursor} if cursor else {}
     with _backend() as backend:
-        reply = backend.ask(type="list_models", limit=limit, **more)
-    if as_json:
-        say_json(reply)
-        return
+        if as_json:
+            more = {"cursor": cursor} if cursor else {}
+            say_json(backend.ask(type="list_models", limit=limit, **more))
+            return
+        page = backend.models(limit, cursor)
     rows = [
         (
-            one["process_id"], one["name"], one["filename"], size_text(one["size"]),
-            one["metadata"]["trigger_word"] or "", one["metadata"]["base_model"] or "",
-            one["created_at"][:16].replace("T", " "),
+            one.file.process_id, one.name, one.file.filename, size_text(one.file.size_bytes),
+            one.trigger_word or "", one.base_model or "", f"{one.file.created_at:%Y-%m-%d %H:%M}",
         )
-        for one in reply["models"]
+        for one in page.models
     ]  # fmt: skip
     heads = ("process id", "name", "file", "size", "trigger word", "base model", "made")
     print_table(heads, rows, "no trained LoRAs yet")
-    if note := reply.get("note"):
-        to_stderr(note)
-    if reply["next_cursor"]:
-        to_stderr(f"more with --cursor {reply['next_cursor']!r}")
+    if page.missing:
+        to_stderr(missing_note(page.missing))
+    if page.next_cursor:
+        to_stderr(f"more with --cursor {page.next_cursor!r}")
 
 
 def show(adapter: Adapter, as_json: Json = False) -> None:
     """Show what a trained LoRA is: its settings, its file, and which programs read it."""
+    from loradash.protocol.result_json import adapter_json
+
     with _backend() as backend:
         one = backend.adapter(adapter)
     if as_json:
-        say_json(one)
+        say_json(adapter_json(one))
     else:
         say(*(f"{label:<12}  {text}" for label, text in _facts(one) if text))
 
@@ -75,11 +78,11 @@ def rename(
 ) -> None:
     """Change the name that a trained LoRA is shown with. Its files keep theirs."""
     with _backend() as backend:
-        reply = backend.rename_adapter(adapter, name)
+        renamed = backend.rename_adapter(adapter, name)
     if as_json:
-        say_json(reply)
+        say_json(renamed.model_dump(mode="json"))
     else:
-        say(f"{reply['process_id']}: {reply['name']}")
+        say(f"{renamed.process_id}: {renamed.name}")
 
 
 def delete(
@@ -91,15 +94,17 @@ def delete(
 
     The training's record, previews and checkpoints stay.
     """
+    from loradash.protocol.result_json import deletion_reply
+
     with _backend() as backend:
         if not yes:
-            one = backend.adapter(adapter)
-            what = f"Delete the LoRA {one['name']} of {one['process_id']}?"
+            one = backend.adapter(adapter).model
+            what = f"Delete the LoRA {one.name} of {one.file.process_id}?"
             typer.confirm(visible(what), abort=True, err=True)
-            adapter = one["process_id"]
-        reply = backend.delete_adapter(adapter)
+            adapter = one.file.process_id
+        report = backend.delete_adapter(adapter)
     if as_json:
-        say_json(reply)
+        say_json(deletion_reply(report))
     else:
         say(f"deleted the LoRA of {adapter}")
 
@@ -131,17 +136,24 @@ def download(
     target.check()
     files = []
     with _backend() as backend:
-        wanted = [backend.adapter(adapter) for adapter in adapters]
+        wanted = [backend.adapter(adapter).model for adapter in adapters]
         for one in wanted:
-            fetch = partial(backend.fetch, one["s3_key"])
+            fetch = partial(backend.fetch, one.file.key)
             if isinstance(target, NamedFile):
-                path = target.write(fetch, one["sha256"])
+                path = target.write(fetch, one.file.sha256)
             else:
-                path = target.write(one["filename"], fetch, one["sha256"])
-            files.append({key: one[key] for key in ("process_id", "name", "sha256", "size")})
-            files[-1]["path"] = str(path)
+                path = target.write(one.file.filename, fetch, one.file.sha256)
+            files.append(
+                {
+                    "process_id": one.file.process_id,
+                    "name": one.name,
+                    "sha256": one.file.sha256,
+                    "size": one.file.size_bytes,
+                    "path": str(path),
+                }
+            )
             if not as_json:
-                say(f"{path}: {size_text(one['size'])}")
+                say(f"{path}: {size_text(one.file.size_bytes)}")
     if as_json:
         say_json({"files": files})
 
@@ -153,26 +165,24 @@ def _backend() -> "Backend":
     return backend(load_settings())
 
 
-def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(adapter: "AdapterView") -> list[tuple[str, str]]:
     from loradash.domain.sizes import size_text
 
-    told = one["metadata"]
-    dimensions = " ".join(
-        f"{name} {told[name]}" for name in ("rank", "alpha") if told[name] is not None
-    )
-    base = told["base_model"] or ""
+    model, file = adapter.model, adapter.model.file
+    dimensions = (("rank", adapter.rank), ("alpha", adapter.alpha))
+    base = model.base_model or ""
     return [
-        ("name", one["name"]),
-        ("process", one["process_id"]),
-        ("base model", f"{base} ({told['family']})" if told["family"] else base),
-        ("trigger word", told["trigger_word"] or ""),
-        ("dimensions", dimensions),
-        ("steps", str(told["steps"] or "")),
-        ("made", one["created_at"][:19].replace("T", " ")),
-        ("file", f"{one['filename']}, {size_text(one['size'])}"),
-        ("tensors", f"{told['layers']} layers, {told['dtype']}, {told['key_names']} names"),
-        ("SHA-256", one["sha256"]),
-        ("stored as", one["path"]),
-        ("works in", ", ".join(one["works_in"])),
-        ("used by", ", ".join(one["used_by"])),
+        ("name", model.name),
+        ("process", file.process_id),
+        ("base model", f"{base} ({adapter.family})" if adapter.family else base),
+        ("trigger word", model.trigger_word or ""),
+        ("dimensions", " ".join(f"{name} {size}" for name, size in dimensions if size is not None)),
+        ("steps", str(model.steps or "")),
+        ("made", f"{file.created_at:%Y-%m-%d %H:%M:%S}"),
+        ("file", f"{file.filename}, {size_text(file.size_bytes)}"),
+        ("tensors", f"{adapter.layers} layers, {adapter.dtype}, {adapter.key_names} names"),
+        ("SHA-256", file.sha256),
+        ("stored as", file.address),
+        ("works in", ", ".join(adapter.works_in)),
+        ("used by", ", ".join(adapter.used_by)),
     ]

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     import httpx2
 
     from loradash.protocol.dispatch import Dispatcher
-    from loradash.services.adapters.service import AdapterService
+    from loradash.services.adapters.views import AdapterName, AdapterView
+    from loradash.services.datasets.summary import DatasetSummary
     from loradash.services.processes.service import ProcessService
+    from loradash.services.results.views import DeletionReport, ModelPage
+    from loradash.services.use_cases import Services
     from loradash.wiring.core import Core
 
 POLL_S = 0.5
@@ -59,16 +62,24 @@ class Backend(Protocol):
         """Show, pause or resume the queue."""
         ...
 
-    def adapter(self, reference: str) -> dict[str, Any]:
+    def models(self, limit: int, cursor: str) -> "ModelPage":
+        """Return trained LoRAs, the newest first."""
+        ...
+
+    def adapter(self, reference: str) -> "AdapterView":
         """Return what is known of a trained LoRA, by its id or name."""
         ...
 
-    def rename_adapter(self, reference: str, name: str) -> dict[str, Any]:
+    def rename_adapter(self, reference: str, name: str) -> "AdapterName":
         """Change the name that a trained LoRA is shown with."""
         ...
 
-    def delete_adapter(self, reference: str) -> dict[str, Any]:
+    def delete_adapter(self, reference: str) -> "DeletionReport":
         """Delete a trained LoRA."""
+        ...
+
+    def datasets(self) -> "tuple[DatasetSummary, ...]":
+        """Return the stored datasets by name."""
         ...
 
 
@@ -151,32 +162,34 @@ class LocalBackend:
 
         return queue_json(self._processes.queue())
 
-    def adapter(self, reference: str) -> dict[str, Any]:
+    def models(self, limit: int, cursor: str) -> "ModelPage":
+        """See `Backend.models`."""
+        return self._services.results.lists.models(limit, cursor)
+
+    def adapter(self, reference: str) -> "AdapterView":
         """See `Backend.adapter`."""
-        from loradash.protocol.result_json import adapter_json
+        return self._services.adapters.show(reference)
 
-        return adapter_json(self._adapters.show(reference))
-
-    def rename_adapter(self, reference: str, name: str) -> dict[str, Any]:
+    def rename_adapter(self, reference: str, name: str) -> "AdapterName":
         """See `Backend.rename_adapter`."""
-        record = self._adapters.rename(reference, name)
-        return {"process_id": record.id, "name": record.name}
+        return self._services.adapters.rename(reference, name)
 
-    def delete_adapter(self, reference: str) -> dict[str, Any]:
+    def delete_adapter(self, reference: str) -> "DeletionReport":
         """See `Backend.delete_adapter`."""
-        from loradash.protocol.result_json import deletion_reply
+        return self._services.adapters.delete(reference)
 
-        return deletion_reply(self._adapters.delete(reference))
+    def datasets(self) -> "tuple[DatasetSummary, ...]":
+        """See `Backend.datasets`."""
+        return self._services.datasets.details.all()
 
     @property
-    def _adapters(self) -> "AdapterService":
+    def _services(self) -> "Services":
         assert self._dispatcher
-        return self._dispatcher.services.adapters
+        return self._dispatcher.services
 
     @property
     def _processes(self) -> "ProcessService":
-        assert self._dispatcher
-        return self._dispatcher.services.processes
+        return self._services.processes
 
 
 class HttpBackend:
@@ -264,17 +277,36 @@ class HttpBackend:
             self._send("POST", f"/queue/{action}")
         return self._send("GET", "/queue")
 
-    def adapter(self, reference: str) -> dict[str, Any]:
+    def models(self, limit: int, cursor: str) -> "ModelPage":
+        """See `Backend.models`."""
+        from loradash.protocol.reply_reading import models_of
+
+        more = {"cursor": cursor} if cursor else {}
+        return models_of(self.ask(type="list_models", limit=limit, **more))
+
+    def adapter(self, reference: str) -> "AdapterView":
         """See `Backend.adapter`."""
-        return self._send("GET", f"/models/{quote(reference, safe='')}")
+        from loradash.protocol.reply_reading import adapter_of
 
-    def rename_adapter(self, reference: str, name: str) -> dict[str, Any]:
+        return adapter_of(self._send("GET", _model_path(reference)))
+
+    def rename_adapter(self, reference: str, name: str) -> "AdapterName":
         """See `Backend.rename_adapter`."""
-        return self._send("PATCH", f"/models/{quote(reference, safe='')}", {"name": name})
+        from loradash.protocol.reply_reading import adapter_name_of
 
-    def delete_adapter(self, reference: str) -> dict[str, Any]:
+        return adapter_name_of(self._send("PATCH", _model_path(reference), {"name": name}))
+
+    def delete_adapter(self, reference: str) -> "DeletionReport":
         """See `Backend.delete_adapter`."""
-        return self._send("DELETE", f"/models/{quote(reference, safe='')}")
+        from loradash.protocol.reply_reading import deletion_of
+
+        return deletion_of(self._send("DELETE", _model_path(reference)))
+
+    def datasets(self) -> "tuple[DatasetSummary, ...]":
+        """See `Backend.datasets`."""
+        from loradash.protocol.reply_reading import datasets_of
+
+        return datasets_of(self.ask(type="list_dataset_folders"))
 
     def _send(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         import httpx2
@@ -292,6 +324,10 @@ class HttpBackend:
                 f"{self._url} isn't a loradash server", remedy="Correct LORADASH_URL."
             )
         return _unless_error(reply)
+
+
+def _model_path(reference: str) -> str:
+    return f"/models/{quote(reference, safe='')}"
 
 
 def _pieces(file: IO[bytes], on_bytes: Callable[[int], None]) -> Iterator[bytes]:

@@ -2,13 +2,18 @@
 
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from loradash.domain.sizes import counted
 from loradash.visible_text import visible
 
+if TYPE_CHECKING:
+    from loradash.cli.backend import Backend
+    from loradash.services.results.views import ModelView
+
 _ANSWERS_S = 3.0
 _SHOWN = 50
+_MODELS_SHOWN = 200
 
 Completion = tuple[str, str]
 
@@ -17,9 +22,9 @@ def process_ids(incomplete: str) -> list[Completion]:
     """Return the newest processes, with name and status."""
     return _answered(
         incomplete,
-        {"type": "processes", "limit": _SHOWN},
-        lambda reply: (
-            (one["id"], f"{one['name']}, {one['status']}") for one in reply["processes"]
+        lambda target: (
+            (one["id"], f"{one['name']}, {one['status']}")
+            for one in target.ask(type="processes", limit=_SHOWN)["processes"]
         ),
     )
 
@@ -28,8 +33,7 @@ def adapter_ids(incomplete: str) -> list[Completion]:
     """Return the trainings that have an adapter."""
     return _answered(
         incomplete,
-        {"type": "list_models"},
-        lambda reply: ((one["process_id"], one["name"]) for one in reply["models"]),
+        lambda target: ((one.file.process_id, one.name) for one in _models(target)),
     )
 
 
@@ -37,11 +41,10 @@ def adapter_names(incomplete: str) -> list[Completion]:
     """Return the trainings that have an adapter, and the adapters' names."""
     return _answered(
         incomplete,
-        {"type": "list_models"},
-        lambda reply: (
+        lambda target: (
             pair
-            for one in reply["models"]
-            for pair in ((one["process_id"], one["name"]), (one["name"], one["process_id"]))
+            for one in _models(target)
+            for pair in ((one.file.process_id, one.name), (one.name, one.file.process_id))
         ),
     )
 
@@ -50,17 +53,18 @@ def dataset_names(incomplete: str) -> list[Completion]:
     """Return the stored datasets."""
     return _answered(
         incomplete,
-        {"type": "list_dataset_folders"},
-        lambda reply: (
-            (one["name"], counted(one["total_images"], "image")) for one in reply["datasets"]
+        lambda target: (
+            (one.name, counted(one.total_images, "image")) for one in target.datasets()
         ),
     )
 
 
+def _models(target: "Backend") -> "tuple[ModelView, ...]":
+    return target.models(_MODELS_SHOWN, "").models
+
+
 def _answered(
-    incomplete: str,
-    request: dict[str, Any],
-    read: Callable[[dict[str, Any]], Iterable[Completion]],
+    incomplete: str, ask: "Callable[[Backend], Iterable[Completion]]"
 ) -> list[Completion]:
     from loradash.cli.backend import backend
     from loradash.errors import LoradashError
@@ -70,6 +74,5 @@ def _answered(
         contextlib.suppress(LoradashError, OSError),
         backend(load_settings(), timeout_s=_ANSWERS_S) as target,
     ):
-        found = read(target.ask(**request))
-        return [(name, visible(text)) for name, text in found if name.startswith(incomplete)]
+        return [(name, visible(text)) for name, text in ask(target) if name.startswith(incomplete)]
     return []

@@ -112,15 +112,15 @@ def list_(
     from loradash.settings import load_settings
 
     with backend(load_settings()) as source:
-        reply = source.ask(type="list_dataset_folders")
-    if as_json:
-        print_result(reply)
-        return
+        if as_json:
+            print_result(source.ask(type="list_dataset_folders"))
+            return
+        datasets = source.datasets()
     rows = [
         (
-            one["name"], str(one["total_images"]), str(one["total_captions"]),
-            size_text(one["size_bytes"]), one["trigger_word"],
+            one.name, str(one.total_images), str(one.total_captions), size_text(one.size_bytes),
+            one.trigger_word,
         )
-        for one in reply["datasets"]
+        for one in datasets
     ]  # fmt: skip
     print_table(("dataset", "images", "captions", "size", "trigger word"), rows, "no datasets yet")

@@ -127,12 +127,14 @@ def check_adapters(references: Sequence[str], settings: Settings) -> None:
 
 def base_model_of(target: Backend, reference: str) -> str:
     """Return the base model of a training that runs or has run there. Raises `NotFound`."""
-    with contextlib.suppress(LookupError, TypeError):
-        if not is_process_id(reference):
-            return str(target.adapter(reference)["metadata"]["base_model"])
-        shown = target.ask(type="process_status", process_id=reference)["config"]
-        if name := shown["config"]["process"][0]["model"]["name_or_path"]:
-            return str(name)
+    if not is_process_id(reference):
+        if base_model := target.adapter(reference).model.base_model:
+            return base_model
+    else:
+        with contextlib.suppress(LookupError, TypeError):
+            shown = target.ask(type="process_status", process_id=reference)["config"]
+            if name := shown["config"]["process"][0]["model"]["name_or_path"]:
+                return str(name)
     raise NotFound(f"no base model is known of adapter {reference}", remedy="Give --base-model.")
 
 

@@ -179,6 +179,10 @@ def _time(file: FileView) -> str:
     return file.created_at.isoformat(timespec="milliseconds")
 
 
+def missing_note(missing: Sequence[str]) -> str:
+    """Say what to do about results that a list leaves out, as the store hasn't got them."""
+    return _NOTE.format(count=len(missing)) if missing else ""
+
+
 def _note_of(missing: Sequence[str]) -> dict[str, Any]:
-    """What a list says of entries that it leaves out, as the store hasn't got them."""
-    return {"missing": list(missing), "note": _NOTE.format(count=len(missing))} if missing else {}
+    return {"missing": list(missing), "note": missing_note(missing)} if missing else {}

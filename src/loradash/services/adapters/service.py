@@ -14,7 +14,7 @@ from loradash.registry.registry import ProcessRegistry
 from loradash.services.adapters.stored import StoredAdapters
 from loradash.services.adapters.stored_header import read_header
 from loradash.services.adapters.uses import users_of
-from loradash.services.adapters.views import AdapterView
+from loradash.services.adapters.views import AdapterName, AdapterView
 from loradash.services.results.results import Results
 from loradash.services.results.views import DeletionReport, ModelView
 from loradash.storage.store import ObjectStore
@@ -80,7 +80,7 @@ class AdapterService:
             elapsed_ms=round(elapsed_s * 1000),
         )
 
-    def rename(self, reference: str, name: str) -> ProcessRecord:
+    def rename(self, reference: str, name: str) -> AdapterName:
         """Change the name that an adapter is shown with; its files keep theirs.
 
         Raises `NotFound`, `InvalidRequest` for what can't be a name, and `ConflictingState` for a
@@ -98,7 +98,8 @@ class AdapterService:
                 f"the trained LoRA {taken.id} is called {taken.name!r} already",
                 remedy="Give another name, or rename that one first.",
             )
-        return self._registry.change(process_id, change)
+        renamed = self._registry.change(process_id, change)
+        return AdapterName(process_id=renamed.id, name=renamed.name)
 
     def delete(self, reference: str) -> DeletionReport:
         """Delete an adapter; the training's record, previews and checkpoints stay.

@@ -27,3 +27,12 @@ class AdapterView(BaseModel):
     used_by: tuple[str, ...]
     file_metadata: Mapping[str, str]
     elapsed_ms: int
+
+
+class AdapterName(BaseModel):
+    """The name that an adapter is shown with."""
+
+    model_config = ConfigDict(frozen=True)
+
+    process_id: str
+    name: str
