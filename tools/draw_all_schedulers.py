@@ -21,7 +21,7 @@ from loradash.engines.diffusers.base_models.families import find_base_model
 from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.sampling import Drawing, draw, one_color
-from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.stop_signal import StopSignal
 from loradash.errors import ImageNotFinite, InvalidConfig
 
 GUIDANCES = (0.0, 1.0, 7.0)

@@ -187,7 +187,8 @@ class Settings(BaseSettings):
         "diffusers",
         pattern=r"^[a-z][a-z0-9_-]*$",
         validation_alias="LORADASH_ENGINE",
-        description="Engine of trainings and generations that name none.",
+        description="Engine of trainings and generations that name none: diffusers, or scripted, "
+        "which learns and draws nothing and shows how everything works.",
     )
     device: str = Field(
         "auto",

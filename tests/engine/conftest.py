@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from loradash.domain.events import Event, Failed, Warned
 from loradash.domain.training_text import parse_training
 from loradash.engines.diffusers.child.run_training import run_training
-from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.engine import DiffusersEngine
+from loradash.engines.stop_signal import StopSignal
 from loradash.errors import LoradashError
 from loradash.services.datasets.folders import check_for_training
 from tests.engine.tiny_models import build_stable_diffusion, build_stable_diffusion_xl

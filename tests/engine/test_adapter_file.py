@@ -21,9 +21,9 @@ from loradash.domain.generation import AdapterUse, GenerationRequest
 from loradash.engines.diffusers.base_models.families import find_base_model
 from loradash.engines.diffusers.child.adapter_header import HASHES, finish_header
 from loradash.engines.diffusers.child.run_generator import LoadedPipeline
-from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.engine import read_adapter_header
 from loradash.engines.diffusers.job import Generate, ResolvedAdapter
+from loradash.engines.stop_signal import StopSignal
 from tests.engine.conftest import CREATED_AT, LocalTraining, Recorder
 
 Start = Callable[..., LocalTraining]

@@ -20,7 +20,7 @@ from loradash.engines.diffusers.child.adapter_reading import (
 )
 from loradash.engines.diffusers.child.architecture import AdaptedModule
 from loradash.engines.diffusers.child.base_model import load_base_model
-from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.stop_signal import StopSignal
 from loradash.errors import InvalidAdapter
 from tests.engine.adapter_table import documented_outcomes
 from tests.engine.conftest import Recorder

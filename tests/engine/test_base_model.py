@@ -15,7 +15,7 @@ from loradash.domain.training_config import TrainSection
 from loradash.engines.diffusers.base_models.families import BaseModelSource, find_base_model
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.base_model import load_base_model
-from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.stop_signal import StopSignal
 from loradash.errors import Interrupted, InvalidBaseModel
 from tests.engine.conftest import LocalTraining, Recorder
 from tests.engine.original_format import write_single_file

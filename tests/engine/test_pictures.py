@@ -12,9 +12,9 @@ from loradash.domain.generation import GenerationRequest
 from loradash.engines.diffusers.base_models.families import find_base_model
 from loradash.engines.diffusers.child import previews
 from loradash.engines.diffusers.child.run_generator import LoadedPipeline
-from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.diffusers.job import Generate, TrainingJob
+from loradash.engines.stop_signal import StopSignal
 from loradash.errors import ImageNotFinite
 from loradash.services.datasets.folders import check_for_training
 from tests.engine.conftest import LocalTraining, Recorder

@@ -15,7 +15,7 @@ from loradash.engines.diffusers.adapters.original_names import original_name
 from loradash.engines.diffusers.base_models.families import find_base_model
 from loradash.engines.diffusers.child.architecture import Architecture, ImageFacts
 from loradash.engines.diffusers.child.base_model import load_base_model
-from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.stop_signal import StopSignal
 from tests.engine.conftest import LocalTraining, Recorder
 from tests.engine.test_resume import EVERYTHING, EVERYTHING_FULL, assert_equal_weights
 from tests.engine.tiny_models import build_stable_diffusion_xl

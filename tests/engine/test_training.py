@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from loradash.engines.diffusers.child import previews
 from loradash.engines.diffusers.child import run_training as run_module
 from loradash.engines.diffusers.child.stable_diffusion import StableDiffusion
-from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.stop_signal import StopSignal
 from tests.engine.conftest import LocalTraining, write_dataset
 
 Start = Callable[..., LocalTraining]

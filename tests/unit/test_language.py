@@ -35,7 +35,7 @@ STILL_TO_READ = {
     "src/loradash/cli/output.py",
     "src/loradash/dev/queue.py",
     "src/loradash/domain/process.py",
-    "src/loradash/engines/diffusers/child/stop.py",
+    "src/loradash/engines/stop_signal.py",
     "src/loradash/executors/executor.py",
     "src/loradash/executors/local.py",
     "src/loradash/executors/runpod.py",

@@ -15,8 +15,8 @@ from loradash.engines.diffusers.base_models.inspection import inspect
 from loradash.engines.diffusers.drawing_limits import DrawingLimits, drawing_limits
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.diffusers.preview_checks import check_previews
-from loradash.engines.diffusers.sample_prompts import sample_prompts
 from loradash.engines.diffusers.support import check
+from loradash.engines.sample_prompts import sample_prompts
 from loradash.errors import InvalidConfig
 
 

@@ -74,7 +74,7 @@ class ScriptedEngine:
     def __init__(self, body=TRAINS):
         self.body = body
         self.size = None
-        self.finds = ("lora", "sample", "config", "job", "metrics", "log")
+        self.finds = ("lora", "sample", "job")
 
     def check_training(self, config):
         return ("a warning",)
@@ -135,10 +135,7 @@ class ScriptedEngine:
         found = [
             *(Artifact("lora", path) for path in sorted(folder.glob("lora/*"))),
             *(Artifact("sample", path) for path in sorted(folder.glob("samples/*"))),
-            Artifact("config", folder / "config.yaml"),
             Artifact("job", folder / "job.json"),
-            Artifact("metrics", folder / "events.jsonl"),
-            Artifact("log", folder / "log.txt"),
         ]
         return [artifact for artifact in found if artifact.kind in self.finds]
 

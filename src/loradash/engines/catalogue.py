@@ -14,6 +14,9 @@ from loradash.domain.schema import nearest
 from loradash.engines.engine import (
     Engine,
     ExtendsTrainings,
+    ResumesExactly,
+    SamplesNow,
+    SavesNow,
     StartsFromAdapters,
     Trains,
     WarmGenerator,
@@ -31,6 +34,9 @@ class Abilities(NamedTuple):
     generates: WarmGenerator | None
     extends: ExtendsTrainings | None
     starts: StartsFromAdapters | None
+    resumes_exactly: ResumesExactly | None
+    saves_now: SavesNow | None
+    samples_now: SamplesNow | None
 
     @property
     def use(self) -> EngineUse:
@@ -46,6 +52,9 @@ def abilities_of(engine: Engine) -> Abilities:
         generates=engine if isinstance(engine, WarmGenerator) else None,
         extends=engine if isinstance(engine, ExtendsTrainings) else None,
         starts=engine if isinstance(engine, StartsFromAdapters) else None,
+        resumes_exactly=engine if isinstance(engine, ResumesExactly) else None,
+        saves_now=engine if isinstance(engine, SavesNow) else None,
+        samples_now=engine if isinstance(engine, SamplesNow) else None,
     )
 
 
@@ -102,6 +111,10 @@ class Engines:
     def use(self, name: str) -> EngineUse:
         """Return the engine that works for this name now. Raises `EngineUnavailable`."""
         return self._of(name).use
+
+    def abilities(self, name: str) -> Abilities:
+        """Return all that an engine can do. Raises `EngineUnavailable`."""
+        return self._of(name)
 
     def adapters_in(self, folder: Path) -> list[Path]:
         """List the finished adapters in a training's folder, whichever engine has trained there."""

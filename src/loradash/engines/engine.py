@@ -151,7 +151,10 @@ class Trains(Engine, ReadsAdapters, Protocol):
         ...
 
     def artifacts(self, folder: Path) -> list[Artifact]:
-        """List what a training has produced so far, except checkpoints, whatever the format."""
+        """List what the engine has produced so far, except checkpoints, whatever the format.
+
+        The config, the log and the events are written and kept by who runs the engine.
+        """
         ...
 
 
@@ -186,6 +189,34 @@ class StartsFromAdapters(Protocol):
 
     def network_of(self, path: Path) -> dict[str, float]:
         """Return rank and alpha under the config's names (``linear``, ``linear_alpha``, ...)."""
+        ...
+
+
+@runtime_checkable
+class ResumesExactly(Protocol):
+    """Ability: a training that was stopped anywhere and continued has the weights of one that ran
+    through, bit for bit."""
+
+    def resumes_exactly_on(self, device: str) -> bool:
+        """Whether that is so on a device of this kind: ``cpu``, ``cuda``, ``mps``."""
+        ...
+
+
+@runtime_checkable
+class SavesNow(Protocol):
+    """Ability: a running training writes a checkpoint when it is asked to, and goes on."""
+
+    def save_line(self) -> str:
+        """Return the line for its stdin that asks for one after the present step."""
+        ...
+
+
+@runtime_checkable
+class SamplesNow(Protocol):
+    """Ability: a running training draws its previews when it is asked to, and goes on."""
+
+    def sample_line(self) -> str:
+        """Return the line for its stdin that asks for them after the present step."""
         ...
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Literal
 
 from loradash.domain.events import Done, Event, Failed, Stopped, Terminal
@@ -83,11 +84,13 @@ def supervise(  # noqa: PLR0913 - what a run is made of
     records: ChildRecords | None = None,
     what: str = "",
     keep_open: tuple[int, ...] = (),
+    lines: "SimpleQueue[str] | None" = None,
 ) -> Terminal:
     """Run an engine and hand on its events; return how it ended.
 
     The terminal event is returned and not handed to ``on_event``: the caller reports it once the
-    result is verified. When this returns, no process of the engine's group is alive.
+    result is verified. When this returns, no process of the engine's group is alive. ``lines`` that
+    come meanwhile go to the engine's stdin, such as `SavesNow.save_line`.
     """
     try:
         child = Child(
@@ -102,7 +105,7 @@ def supervise(  # noqa: PLR0913 - what a run is made of
             "Check the installation with `loradash doctor`.",
         )  # fmt: skip
     with child:
-        terminal, ending = _follow(child, parse, on_event, limits, stop)
+        terminal, ending = _follow(child, parse, on_event, limits, stop, lines or SimpleQueue())
         exit_code = child.wait(_step_between_signals_s(stop))
     return _verdict(terminal, ending, exit_code, log_path, limits, has_checkpoint)
 
@@ -113,6 +116,7 @@ def _follow(
     on_event: Callable[[Event], None],
     limits: Limits,
     stop: StopRequest,
+    lines: "SimpleQueue[str]",
 ) -> tuple[Terminal | None, _Ending | None]:
     terminal: Terminal | None = None
     ending: _Ending | None = None
@@ -127,6 +131,8 @@ def _follow(
                 terminal = event
             elif event is not None:
                 on_event(event)
+        while not lines.empty():
+            child.send(lines.get())
         if ending is None:
             reason = _reason_to_end(stop, now - started, now - last_sign, limits)
             if reason:

@@ -6,6 +6,10 @@ from loradash.domain.ids import is_process_id
 from loradash.domain.kinds import GENERATION, KINDS, TRAINING, kind_of_id
 from loradash.errors import InvalidSettings, NotFound
 
+CONFIG_FILE, LOG_FILE, EVENTS_FILE = "config.yaml", "log.txt", "events.jsonl"
+LOSS_CURVE = "loss.png"
+"""Files in a training's folder that are ours and not its engine's."""
+
 _SHARED_FOLDERS = ("models/loras", "training_data")
 """In which a process of any kind may have a folder, beside that of its kind."""
 
@@ -75,7 +79,7 @@ class Workspace:
             "samples": [training / "samples.png"],
             "images": [self.generation(process_id).parent],
             "checkpoints": [self.lora(process_id)],
-            "logs": [training / "loss.png"],
+            "logs": [training / name for name in (LOSS_CURVE, LOG_FILE, EVENTS_FILE)],
             "all": self.folders_of(process_id),
         }
         return by_type[result_type]

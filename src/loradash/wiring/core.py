@@ -17,6 +17,7 @@ from loradash.domain.requests import REQUEST_TYPES
 from loradash.engines.catalogue import Engines
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.engine import WarmGenerator
+from loradash.engines.scripted.engine import ScriptedEngine
 from loradash.errors import InvalidKey, InvalidSettings
 from loradash.executors.executor import Executor, NoExecutor
 from loradash.executors.local import QueuedRegistry
@@ -92,6 +93,7 @@ def make_engines(settings: Settings, threads: int = 0, device: str = "") -> Engi
     return Engines(
         [
             DiffusersEngine(device=device, threads=threads, offline=settings.offline),
+            ScriptedEngine(),
         ],
         settings.engine,
     )

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from loradash.engines.diffusers.child.emitter import Emitter
-from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.stop_signal import StopSignal
 from loradash.streams import lossy_output
 
 

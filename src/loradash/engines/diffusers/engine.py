@@ -47,6 +47,7 @@ from loradash.engines.diffusers.job import (
 from loradash.engines.diffusers.text_checks import cut_texts
 from loradash.engines.diffusers.token_count import cutting
 from loradash.engines.engine import Artifact, Checkpoint, Command
+from loradash.engines.job_files import files_in, write_whole
 from loradash.error_list import ErrorList
 from loradash.errors import EngineUnavailable, InvalidAdapter, InvalidCheckpoint, InvalidConfig
 from loradash.paths import local_path
@@ -283,22 +284,16 @@ class DiffusersEngine:
         return dict(read_adapter_layout(path, values=True).file.metadata)
 
     def artifacts(self, folder: Path) -> list[Artifact]:
-        """List the final adapter, the samples, config and log."""
-        found = [Artifact("lora", path) for path in _files_in(folder / ADAPTER_FOLDER)]
-        found += [Artifact("sample", path) for path in _files_in(folder / SAMPLES_FOLDER)]
-        for kind, name in (
-            ("config", "config.yaml"),
-            ("job", JOB_FILE),
-            ("metrics", "events.jsonl"),
-            ("log", "log.txt"),
-        ):
-            if (path := folder / name).is_file():
-                found.append(Artifact(kind, path))  # type: ignore[arg-type]
+        """See `Trains.artifacts`."""
+        found = [Artifact("lora", path) for path in files_in(folder / ADAPTER_FOLDER)]
+        found += [Artifact("sample", path) for path in files_in(folder / SAMPLES_FOLDER)]
+        if (path := folder / JOB_FILE).is_file():
+            found.append(Artifact("job", path))
         return found
 
     def images(self, folder: Path) -> list[Path]:
         """See `WarmGenerator.images`."""
-        return list(_files_in(folder))
+        return list(files_in(folder))
 
     def job_file(self, folder: Path) -> Path:
         """See `Engine.job_file`."""
@@ -311,7 +306,7 @@ class DiffusersEngine:
     def checkpoints(self, folder: Path) -> list[Checkpoint]:
         """See `Engine.checkpoints`: they appear by a rename, so whatever has the name is whole."""
         return [
-            Checkpoint(found, _files_in(found))
+            Checkpoint(found, files_in(found))
             for found in sorted(folder.glob(f"{CHECKPOINTS_FOLDER}/step-*"))
         ]
 
@@ -362,9 +357,7 @@ class DiffusersEngine:
 
 
 def _write_job(job: TrainingJob, folder: Path) -> None:
-    partial = folder / f".{JOB_FILE}.partial"
-    partial.write_text(job.model_dump_json(indent=2), encoding="utf-8")
-    partial.replace(folder / JOB_FILE)
+    write_whole(folder / JOB_FILE, job.model_dump_json(indent=2))
 
 
 def _source_of(config: TrainingConfig) -> BaseModelSource:
@@ -372,14 +365,6 @@ def _source_of(config: TrainingConfig) -> BaseModelSource:
     return find_base_model(
         model.name_or_path, extras=model.extras_name_or_path, is_v_pred=model.is_v_pred
     )
-
-
-def _files_in(folder: Path) -> tuple[Path, ...]:
-    """The files of a folder by name, without those that are still being written."""
-    if not folder.is_dir():
-        return ()
-    names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return tuple(path for path in names if path.is_file())
 
 
 def read_adapter_header(path: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from loradash.domain.image_size import rounded_side
 from loradash.domain.schedulers import find_scheduler
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers.drawing_limits import DrawingLimits
-from loradash.engines.diffusers.sample_prompts import sample_prompts
+from loradash.engines.sample_prompts import sample_prompts
 
 
 class Findings(NamedTuple):

@@ -6,8 +6,8 @@ from loradash.datasets.captions import with_trigger
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.text_length import cut_captions
 from loradash.domain.training_config import DatasetSection, TrainingConfig
-from loradash.engines.diffusers.sample_prompts import sample_prompts
 from loradash.engines.diffusers.token_count import CutOf
+from loradash.engines.sample_prompts import sample_prompts
 
 
 def cut_texts(

@@ -62,7 +62,7 @@ from loradash.runtime.results import (
 )
 from loradash.runtime.submitted_config import config_key
 from loradash.runtime.supervisor import Limits, supervise
-from loradash.runtime.workspace import Workspace
+from loradash.runtime.workspace import CONFIG_FILE, EVENTS_FILE, LOG_FILE, Workspace
 from loradash.services.datasets.folders import Progress as ImageProgress
 from loradash.services.datasets.folders import check_for_training, check_sections
 from loradash.services.datasets.found import FoundDataset, find_dataset
@@ -73,10 +73,6 @@ from loradash.services.training.extension import Extensions
 from loradash.services.training.starting_adapter import ADAPTER_KEY, StartingAdapters
 from loradash.storage.disk import as_disk_full
 from loradash.storage.store import ObjectStore
-
-EVENTS_FILE = "events.jsonl"
-LOG_FILE = "log.txt"
-CONFIG_FILE = "config.yaml"
 
 _LOCK_PATIENCE_S = 15.0  # an engine that has lost its parent needs a moment for its checkpoint
 
@@ -510,7 +506,7 @@ class TrainingService:
             engine.verify_adapter(path)
             attempt.show("uploading", "results")
             attempt.patiently(attempt.keeper.flush)
-            artifacts = engine.artifacts(folder)
+            artifacts = [*engine.artifacts(folder), *_own_files(folder)]
             if not any(item.kind == "lora" and item.path == path for item in artifacts):
                 raise ResultsNotStored(f"the adapter {path} isn't among the training's results")
             attempt.patiently(lambda: self._store_missing(attempt, artifacts))
@@ -569,6 +565,16 @@ def _give_sizes(engine: Trains, attempt: Attempt, path: Path) -> None:
     attempt.say(f"sizes that the config leaves open: {with_sizes.process.sample.width} pixels")
     for warning in warnings:
         attempt.warn(warning)
+
+
+def _own_files(folder: Path) -> list[Artifact]:
+    """What we have written into a training's folder ourselves and keep among its results."""
+    own: list[Artifact] = [
+        Artifact("config", folder / CONFIG_FILE),
+        Artifact("metrics", folder / EVENTS_FILE),
+        Artifact("log", folder / LOG_FILE),
+    ]
+    return [one for one in own if one.path.is_file()]
 
 
 def training_paths(config: TrainingConfig) -> dict[str, str | None]:

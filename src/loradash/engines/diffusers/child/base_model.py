@@ -17,8 +17,8 @@ from loradash.engines.diffusers.child.networks import load_networks, not_finite
 from loradash.engines.diffusers.child.pickles import no_pickles, wanted_pickle
 from loradash.engines.diffusers.child.stable_diffusion import StableDiffusion
 from loradash.engines.diffusers.child.stable_diffusion_xl import StableDiffusionXL
-from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.token_count import text_limit
+from loradash.engines.stop_signal import StopSignal
 from loradash.errors import InvalidBaseModel, LoradashError, OutOfMemory
 
 ARCHITECTURES: dict[str, Callable[[Any], Architecture]] = {

@@ -19,7 +19,7 @@ from loradash.engines.diffusers.base_models.hub import TIMEOUT_S, HubFiles, HubM
 from loradash.engines.diffusers.base_models.hub_errors import told
 from loradash.engines.diffusers.base_models.inspection import inspect
 from loradash.engines.diffusers.child.emitter import Emitter
-from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.stop_signal import StopSignal
 from loradash.errors import Interrupted
 from loradash.storage.disk import as_disk_full
 

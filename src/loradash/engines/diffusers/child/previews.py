@@ -16,10 +16,10 @@ from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
 from loradash.engines.diffusers.child.sampling import Drawing, draw, one_color, save_image
-from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.child.trainer import Trainer
 from loradash.engines.diffusers.job import SAMPLES_FOLDER, TrainingJob
-from loradash.engines.diffusers.sample_prompts import SamplePrompt, sample_prompts
+from loradash.engines.sample_prompts import SamplePrompt, sample_prompts
+from loradash.engines.stop_signal import StopSignal
 from loradash.errors import DiskFull, ImageNotFinite, Interrupted, LoradashError
 
 

@@ -26,13 +26,13 @@ from loradash.engines.diffusers.child.failures import translated_errors
 from loradash.engines.diffusers.child.library_warnings import library_warnings
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
 from loradash.engines.diffusers.child.sampling import Drawing, draw, one_color, save_image
-from loradash.engines.diffusers.child.stop import StopSignal, stdin_lines
 from loradash.engines.diffusers.job import (
     GENERATOR_LINE,
     Cancel,
     Generate,
     ResolvedAdapter,
 )
+from loradash.engines.stop_signal import StopSignal, stdin_lines
 from loradash.errors import Interrupted, InvalidConfig, LoradashError
 
 MAX_LOADED_ADAPTERS = 8

@@ -25,7 +25,6 @@ from loradash.engines.diffusers.child.optimizers import optimizer_text
 from loradash.engines.diffusers.child.precision import DTYPES, pick_device, pick_precision
 from loradash.engines.diffusers.child.previews import Previews
 from loradash.engines.diffusers.child.randomness import seed_everything
-from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.child.thumbnail import thumbnail
 from loradash.engines.diffusers.child.trainer import Trainer, write_checkpoint
 from loradash.engines.diffusers.child.training_data import (
@@ -41,6 +40,7 @@ from loradash.engines.diffusers.job import (
     CHECKPOINTS_FOLDER,
     TrainingJob,
 )
+from loradash.engines.stop_signal import StopSignal
 from loradash.errors import (
     DiskFull,
     Interrupted,

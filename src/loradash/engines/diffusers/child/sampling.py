@@ -14,7 +14,7 @@ from loradash.domain.schedulers import SchedulerName
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.precision import autocast
 from loradash.engines.diffusers.child.schedulers import make_scheduler
-from loradash.engines.diffusers.child.stop import StopSignal
+from loradash.engines.stop_signal import StopSignal
 from loradash.errors import ImageNotFinite
 
 

@@ -38,8 +38,8 @@ from loradash.engines.diffusers.child.precision import autocast
 from loradash.engines.diffusers.child.randomness import generator, seed_everything
 from loradash.engines.diffusers.child.schedules import factor
 from loradash.engines.diffusers.child.speed import Speed
-from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.child.training_data import TrainingData
+from loradash.engines.stop_signal import StopSignal
 from loradash.errors import InvalidCheckpoint, LossNotFinite
 
 MAX_SKIPPED_UPDATES = 20  # in a row, with fp16's loss scaling

@@ -27,9 +27,9 @@ from loradash.engines.diffusers.child.architecture import Architecture, ImageFac
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.latents import Posterior, batch_of
 from loradash.engines.diffusers.child.randomness import python_random
-from loradash.engines.diffusers.child.stop import StopSignal
 from loradash.engines.diffusers.job import TrainingJob
 from loradash.engines.diffusers.text_checks import caption_of
+from loradash.engines.stop_signal import StopSignal
 from loradash.errors import InvalidBaseModel, InvalidDataset
 
 

@@ -1,4 +1,7 @@
-"""Being asked to stop or to save: by signal, by a word on stdin, or because the parent is gone."""
+"""What a child process is asked to do: by signal, by a word on stdin, or because its parent died.
+
+The standard library is all that this needs, so that any engine's child may use it.
+"""
 
 import os
 import signal
@@ -8,6 +11,11 @@ from types import FrameType
 
 from loradash.errors import Interrupted
 
+SAVE_LINE = "save"
+"""A line on stdin that asks for a checkpoint after the present step."""
+SAMPLE_LINE = "sample"
+"""A line on stdin that asks for previews after the present step."""
+
 
 class StopSignal:
     """Set once somebody wants the work to end; the work looks at it between steps."""
@@ -15,6 +23,7 @@ class StopSignal:
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._save = threading.Event()
+        self._sample = threading.Event()
 
     @property
     def requested(self) -> bool:
@@ -35,6 +44,20 @@ class StopSignal:
         self._save.clear()
         return requested
 
+    def request_sample(self) -> None:
+        """Ask for previews after the present step."""
+        self._sample.set()
+
+    def take_sample_request(self) -> bool:
+        """Whether previews were asked for since the last call."""
+        requested = self._sample.is_set()
+        self._sample.clear()
+        return requested
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until the end is asked for."""
+        self._stop.wait(seconds)
+
     def check(self) -> None:
         """Raise `Interrupted` if the end was asked for."""
         if self.requested:
@@ -47,7 +70,7 @@ class StopSignal:
         signal.signal(signal.SIGUSR1, lambda *_: self.request_save())
 
     def listen_to_stdin(self) -> None:
-        """Take ``stop`` and ``save`` from stdin. Its end means that the parent is gone: stop."""
+        """Take ``stop``, ``save`` and ``sample`` from stdin; its end is the parent's: stop."""
         threading.Thread(target=self._read_stdin, name="stdin", daemon=True).start()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -59,8 +82,10 @@ class StopSignal:
     def _read_stdin(self) -> None:
         for line in stdin_lines():
             word = line.strip()
-            if word == b"save":
+            if word == SAVE_LINE.encode():
                 self.request_save()
+            elif word == SAMPLE_LINE.encode():
+                self.request_sample()
             elif word == b"stop":
                 self._stop.set()
         self._stop.set()
