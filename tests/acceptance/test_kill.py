@@ -4,6 +4,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.acceptance.conftest import SMALL, CommandLine, engine_processes, wait
 pytestmark = pytest.mark.slow
 
 KILLS = 10
-STEPS = "220"
+STEPS = "120"
 OPTIONS = (
     *SMALL, "--steps", STEPS, "--save-every", "4", "--seed", "3",
     "--set", "gradient_accumulation=2", "--set", "ema_decay=0.95",
@@ -51,7 +52,9 @@ def test_trainer_group_killed_at_ten_random_moments(cli: CommandLine, dataset: P
         runs += 1
         process = cli.start(*arguments)
         if kills < KILLS:
-            _kill_engine(cli, source.uniform(0.0, 4.0), process)
+            # Every second kill comes while the engine still starts or loads.
+            steps = source.randint(1, 12) if kills % 2 else 0
+            _kill_engine(cli, steps, source.uniform(0, 0.3 if steps else 3), process)
         out, err = process.communicate(timeout=240)
         process_id = process_id or re.findall(r"train_\w+", out)[0]
         arguments = ("train", "--resume", process_id)
@@ -65,15 +68,16 @@ def test_trainer_group_killed_at_ten_random_moments(cli: CommandLine, dataset: P
     assert_equal(expected, adapter(cli, process_id))
 
 
-def _kill_engine(cli: CommandLine, delay_s: float, process: object) -> None:
-    """Wait for the engine's group, then ``delay_s`` from its first step on, and kill it."""
+def _kill_engine(
+    cli: CommandLine, steps: int, delay_s: float, process: "subprocess.Popen[str]"
+) -> None:
+    """Wait for the engine's group and so many steps of it, then ``delay_s``, and kill it."""
     deadline = time.monotonic() + 60
     before = _steps(cli)
-    while time.monotonic() < deadline and process.poll() is None:  # type: ignore[attr-defined]
-        # Every second kill comes while the engine still loads.
-        if engine_processes(cli.workspace) and (_steps(cli) > before or delay_s < 1.5):
+    while time.monotonic() < deadline and process.poll() is None:
+        if _steps(cli) >= before + steps and engine_processes(cli.workspace):
             break
-        time.sleep(0.02)
+        time.sleep(0.01)
     time.sleep(delay_s)
     for pid in engine_processes(cli.workspace):
         os.killpg(pid, signal.SIGKILL)
