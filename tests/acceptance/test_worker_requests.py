@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load
 
-from loradash.domain.requests import REQUEST_TYPES
+from loradash.protocol.requests import REQUEST_TYPES
 from tests.acceptance.conftest import draw_dataset, training
 from tests.servers.endpoint import Endpoint
 from tests.servers.plain_http import RefusedError, curl

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from loradash.cli.backend import HttpBackend
-from loradash.domain.requests import parse_request
 from loradash.errors import InvalidRequest, TransferFailed
+from loradash.protocol.requests import parse_request
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.datasets.upload_checks import SourceFile
 from loradash.services.datasets.upload_sessions import UploadSessions

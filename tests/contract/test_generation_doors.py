@@ -6,10 +6,10 @@ from typer.testing import CliRunner
 from loradash.cli import generate_command
 from loradash.cli.app import app
 from loradash.domain.generation import GenerationRequest, parse_generation_text
-from loradash.domain.requests import parse_request
 from loradash.domain.schema import validate
 from loradash.domain.yaml_text import dump_mapping
 from loradash.errors import LoradashError
+from loradash.protocol.requests import parse_request
 
 REFUSED = "refused"
 LONG = "x" * 10_000

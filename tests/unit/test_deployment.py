@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from pydantic import AliasChoices
 
-from loradash.domain.requests import TrainRequest, parse_request, unknown_fields
 from loradash.domain.short_training_config import ShortTrainingConfig
+from loradash.protocol.requests import TrainRequest, parse_request, unknown_fields
 from loradash.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]

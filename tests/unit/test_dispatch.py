@@ -7,9 +7,9 @@ import json
 import pytest
 
 from loradash.domain.process import Status
-from loradash.domain.requests import REQUEST_TYPES, parse_request
 from loradash.errors import StoreRefused
 from loradash.protocol.dispatch import new_request_id
+from loradash.protocol.requests import REQUEST_TYPES, parse_request
 from loradash.storage.memory import MemoryStore
 
 from .published import content, real_key

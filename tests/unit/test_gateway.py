@@ -14,7 +14,7 @@ from loradash.api import jobs as jobs_module
 from loradash.api.app import create_app
 from loradash.api.examples import EXAMPLES
 from loradash.domain.process import Status
-from loradash.domain.requests import REQUEST_TYPES, AnyRequest
+from loradash.protocol.requests import REQUEST_TYPES, AnyRequest
 from loradash.registry.sql import SqlRegistry
 from loradash.storage.local import LocalStore
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from loradash.api.gateway import json_response
 from loradash.data import base_model_folder
 from loradash.domain.characters import find_unprintable
-from loradash.domain.requests import REQUEST_TYPES, parse_request
+from loradash.protocol.requests import REQUEST_TYPES, parse_request
 from loradash.storage import keys
 from tests.nasty_names import NASTY
 

@@ -16,9 +16,9 @@ from loradash.domain import process as changes
 from loradash.domain.events import CheckpointWritten, Done, StepDone, Stopped
 from loradash.domain.ids import new_process_id
 from loradash.domain.process import ProcessRecord, Progress, Status
-from loradash.domain.requests import process_of_job
 from loradash.errors import InvalidConfig, LoradashError, StoreUnavailable
 from loradash.executors.local import MemoryNeeds
+from loradash.protocol.requests import process_of_job
 from loradash.registry.objects import ObjectRegistry
 from loradash.runtime import attempt as attempt_module
 from loradash.runtime import patience as patience_module

@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from loradash.domain.process import Status
-from loradash.domain.request_fields import MAX_CONTENT_CHARACTERS, MAX_YAML_CHARACTERS
-from loradash.domain.requests import (
+from loradash.domain.upload_fields import MAX_CONTENT_CHARACTERS
+from loradash.domain.yaml_text import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, load_mapping
+from loradash.errors import InvalidConfig, InvalidRequest
+from loradash.protocol.request_fields import MAX_YAML_CHARACTERS
+from loradash.protocol.requests import (
     MAX_PROBLEMS,
     REQUEST_TYPES,
     AnyRequest,
@@ -17,8 +20,6 @@ from loradash.domain.requests import (
     parse_request,
     unknown_fields,
 )
-from loradash.domain.yaml_text import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, load_mapping
-from loradash.errors import InvalidConfig, InvalidRequest
 
 YAML = "job: extension\r\nconfig:\r\n  name: cat\r\n"
 PNG = {"filename": "a.png", "content": "aGVsbG8="}

@@ -18,7 +18,6 @@ from loradash.datasets.folder import scan
 from loradash.domain.addresses import Address
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest
 from loradash.domain.ids import new_upload_id
-from loradash.domain.requests import parse_request
 from loradash.domain.sizes import size_text
 from loradash.errors import (
     ConflictingState,
@@ -31,6 +30,7 @@ from loradash.errors import (
     PreconditionFailed,
     TransferFailed,
 )
+from loradash.protocol.requests import parse_request
 from loradash.services.datasets import manifests as dataset_manifests
 from loradash.services.datasets import store as stored_datasets
 from loradash.services.datasets import upload_checks as dataset_uploads

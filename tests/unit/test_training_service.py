@@ -18,7 +18,6 @@ from PIL import Image
 from loradash.domain import process as changes
 from loradash.domain.events import Done, Failed, StepDone, Stopped, parse_event
 from loradash.domain.process import Status
-from loradash.domain.requests import parse_request
 from loradash.domain.training_text import parse_training, parse_training_text, training_text
 from loradash.engines.catalogue import Engines
 from loradash.engines.engine import Artifact, Checkpoint, Command
@@ -33,6 +32,7 @@ from loradash.errors import (
     NotFound,
     RegistryUnavailable,
 )
+from loradash.protocol.requests import parse_request
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.sql import SqlRegistry
 from loradash.runtime.orphans import ChildRecords

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from loradash.domain import ids
-from loradash.domain.requests import parse_request
 from loradash.errors import (
     ConflictingState,
     InvalidDataset,
@@ -19,6 +18,7 @@ from loradash.errors import (
     NotFound,
     StoreUnavailable,
 )
+from loradash.protocol.requests import parse_request
 from loradash.services.datasets import upload_sessions
 from loradash.services.datasets.store import DatasetStore
 from loradash.services.datasets.upload_checks import UploadLimits

@@ -18,11 +18,11 @@ from loradash.domain import process as changes
 from loradash.domain.ids import new_process_id
 from loradash.domain.kinds import kind_names
 from loradash.domain.process import Problem, ProcessRecord, Progress
-from loradash.domain.requests import REQUEST_TYPES
 from loradash.engines.catalogue import Engines
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.executors.executor import NoExecutor
 from loradash.protocol.dispatch import Dispatcher
+from loradash.protocol.requests import REQUEST_TYPES
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.registry import Metric, NewLine
 from loradash.runtime.gpu import Machine

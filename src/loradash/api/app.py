@@ -26,9 +26,7 @@ from loradash.api.guard import Guard
 from loradash.api.intake import Intake
 from loradash.api.jobs import JobService
 from loradash.api.uploads import make_router as make_uploads_router
-from loradash.domain import requests
 from loradash.domain.process import MAX_PRIORITY, MIN_PRIORITY
-from loradash.domain.request_fields import MAX_REFERENCE_CHARACTERS
 from loradash.errors import (
     ConflictingState,
     DiskFull,
@@ -45,9 +43,11 @@ from loradash.errors import (
     TransferFailed,
 )
 from loradash.page_guard import LOCAL_NAMES
+from loradash.protocol import requests
 from loradash.protocol.dispatch import Dispatcher
 from loradash.protocol.health_json import health_json
 from loradash.protocol.process_json import queue_json
+from loradash.protocol.request_fields import MAX_REFERENCE_CHARACTERS
 from loradash.protocol.result_json import adapter_json, deletion_reply
 from loradash.services.changes.hub import ChangeHub
 from loradash.services.use_cases import Services

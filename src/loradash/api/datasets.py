@@ -13,9 +13,8 @@ from loradash.api.streams import file_headers, streamed
 from loradash.datasets.captions import MAX_CAPTION_BYTES
 from loradash.domain.dataset_manifest import DatasetFile
 from loradash.domain.media_types import media_type
-from loradash.domain.request_fields import DatasetFolder
-from loradash.domain.requests import Name
 from loradash.domain.sizes import size_text
+from loradash.domain.upload_fields import DatasetFolder, Name
 from loradash.errors import InvalidRequest
 from loradash.services.datasets.content import content
 from loradash.services.datasets.details import MAX_PAGE

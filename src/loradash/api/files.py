@@ -14,8 +14,8 @@ from fastapi.responses import FileResponse
 from loradash.api.gateway import json_response
 from loradash.api.streams import file_headers, streamed
 from loradash.domain.media_types import media_type
-from loradash.domain.request_fields import MAX_REFERENCE_CHARACTERS
-from loradash.domain.requests import MAX_REFERENCES
+from loradash.protocol.request_fields import MAX_REFERENCE_CHARACTERS
+from loradash.protocol.requests import MAX_REFERENCES
 from loradash.registry.registry import StoredArtifact
 from loradash.services.results.content import content, not_what_was_stored
 from loradash.services.results.names import plain_name

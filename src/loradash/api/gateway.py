@@ -17,10 +17,10 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from loradash.api.examples import EXAMPLES
 from loradash.api.intake import Intake, read_json
 from loradash.api.jobs import JobService
-from loradash.domain.requests import makes_process
 from loradash.errors import InvalidRequest
 from loradash.protocol.context import Reply
 from loradash.protocol.job_json import finished_job, is_error
+from loradash.protocol.requests import makes_process
 
 RUN_WAITS_S = 30.0
 SYNC_WAITS_MS = 90_000

@@ -7,7 +7,7 @@ from fastapi import APIRouter, HTTPException, Path, Request, Response
 
 from loradash.api.bodies import receive
 from loradash.api.gateway import json_response
-from loradash.domain.request_fields import MAX_FILE_NAME_CHARACTERS
+from loradash.domain.upload_fields import MAX_FILE_NAME_CHARACTERS
 from loradash.errors import InvalidRequest
 from loradash.services.datasets.upload_sessions import ExpectedFile
 from loradash.services.use_cases import Services

@@ -11,10 +11,15 @@ from typing import Any, Literal, NamedTuple
 
 from loradash.domain.kinds import KINDS, Kind
 from loradash.domain.process import Problem, ProcessRecord
-from loradash.domain.requests import RUN_PROCESS
 from loradash.domain.sizes import counted
 from loradash.errors import TimedOut, WorkerLost
 from loradash.executors.runpod_client import RunpodJob
+
+RUN_PROCESS = "run_process"
+"""Type of the jobs by which a control plane brings the process ``process_id`` to a worker.
+
+No request of clients, whose requests are refused if they name it.
+"""
 
 _MARGIN_S = 900.0
 """What a job may take beside the time of its process: fetching a model, storing results."""

@@ -1,6 +1,6 @@
 """Replies to requests about datasets: uploads and the list."""
 
-from loradash.domain import requests
+from loradash.protocol import requests
 from loradash.protocol.context import Context, Reply
 from loradash.protocol.dataset_json import datasets_reply
 from loradash.services.use_cases import Services

@@ -13,11 +13,10 @@ from typing import Any
 
 import structlog
 
-from loradash.domain import requests
-from loradash.domain.requests import AnyRequest, parse_request, unknown_fields
 from loradash.errors import LoradashError
-from loradash.protocol import datasets, processes, results, system
+from loradash.protocol import datasets, processes, requests, results, system
 from loradash.protocol.context import Context, Reply
+from loradash.protocol.requests import AnyRequest, parse_request, unknown_fields
 from loradash.runtime.patience import AWAY
 from loradash.services.use_cases import Services
 from loradash.storage.disk import as_disk_full

@@ -1,8 +1,8 @@
 """Replies to requests about processes: starting, listing and ending them."""
 
-from loradash.domain import requests
 from loradash.domain.generation import parse_generation_text
 from loradash.domain.ids import key_of_client
+from loradash.protocol import requests
 from loradash.protocol.context import Context, Reply
 from loradash.protocol.process_json import process_detail_json, process_json
 from loradash.runtime.owner import this_owner

@@ -1,7 +1,6 @@
 """Replies to requests about results: downloads, lists, deletions."""
 
-from loradash.domain import requests
-from loradash.protocol import result_json
+from loradash.protocol import requests, result_json
 from loradash.protocol.context import Context, Reply
 from loradash.services.use_cases import Services
 

@@ -1,7 +1,7 @@
 """Replies to requests about the server itself: its health and its logs."""
 
-from loradash.domain import requests
 from loradash.domain.sizes import counted
+from loradash.protocol import requests
 from loradash.protocol.context import Context, Reply
 from loradash.protocol.health_json import health_json
 from loradash.services.use_cases import Services

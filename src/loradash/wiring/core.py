@@ -13,7 +13,6 @@ from typing import Protocol
 from loradash.domain.addresses import NO_ADDRESS, Address
 from loradash.domain.kinds import GENERATION, TRAINING, Kind, kind_names
 from loradash.domain.process import ProcessRecord
-from loradash.domain.requests import REQUEST_TYPES
 from loradash.engines.catalogue import Engines
 from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.engine import WarmGenerator
@@ -22,6 +21,7 @@ from loradash.errors import InvalidKey, InvalidSettings
 from loradash.executors.executor import Executor, NoExecutor
 from loradash.executors.local import QueuedRegistry
 from loradash.protocol.dispatch import Dispatcher
+from loradash.protocol.requests import REQUEST_TYPES
 from loradash.registry.announcing import announcing
 from loradash.registry.change_feed import ChangeFeed
 from loradash.runtime.attempt import Timing

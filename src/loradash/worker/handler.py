@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import structlog
 
-from loradash.domain.requests import makes_process, process_of_job
 from loradash.errors import LoradashError
+from loradash.protocol.requests import makes_process, process_of_job
 from loradash.runtime.supervisor import StopReason, StopRequest
 from loradash.worker.work import JobStopped, Worker, is_control_planes, runs_process
 

@@ -18,12 +18,13 @@ from loradash.domain.events import Event
 from loradash.domain.ids import is_process_id, key_of_job
 from loradash.domain.kinds import KINDS
 from loradash.domain.process import Lease, ProcessRecord
-from loradash.domain.requests import RUN_PROCESS, makes_process, process_of_job
 from loradash.errors import LoradashError, NotFound
 from loradash.executors.local import Memory, MemoryNeeds
+from loradash.executors.runpod_rules import RUN_PROCESS
 from loradash.protocol.context import Reply
 from loradash.protocol.dispatch import Dispatcher
 from loradash.protocol.job_json import begun_job, ended_job
+from loradash.protocol.requests import makes_process, process_of_job
 from loradash.registry.registry import ProcessRegistry
 from loradash.runtime.gpu import Slot
 from loradash.runtime.patience import AWAY, Patience

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from loradash.domain.dataset_files import LeftOut
 from loradash.domain.dataset_manifest import UPLOAD_SESSION, Upload
+from loradash.domain.dataset_uploads import AnnouncedFile
 from loradash.domain.ids import upload_time_s
-from loradash.domain.requests import AnnouncedFile
 from loradash.errors import ConflictingState, InvalidDataset, NotFound, PreconditionFailed
 from loradash.services.datasets.upload_results import UploadResult
 from loradash.storage import keys

@@ -18,7 +18,7 @@ from loradash.domain.dataset_files import Pairs
 from loradash.domain.dataset_manifest import DatasetFile, DatasetManifest, Upload
 from loradash.domain.dataset_names import composed, folder_from
 from loradash.domain.ids import new_upload_id, upload_time_s
-from loradash.domain.request_fields import DatasetFolder, shown
+from loradash.domain.upload_fields import DatasetFolder, shown
 from loradash.errors import ConflictingState, InvalidRequest, NotFound
 from loradash.services.datasets.details import Caption
 from loradash.services.datasets.manifests import ABANDONED_AFTER_S, Manifests

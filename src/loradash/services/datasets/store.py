@@ -24,8 +24,8 @@ from loradash.domain.dataset_manifest import (
 )
 from loradash.domain.dataset_names import composed, folder_from, folders_of, owner_of
 from loradash.domain.dataset_references import parse_dataset_reference
+from loradash.domain.dataset_uploads import AnnouncedDataset, FilesUpload
 from loradash.domain.ids import new_upload_id
-from loradash.domain.requests import CreateUploadRequest, UploadRequest
 from loradash.errors import (
     ConflictingState,
     DiskFull,
@@ -106,7 +106,7 @@ class DatasetStore:
 
     # Writing
 
-    def upload(self, request: UploadRequest) -> UploadResult:
+    def upload(self, request: FilesUpload) -> UploadResult:
         """Store all files of an upload as one dataset, or add them to it; all or nothing.
 
         Raises `InvalidRequest` or `InvalidDataset` before anything is written. If storing fails,
@@ -226,7 +226,7 @@ class DatasetStore:
 
     # Names
 
-    def place_of(self, request: UploadRequest | CreateUploadRequest) -> tuple[str, str]:
+    def place_of(self, request: FilesUpload | AnnouncedDataset) -> tuple[str, str]:
         """Return the folder of an upload, and the name of which it is made ('' if it was given)."""
         if request.dataset_folder:
             return request.dataset_folder, ""
@@ -235,7 +235,7 @@ class DatasetStore:
             return name, ""  # files are added to the dataset that lists show by this folder
         return (self.folder_for(name), name) if name else (new_folder(), "")
 
-    def _kept_images(self, request: UploadRequest) -> list[str]:
+    def _kept_images(self, request: FilesUpload) -> list[str]:
         if request.cleanup_existing:
             return []
         upload = Upload(self.place_of(request)[0], "", replace=False)

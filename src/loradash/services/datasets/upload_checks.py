@@ -33,10 +33,10 @@ from loradash.domain.dataset_findings import (
     only_first_frames,
 )
 from loradash.domain.dataset_manifest import Content, DatasetFile
+from loradash.domain.dataset_uploads import UploadedFile
 from loradash.domain.media_types import media_type
-from loradash.domain.request_fields import check_file_names, file_name, shown
-from loradash.domain.requests import UploadedFile
 from loradash.domain.sizes import counted, size_text
+from loradash.domain.upload_fields import check_file_names, file_name, shown
 from loradash.errors import InvalidDataset, InvalidRequest
 from loradash.storage.transfer import in_parallel
 

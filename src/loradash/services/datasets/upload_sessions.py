@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict
 
 from loradash.domain.dataset_files import LeftOut, file_type, merged
 from loradash.domain.dataset_manifest import Content, DatasetFile, DatasetManifest
+from loradash.domain.dataset_uploads import AnnouncedDataset, AnnouncedFile
 from loradash.domain.ids import new_upload_id
 from loradash.domain.media_types import media_type
-from loradash.domain.requests import AnnouncedFile, CreateUploadRequest
 from loradash.errors import ConflictingState, InvalidDataset, InvalidRequest, NotFound
 from loradash.services.datasets.announced_uploads import AnnouncedUpload, AnnouncedUploads
 from loradash.services.datasets.store import DatasetStore, images_kept, is_part
@@ -99,7 +99,7 @@ class UploadSessions:
         self._url_expiry_s = url_expiry_s
         self._uploads = AnnouncedUploads(store)
 
-    def create(self, request: CreateUploadRequest, base_url: str = "") -> UploadPlan:
+    def create(self, request: AnnouncedDataset, base_url: str = "") -> UploadPlan:
         """Begin an upload, or continue the open one of the same files and settings.
 
         Without ``base_url`` and without a store that signs URLs there are none: who asks has the

@@ -22,8 +22,8 @@ import httpcore2
 import httpx2
 
 from loradash.domain.dataset_files import IMAGE_KINDS, file_reason
-from loradash.domain.request_fields import file_name, shown
 from loradash.domain.sizes import size_text
+from loradash.domain.upload_fields import file_name, shown
 from loradash.errors import InvalidRequest
 from loradash.services.datasets.proxy_tunnel import ProxyOf, connect_through, environment_proxy
 from loradash.services.datasets.public_addresses import IpAddress, is_public

@@ -22,8 +22,8 @@ from zipfile import ZipFile, ZipInfo
 
 from loradash.domain.dataset_files import IMAGE_KINDS, OTHER_SUFFIXES, LeftOut, sorted_out
 from loradash.domain.dataset_findings import left_out_text
-from loradash.domain.request_fields import check_file_names, file_name, shown
 from loradash.domain.sizes import size_text
+from loradash.domain.upload_fields import check_file_names, file_name, shown
 from loradash.errors import InvalidRequest
 from loradash.services.datasets.upload_checks import (
     DEFAULT_LIMITS,

@@ -22,39 +22,35 @@ from pydantic import (
 
 from loradash.domain import yaml_text
 from loradash.domain.artifacts import ResultType
+from loradash.domain.dataset_uploads import AnnouncedDataset, FilesUpload
 from loradash.domain.ids import key_of_client, key_of_job, process_id_of
 from loradash.domain.kinds import GENERATION, TRAINING, Kind
 from loradash.domain.log_types import ClearedLogs
 from loradash.domain.process import Status
-from loradash.domain.request_fields import (
-    MAX_REFERENCE_CHARACTERS,
+from loradash.domain.schema import nearest, path_text
+from loradash.domain.training_config import MAX_TEXT_CHARACTERS
+from loradash.domain.upload_fields import (
     MAX_SHOWN,
-    Config,
-    Content,
     Count,
     DatasetFolder,
-    FileName,
+    Text,
+    UploadId,
+    list_of,
+    shown,
+)
+from loradash.errors import InvalidRequest
+from loradash.protocol.request_fields import (
+    MAX_REFERENCE_CHARACTERS,
+    Config,
     Id,
     JsonNumber,
     JsonValue,
     Priority,
     Reference,
-    Sha256,
-    Text,
-    UploadId,
-    check_file_names,
-    list_of,
-    one_line,
-    shown,
 )
-from loradash.domain.schema import nearest, path_text
-from loradash.domain.training_config import MAX_TEXT_CHARACTERS
-from loradash.errors import InvalidRequest
 
 MAX_PROBLEMS = 20
-MAX_FILES = 1000
 MAX_PROCESSES = 200
-MAX_ANNOUNCED_FILES = 100_000
 MAX_IDS = 50
 MAX_REFERENCES = 200  # as many as one page of a list has
 
@@ -354,74 +350,19 @@ class DeleteResultsRequest(_Request):
         return self.process_ids or (self.process_id or "",)
 
 
-class UploadedFile(BaseModel):
-    """One file of an upload, still encoded."""
-
-    model_config = _Request.model_config
-
-    filename: FileName
-    content: Content
-    content_type: Annotated[Text, Field(max_length=255)] | None = None
-    size: Count | None = None
-
-
-Name = Annotated[Text, Field(max_length=100), BeforeValidator(one_line)]
-
-
-class _Upload(_Request):
-    """What is to become a dataset; without a folder it gets one by its name, if it has one."""
-
-    training_name: Name = ""
-    trigger_word: Name = ""
-    cleanup_existing: bool = Field(True, description="replace the dataset, instead of adding to it")
-    dataset_folder: DatasetFolder | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_folder(cls, data: Any) -> Any:
-        """An empty folder is none."""
-        if isinstance(data, dict) and data.get("dataset_folder", "") == "":
-            return {name: value for name, value in data.items() if name != "dataset_folder"}
-        return data
-
-
-class UploadRequest(_Upload):
+class UploadRequest(FilesUpload, _Request):
     """Store a dataset, whose files come with the request."""
 
     type: Literal["upload_training_data"]
-    files: Annotated[tuple[UploadedFile, ...], list_of(1, MAX_FILES)]
-
-    @model_validator(mode="after")
-    def _usable_together(self) -> Self:
-        names = [file.filename for file in self.files]
-        check_file_names(names, is_replacement=self.cleanup_existing)
-        return self
 
 
-class AnnouncedFile(BaseModel):
-    """One file that is going to be sent; its hash is compared with what arrives, if given."""
-
-    model_config = _Request.model_config
-
-    filename: FileName
-    size: Count
-    sha256: Sha256 | None = None
-
-
-class CreateUploadRequest(_Upload):
+class CreateUploadRequest(AnnouncedDataset, _Request):
     """Announce a dataset's files, which are then sent one by one; continues what was interrupted.
 
     An upload with the same files and settings that is still open is continued.
     """
 
     type: Literal["create_upload"]
-    files: Annotated[tuple[AnnouncedFile, ...], list_of(1, MAX_ANNOUNCED_FILES)]
-
-    @model_validator(mode="after")
-    def _usable_together(self) -> Self:
-        names = [file.filename for file in self.files]
-        check_file_names(names, is_replacement=self.cleanup_existing)
-        return self
 
 
 class _OfUpload(_Request):
@@ -483,11 +424,6 @@ _MODELS: dict[str, type[_Request]] = {
     for name in get_args(model.model_fields["type"].annotation)
 }
 REQUEST_TYPES: tuple[str, ...] = tuple(_MODELS)
-RUN_PROCESS = "run_process"
-"""Type of the jobs by which a control plane brings the process ``process_id`` to a worker.
-
-No request of clients: `parse_request` doesn't know it.
-"""
 
 _TYPES_OF_PROCESSES = frozenset({"train", "train_with_yaml", "generate"})
 

@@ -1,10 +1,9 @@
-"""The values that requests are made of: bounded, and never raising anything but ``ValueError``.
+"""The values that uploads and other input are made of: bounded, and raising ``ValueError`` only.
 
-Requests come from browsers, queues and strangers. Each check here looks at a value's size before
-it does anything whose cost depends on it.
+Input comes from browsers, queues and strangers. Each check here looks at a value's size before it
+does anything whose cost depends on it.
 """
 
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -12,25 +11,18 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
-from loradash.domain import yaml_text
-from loradash.domain.addresses import may_be_stored
 from loradash.domain.characters import printable
 from loradash.domain.dataset_files import IMAGE_KINDS, file_type, sorted_out
 from loradash.domain.dataset_manifest import UPLOAD_SESSION
 from loradash.domain.ids import UPLOAD_ID
-from loradash.domain.process import MAX_PRIORITY, MIN_PRIORITY
-from loradash.domain.schema import path_text
 
-MAX_YAML_CHARACTERS = 10 * 1024 * 1024
 MAX_CONTENT_CHARACTERS = 140 * 1024 * 1024
 MAX_FILE_NAME_CHARACTERS = 500
 MAX_FILE_NAME_BYTES = 200  # what an object store's keys may have in one part
 MAX_FILE_PATH_BYTES = 600  # and what is left of a key for all parts together
 MAX_SHOWN = 80
-MAX_REFERENCE_CHARACTERS = 1000
 MAX_NUMBER = 2**63 - 1  # what a database's column holds
 
-_MAX_DIGITS = 100
 _MAX_REPEATED = 100  # a longer list is refused without a look at its items
 _CONTROLS = frozenset({"Cc", "Zl", "Zp"})  # Unicode categories
 
@@ -46,14 +38,6 @@ def shown(value: object) -> str:
     else:
         text = f"a {type(value).__name__}"
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
-
-
-_Path = tuple[str | int, ...]
-
-
-def _clean(text: str) -> str:
-    printable(text)
-    return text
 
 
 Text = Annotated[str, BeforeValidator(printable)]
@@ -88,11 +72,12 @@ def list_of(
     return BeforeValidator(check)
 
 
-_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _FOLDER = re.compile(r"(?![._])[a-zA-Z0-9._-]{1,150}")
 
 
-def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
+def matching(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
+    """Return a check that a value is text of a form; ``what`` says which."""
+
     def check(value: Any) -> str:
         if not isinstance(value, str):
             raise ValueError("must be text")
@@ -103,42 +88,23 @@ def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
     return check
 
 
-Id = Annotated[
-    str, PlainValidator(_matching(_ID, "a process id: 1 to 64 letters, digits, '_' and '-'"))
-]
-
-
-def _reference(value: Any) -> str:
-    """A process's id, or what may be a file's key or address; the results service looks for it."""
-    if isinstance(value, str) and may_be_stored(value):
-        if len(value) > MAX_REFERENCE_CHARACTERS:
-            raise ValueError(f"must be a key of at most {MAX_REFERENCE_CHARACTERS} characters")
-        return _clean(value)
-    return _matching(_ID, "a process id (1 to 64 letters, digits, '_' and '-') or a file's key")(
-        value
-    )
-
-
-Reference = Annotated[str, PlainValidator(_reference)]
-"""A process's id, or a stored file's key or address."""
 DatasetFolder = Annotated[
     str,
     PlainValidator(
-        _matching(
+        matching(
             _FOLDER, "1 to 150 letters, digits, '.', '_' and '-', and not begin with '.' or '_'"
         )
     ),
 ]
 UploadId = Annotated[
     str,
-    PlainValidator(_matching(UPLOAD_ID, "an upload's id, as create_upload returns it")),
+    PlainValidator(matching(UPLOAD_ID, "an upload's id, as create_upload returns it")),
 ]
 Sha256 = Annotated[
     str,
-    PlainValidator(_matching(re.compile(r"[0-9a-fA-F]{64}"), "64 hexadecimal digits")),
+    PlainValidator(matching(re.compile(r"[0-9a-fA-F]{64}"), "64 hexadecimal digits")),
     AfterValidator(str.lower),
 ]
-Priority = Annotated[int, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY)]
 
 
 def one_line(text: Any) -> Any:
@@ -153,92 +119,6 @@ def one_line(text: Any) -> Any:
         for letter in text
     ]
     return " ".join("".join(spaced).split())
-
-
-def _config(value: Any) -> str | dict[str, Any]:
-    if isinstance(value, str):
-        return _yaml_text(value)
-    if isinstance(value, dict):
-        json_value(value)
-        return value
-    raise ValueError("must be YAML text or a mapping of keys to values")
-
-
-def _yaml_text(text: str) -> str:
-    if len(text) > MAX_YAML_CHARACTERS:
-        raise ValueError(f"{len(text):,} characters of YAML; at most {MAX_YAML_CHARACTERS:,}")
-    return _clean(text)
-
-
-Config = Annotated[str | dict[str, Any], PlainValidator(_config)]
-"""A config as YAML text, or as the document that such a text stands for."""
-
-
-def json_value(value: Any) -> Any:
-    """Return a value of JSON under the limits of `loradash.domain.yaml_text`; else `ValueError`.
-
-    It walks without recursion: nesting can't end the program.
-    """
-    nodes, characters = 1, 0
-    waiting: list[tuple[Any, _Path]] = [(value, ())]
-    while waiting:
-        item, path = waiting.pop()
-        depth = len(path)
-        if isinstance(item, str):
-            characters += len(_text_at(path, item))
-        elif isinstance(item, dict | list):
-            nodes += len(item) * (2 if isinstance(item, dict) else 1)
-            _refuse_if_large(depth, nodes, characters)  # before its parts are looked at
-            if isinstance(item, dict):
-                characters += sum(_key_length(key) for key in item)
-            parts = item.items() if isinstance(item, dict) else enumerate(item)
-            waiting.extend((part, (*path, place)) for place, part in parts)
-        elif item is not None:
-            _check_number(item)
-        _refuse_if_large(0, nodes, characters)
-    return value
-
-
-def _text_at(path: _Path, text: str) -> str:
-    try:
-        return _yaml_text(text)
-    except ValueError as error:
-        raise ValueError(f"{path_text(path)}: {error}" if path else str(error)) from error
-
-
-def _refuse_if_large(depth: int, nodes: int, characters: int) -> None:
-    if depth >= yaml_text.MAX_DEPTH:
-        raise ValueError(f"is nested more than {yaml_text.MAX_DEPTH} levels deep; flatten it")
-    if nodes > yaml_text.MAX_NODES or characters > yaml_text.MAX_CHARACTERS:
-        raise ValueError(
-            f"has more than {yaml_text.MAX_NODES:,} values or "
-            f"{yaml_text.MAX_CHARACTERS:,} characters; shorten it"
-        )
-
-
-def _key_length(key: Any) -> int:
-    if not isinstance(key, str):
-        raise ValueError(f"has the key {shown(key)}; keys must be text")
-    return len(_yaml_text(key))
-
-
-def _check_number(item: Any) -> None:
-    if isinstance(item, float) and not math.isfinite(item):
-        raise ValueError(f"holds {item}, which isn't a number")
-    if not isinstance(item, bool | int | float):
-        raise ValueError(f"holds a {type(item).__name__}; only JSON values are read")
-    if isinstance(item, int) and abs(item) >= 10**_MAX_DIGITS:
-        raise ValueError(f"holds a number of more than {_MAX_DIGITS} digits")
-
-
-def _json_number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number, not true or false")
-    return json_value(value)
-
-
-JsonValue = Annotated[Any, BeforeValidator(json_value)]
-JsonNumber = Annotated[Any, BeforeValidator(_json_number)]
 
 
 def file_name(value: Any) -> str:
@@ -306,3 +186,7 @@ def _content(value: Any) -> str:
 
 Content = Annotated[str, PlainValidator(_content)]
 """A file's bytes as base64."""
+
+
+Name = Annotated[Text, Field(max_length=100), BeforeValidator(one_line)]
+"""A name or a trigger word: one line."""
