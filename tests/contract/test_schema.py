@@ -1,6 +1,7 @@
 """How a database of another release is opened: brought up to date, used as it is, or refused."""
 
 import itertools
+import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,10 +16,14 @@ from loradash.errors import RegistryUnavailable
 from loradash.registry import schema, tables
 from loradash.registry.database import Database
 from loradash.registry.migrations import FIRST_VERSION, MIGRATIONS, Migration, add_column
+from loradash.registry.objects import ObjectRegistry, upgrades
 from loradash.registry.sql import SqlRegistry
+from loradash.storage.local import LocalStore
+from loradash.storage.memory import MemoryStore
 from tests.data.make_registry import IDS, at
 
-DUMP = Path(__file__).parents[1] / "data" / "registry_schema_1.sql"
+DATA = Path(__file__).parents[1] / "data"
+DUMP, OBJECTS = DATA / "registry_schema_1.sql", DATA / "registry_schema_1.json"
 NEXT = schema.SCHEMA_VERSION + 1
 
 
@@ -229,3 +234,100 @@ def test_migrations_are_numbered_without_gaps():
     numbers = [one.version for one in MIGRATIONS]
     assert numbers == list(range(FIRST_VERSION + 1, FIRST_VERSION + 1 + len(MIGRATIONS)))
     assert all(FIRST_VERSION <= one.usable_since <= one.version for one in MIGRATIONS)
+
+
+# Records in a bucket
+
+
+def bucket(kind, tmp_path):
+    """A bucket as the release without numbers left it."""
+    store = MemoryStore() if kind == "conditional" else LocalStore(tmp_path / "b", shared=True)
+    for key, content in json.loads(OBJECTS.read_text()).items():
+        store.put(key, content.encode())
+    return store
+
+
+@pytest.fixture(params=["conditional", "claims"])
+def store(request, tmp_path):
+    with closing(bucket(request.param, tmp_path)) as store:
+        yield store
+
+
+def record_of(store, name):
+    return json.loads(store.get(f"processes/{IDS[name]}.json"))
+
+
+def replace(store, name, **fields):
+    document = json.dumps(record_of(store, name) | fields)
+    store.put(f"processes/{IDS[name]}.json", document.encode())
+
+
+def rename(registry, name):
+    return registry.change(IDS[name], lambda one: one.model_copy(update={"name": "renamed"}))
+
+
+def test_records_without_a_number_are_read_and_everything_goes_on(store):
+    everything_goes_on(ObjectRegistry(store, settle_s=0.05))
+
+
+def test_a_record_that_is_written_gets_the_number_of_its_schema():
+    store = bucket("conditional", None)
+    assert "schema" not in record_of(store, "waiting")
+    rename(ObjectRegistry(store), "waiting")
+    assert record_of(store, "waiting")["schema"] == upgrades.FIRST_VERSION + len(upgrades.UPGRADES)
+
+
+def test_an_older_record_is_upgraded_as_it_is_read_and_written_with_its_next_change(monkeypatch):
+    store = bucket("conditional", None)
+
+    def shout(document):
+        record = document["record"]
+        return {**document, "record": {**record, "name": record["name"].upper()}}
+
+    monkeypatch.setattr(upgrades, "UPGRADES", (upgrades.Upgrade(2, 2, shout),))
+    registry = ObjectRegistry(store)
+    assert registry.get(IDS["waiting"]).name == "WAITING GRÖSSE 猫 \0"
+    assert "schema" not in record_of(store, "waiting")
+    registry.change(IDS["waiting"], lambda one: one.model_copy(update={"priority": 9}))
+    written = record_of(store, "waiting")
+    assert (written["schema"], written["schema_usable_since"]) == (2, 2)
+    assert registry.create(registry.get(IDS["waiting"]).model_copy(
+        update={"id": "train_01k9x3q4zt8m2v7c0009", "name": "new"})).name == "new"  # fmt: skip
+    assert registry.get("train_01k9x3q4zt8m2v7c0009").name == "new"  # written as it is now
+
+
+def test_a_record_that_only_a_newer_loradash_can_read_is_refused_and_left_alone():
+    store = bucket("conditional", None)
+    replace(store, "waiting", schema=99, schema_usable_since=99)
+    before = store.get(f"processes/{IDS['waiting']}.json")
+    registry = ObjectRegistry(store)
+    for ask in (lambda: registry.get(IDS["waiting"]), lambda: rename(registry, "waiting")):
+        with pytest.raises(RegistryUnavailable, match="schema is 99") as caught:
+            ask()
+        assert "Update loradash" in caught.value.remedy
+    assert store.get(f"processes/{IDS['waiting']}.json") == before
+    assert registry.get(IDS["running"]).status is Status.RUNNING
+
+
+def test_fields_and_number_of_a_newer_loradash_survive_a_change_by_this_one(store):
+    record = record_of(store, "waiting")["record"] | {"cost": {"dollars": 1}}
+    replace(store, "waiting", schema=99, schema_usable_since=1, record=record, owner="team")
+    registry = ObjectRegistry(store, settle_s=0.05)
+    assert rename(registry, "waiting").name == "renamed"
+    keys = [one.key for one in store.list("processes") if IDS["waiting"] in one.key]
+    keys = [key for key in keys if key.endswith(".json")]
+    document = json.loads(store.get(max(keys, key=len)))  # the longest is of the latest epoch
+    assert document["schema"] == 99
+    assert document["owner"] == "team"
+    assert document["record"]["cost"] == {"dollars": 1}
+
+
+def test_fields_of_a_newer_loradash_survive_in_a_database(url, path):
+    with closing(SqlRegistry(url)) as registry:
+        with closing(sqlite3.connect(path)) as file:
+            file.execute("UPDATE processes SET document = json_set(document, '$.cost', 7)")
+            file.commit()
+        registry.take_next("training", taking("new"))
+        with closing(sqlite3.connect(path)) as file:
+            query = "SELECT DISTINCT json_extract(document, '$.cost') FROM processes"
+            assert file.execute(query).fetchall() == [(7,)]

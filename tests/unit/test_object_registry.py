@@ -471,7 +471,7 @@ def test_what_was_replaced_under_the_same_etag_is_read_whatever_the_stores_clock
 
 def test_a_document_is_kept_once_its_etag_has_settled_by_our_own_clock(unconditional):
     clock = Clock()
-    unconditional.put("a", Document(nonce="n", record=new()).data)
+    unconditional.put("a", Document.first(new()).data)
     info = unconditional.head("a")
     cache = DocumentCache(Backend(unconditional), clock)
     reads = []

@@ -139,7 +139,12 @@ class Origin(_Frozen):
 
 
 class ProcessRecord(_Frozen):
-    """All that is known of a process except its metrics, log lines and artifacts."""
+    """All that is known of a process except its metrics, log lines and artifacts.
+
+    Fields that a newer loradash has added are kept, so that an older worker doesn't erase them.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     id: ProcessId
     kind: Kind

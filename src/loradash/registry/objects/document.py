@@ -3,12 +3,18 @@
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from loradash.domain.process import ProcessRecord
 from loradash.errors import RegistryUnavailable
+from loradash.registry.objects.upgrades import (
+    USABLE_SINCE_NAME,
+    VERSION_NAME,
+    newest_versions,
+    upgraded,
+)
 from loradash.registry.registry import Change
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -16,6 +22,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
+
+
+class _Kept(BaseModel):
+    """Fields of a newer loradash stay when an older one writes the document again."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="allow", ser_json_inf_nan="constants",
+        validate_by_name=True, validate_by_alias=True, serialize_by_alias=True,
+    )  # fmt: skip
 
 
 class Chunk(_Frozen):
@@ -27,7 +42,7 @@ class Chunk(_Frozen):
     count: int
 
 
-class Parts(_Frozen):
+class Parts(_Kept):
     """The objects that hold what belongs to a process. None of them is ever written again."""
 
     artifacts: str = ""
@@ -41,7 +56,7 @@ class Parts(_Frozen):
         return frozenset(keys | {self.artifacts} if self.artifacts else keys)
 
 
-class Document(_Frozen):
+class Document(_Kept):
     """One version of what is known of a process.
 
     The nonce is its own, so no two versions have the same content, and so the same etag; and a
@@ -49,10 +64,22 @@ class Document(_Frozen):
     followed: some ``ancestors`` of a version are named in it.
     """
 
+    version: int = Field(alias=VERSION_NAME)
+    usable_since: int = Field(alias=USABLE_SINCE_NAME)
     nonce: str
     record: ProcessRecord
     parts: Parts = Parts()
     ancestors: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgraded(cls, document: Any) -> Any:
+        return upgraded(document) if isinstance(document, dict) else document
+
+    @classmethod
+    def first(cls, record: ProcessRecord) -> Self:
+        """Return the first version of a process."""
+        return cls.model_validate({"nonce": new_nonce(), "record": record, **newest_versions()})
 
     def descends_from(self, nonce: str) -> bool:
         """Whether this is that version, or was made of it."""
@@ -87,7 +114,8 @@ class Edit:
         parts = self.write(document.parts) if self.write else document.parts
         if not self.renews and record == document.record and parts == document.parts:
             return None
-        return Document(nonce=new_nonce(), record=record, parts=parts, ancestors=ancestors)
+        fields = {"nonce": new_nonce(), "record": record, "parts": parts, "ancestors": ancestors}
+        return document.model_copy(update=fields)
 
 
 class Damaged(RegistryUnavailable):

@@ -16,7 +16,7 @@ from loradash.registry.change_feed import CHANGES_PER_PAGE, ChangePage
 from loradash.registry.cursors import ArtifactPlace, ProcessPlace
 from loradash.registry.objects.backend import Backend
 from loradash.registry.objects.claimed import ClaimedDocuments
-from loradash.registry.objects.document import Document, Edit, PartGone, Parts, new_nonce
+from loradash.registry.objects.document import Document, Edit, PartGone, Parts
 from loradash.registry.objects.documents import TRIES, Documents, Listing, list_documents
 from loradash.registry.objects.feed import POLL_INTERVAL_S, ObjectFeed
 from loradash.registry.objects.parts import ChunkedRows, PartObjects
@@ -84,7 +84,7 @@ class ObjectRegistry:
     def create(self, record: ProcessRecord, *, contested: bool = False) -> ProcessRecord:
         """See `ProcessRegistry.create`."""
         place = ProcessPlace.of(record)
-        document = Document(nonce=new_nonce(), record=record)
+        document = Document.first(record)
         # First the place, so that no process is missing in a list: one too many does no harm.
         self._timeline.add(place)
         try:
