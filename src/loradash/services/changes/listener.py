@@ -105,9 +105,10 @@ class Listener:
         try:
             await asyncio.wait_for(woken.wait(), timeout_s)
         except TimeoutError:
-            return None
+            pass
         finally:
-            self._wake_loop = None
+            with self._condition:  # the hub is calling it, or finds it gone
+                self._wake_loop = None
         with self._condition:
             return self._take()
 
