@@ -100,7 +100,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(work_module, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(work_module, "POLL_INTERVAL_S", 0.02)
     monkeypatch.setattr(patience_module, "_FIRST_PAUSE_S", 0.02)
 
 
@@ -199,7 +199,7 @@ def watched(registry, clock):
     """Who asks for a process again and again, with a clock of his own."""
 
     def watching():
-        return LeaseWatch(30, look_every_s=work_module.LOOK_EVERY_S, clock=clock)
+        return LeaseWatch(30, look_every_s=work_module.POLL_INTERVAL_S, clock=clock)
 
     runner = Runner(registry, MemoryStore(), {}, TIMING)
     return Ownership(registry, runner.taking, 3, watching)
@@ -256,7 +256,7 @@ def test_a_worker_that_could_not_ask_for_a_while_watches_from_the_start_again(
     assert clock.now_s == back_s + 30
 
 
-def test_asking_again_for_what_somebody_has_takes_one_look(registry):
+def test_asking_again_for_what_another_worker_has_takes_one_read(registry):
     process_id = waiting(registry)
     taken_elsewhere(registry, process_id, lease_s=30)
     ask = watched(registry, Clock()).asking(process_id, "cpu")
@@ -384,7 +384,7 @@ def handle(world, job, *, jobs=None, then=None, told=None):
         handler = Handler(
             world.worker, tell,
             lambda process_id: {"process_id": process_id, "step": 1},
-            jobs=jobs, tell_every_s=0.02,
+            jobs=jobs, progress_interval_s=0.02,
         )  # fmt: skip
         task = asyncio.ensure_future(handler(job))
         if then:

@@ -42,7 +42,7 @@ def is_error(reply: Reply) -> bool:
 
 
 def job_state(view: ProcessView) -> str:
-    """Return RunPod's word for how a process stands."""
+    """Return the status that RunPod has for a process."""
     if view.error and view.error.code == TimedOut.code:
         return "TIMED_OUT"
     return _STATES[view.status]

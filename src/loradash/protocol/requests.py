@@ -1,8 +1,8 @@
 """What clients may ask for: one type of request for each ``type``, checked before anything runs.
 
 The names and rules are those of the published dashboard's protocol. Fields that a client sends
-beyond them don't fail, since older clients send more, but are told about; a value that is null
-counts as not given.
+beyond them don't fail, since older clients send more, but are named in the reply's warnings; a
+value that is null counts as not given.
 """
 
 from collections.abc import Mapping
@@ -521,7 +521,7 @@ def _unknown_of(data: Mapping[Any, Any], names: list[str]) -> tuple[str, ...]:
 
 
 def _problems(error: ValidationError) -> list[str]:
-    """Tell each finding once, with its field; the last line counts what is left out."""
+    """Describe each finding once, with its field; the last line counts what is left out."""
     found = error.errors(include_url=False)
     problems = list(dict.fromkeys(described(problem) for problem in found))
     if len(problems) <= MAX_PROBLEMS:

@@ -29,7 +29,7 @@ from loradash.wiring.core import (
 from loradash.worker import sdk
 from loradash.worker.handler import Handler
 from loradash.worker.ownership import Ownership
-from loradash.worker.work import LOOK_EVERY_S, Worker
+from loradash.worker.work import POLL_INTERVAL_S, Worker
 
 log = structlog.get_logger("loradash.wiring")
 
@@ -56,7 +56,7 @@ def make_worker(settings: Settings) -> Callable[[], None]:
             core.registry,
             core.runner.taking,
             settings.max_attempts,
-            partial(lease_watch, settings, LOOK_EVERY_S),
+            partial(lease_watch, settings, POLL_INTERVAL_S),
         ),
         core.runner,
         slot,

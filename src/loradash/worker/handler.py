@@ -42,26 +42,26 @@ class Jobs(Protocol):
 class Handler:
     """An async handler: one job in, one small JSON reply out.
 
-    ``tell`` sends progress and returns when it has arrived. ``look`` says how a process stands.
+    ``send_progress`` returns when the progress has arrived; ``read_progress`` reads a process's.
     ``jobs`` are those of the endpoint, where the worker has a key to ask for them.
     """
 
     def __init__(
         self,
         worker: Worker,
-        tell: Callable[[Job, Reply], Awaitable[None]],
-        look: Callable[[str], Reply],
+        send_progress: Callable[[Job, Reply], Awaitable[None]],
+        read_progress: Callable[[str], Reply],
         *,
         jobs: Jobs | None = None,
-        tell_every_s: float = 10.0,
-        ask_every_s: float = 60.0,
+        progress_interval_s: float = 10.0,
+        poll_interval_s: float = 60.0,
     ) -> None:
         self._worker = worker
-        self._tell = tell
-        self._look = look
+        self._send_progress = send_progress
+        self._read_progress = read_progress
         self._jobs = jobs
-        self._tell_every_s = tell_every_s
-        self._ask_every_s = ask_every_s
+        self._progress_interval_s = progress_interval_s
+        self._poll_interval_s = poll_interval_s
 
     async def __call__(self, job: Job) -> Reply:
         """Return the reply; raises `asyncio.CancelledError` where the job must get none."""
@@ -73,7 +73,7 @@ class Handler:
         process_id = reply["process_id"]
         if job_id.startswith(SYNC_ID) and await self._is_sent_on(process_id):
             return sendable(reply)
-        beside = [asyncio.create_task(self._tell_on(job, reply))]
+        beside = [asyncio.create_task(self._report_progress(job, reply))]
         running = asyncio.ensure_future(
             asyncio.to_thread(
                 self._worker.run, process_id, stop, follow=not is_control_planes(data)
@@ -118,7 +118,7 @@ class Handler:
             stop(reason)
             await asyncio.wait([answering])
             if reason == "job_ended" and makes_process(data):
-                # Nobody else would end what was submitted, now or by an earlier delivery.
+                # What was submitted, now or by an earlier delivery, would go on otherwise.
                 process_id = process_of_job(data, job_id)
                 await asyncio.to_thread(self._worker.cancel, process_id, stop)
             raise
@@ -126,8 +126,8 @@ class Handler:
     async def _end_at_runpod(self, jobs: Jobs, job_id: str) -> None:
         """Return once RunPod has ended the job.
 
-        The SDK is told so once, and forgets it for a job that it is just taking; so it is asked
-        for, at the start and now and then.
+        RunPod sends that to the SDK once, which drops it for a job that it is just taking; so
+        RunPod is polled.
         """
         while True:
             try:
@@ -138,7 +138,7 @@ class Handler:
                 log.warning("job_not_asked_for", job=job_id, error=str(error))
             except Exception:  # whatever was met, it doesn't end the work
                 log.exception("job_not_asked_for", job=job_id)
-            await asyncio.sleep(self._ask_every_s)
+            await asyncio.sleep(self._poll_interval_s)
 
     async def _stop_reason(self, job_id: str, data: Any) -> StopReason:
         """What is to become of a process whose job was taken from us.
@@ -170,7 +170,7 @@ class Handler:
             return False
         return True
 
-    async def _tell_on(self, job: Job, reply: Reply) -> None:
+    async def _report_progress(self, job: Job, reply: Reply) -> None:
         """Send progress now and then: a client that waits finds the ``process_id`` in it.
 
         Each message is complete before the next one begins, and none is begun after the end.
@@ -182,12 +182,12 @@ class Handler:
                 if number == 0 and makes_process(job.get("input")):
                     progress = reply
                 else:
-                    progress = await asyncio.to_thread(self._look, process_id)
+                    progress = await asyncio.to_thread(self._read_progress, process_id)
                 number += 1
-                await self._tell(job, {**progress, "sequence": number})
+                await self._send_progress(job, {**progress, "sequence": number})
             except (LoradashError, OSError) as error:
-                log.warning("progress_not_told", process_id=process_id, error=str(error))
-            await asyncio.sleep(self._tell_every_s)
+                log.warning("progress_not_sent", process_id=process_id, error=str(error))
+            await asyncio.sleep(self._progress_interval_s)
 
 
 def sendable(reply: Reply) -> Reply:

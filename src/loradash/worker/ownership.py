@@ -1,8 +1,8 @@
-"""Who works on the process that a job names: we, somebody else, or nobody any more.
+"""Who works on the process that a job names: this worker, another one, or none any more.
 
 A queue that delivers at least once may deliver a job twice, to two workers at once, or again after
 its worker was lost. The lease decides; a job only ever asks for it. Whether a lease has run out is
-seen by asking for a while: see `loradash.runtime.lease_watch`.
+seen by polling for a while: see `loradash.runtime.lease_watch`.
 """
 
 from collections.abc import Callable
@@ -40,9 +40,9 @@ class Ownership:
     def asking(self, process_id: str, device: str) -> Callable[[], Answer]:
         """Return what takes a process if it waits, or if its owner is lost.
 
-        It is to be called again and again: that is how it sees whether the lease of somebody else
-        runs out. What an earlier call has taken without having heard of it, because the registry
-        was away just then, is ours. It isn't ours if it has ended, if somebody works on it, or if
+        It is to be called again and again: that is how it sees whether another worker's lease
+        expires. What an earlier call has taken without an answer, because the registry was away
+        just then, is ours. It isn't ours if it has ended, if another worker holds the lease, or if
         it was given up now because its workers were lost too often. Raises `NotFound` and
         `RegistryUnavailable`.
         """

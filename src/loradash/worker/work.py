@@ -35,7 +35,7 @@ from loradash.worker.ownership import Answer, Ownership
 
 log = structlog.get_logger("loradash.worker")
 
-LOOK_EVERY_S = 2.0
+POLL_INTERVAL_S = 2.0
 _GPU_SHARE = 0.9
 _MEMORY_PATIENCE_S = 60.0
 
@@ -117,7 +117,7 @@ class Worker:
     ) -> Reply:
         """Run a process, or follow whoever runs it, to its end; return how it ended.
 
-        Without ``follow`` somebody else who gives a sign of life is left alone at once: whoever
+        Without ``follow`` a lease holder that renews its lease is left alone at once: whoever
         sent the job looks after the process, and a GPU that only waits costs money. Raises
         `JobStopped` where nothing may be said: the worker stops, the job was ended, or how the
         process stands can't be found out within the patience with a registry that is away.
@@ -137,7 +137,7 @@ class Worker:
                     if not follow and first_seen and lease != first_seen:
                         return ended_job(taken.record)
                     first_seen = first_seen or lease
-                    _pause(stop)  # somebody has it; if he is lost, it will be ours
+                    _pause(stop)  # another worker holds the lease; retry until it ends or expires
         except JobStopped:
             if stop.reason == "job_ended":
                 self.cancel(process_id, stop)
@@ -148,7 +148,7 @@ class Worker:
     def cancel(self, process_id: str, stop: StopRequest) -> None:
         """End a process whose job has ended; one that has ended itself stays as it is.
 
-        Nobody else would: a registry that is away is waited for, unless this worker stops.
+        A registry that is away is waited for, unless this worker stops: no other program does it.
         """
 
         def ask() -> None:
@@ -179,19 +179,19 @@ class Worker:
         record = taken.record
         with self._one_process:
             self._make_room(record, stop)
-            # An end that can't be written is told by nobody: the process is taken up again.
+            # A job whose end can't be written gets no reply: the process is taken up again.
             self._or_stopped(_at_once, lambda: self._runner.run(record, self._slot, stop, on_event))
         patience = self._patience(record.id, stop)
         record = self._or_stopped(patience, lambda: self._registry.get(record.id))
         if record.status.is_end:
             return ended_job(record)
-        if stop.reason == "lease_lost":  # another worker has it, and his job will tell
+        if stop.reason == "lease_lost":  # another worker has it, whose job will get the reply
             log.warning("process_is_elsewhere", process_id=record.id)
         raise JobStopped
 
     @contextmanager
     def _working(self, stop: StopRequest) -> Iterator[None]:
-        """Have the work hear of the worker's end. Raises `JobStopped` if that has come."""
+        """Stop the work when the worker stops. Raises `JobStopped` if it has already."""
         self._stops.append(stop)
         try:
             if self._is_stopping or stop.count:
@@ -252,7 +252,7 @@ def _at_once(work: Callable[[], Result]) -> Result:
 
 
 def _pause(stop: StopRequest) -> None:
-    until_s = time.monotonic() + LOOK_EVERY_S
+    until_s = time.monotonic() + POLL_INTERVAL_S
     while time.monotonic() < until_s:
         if stop.count:
             raise JobStopped

@@ -81,8 +81,8 @@ class Runner:
         """Take one process, whether it waits, has failed, was cancelled or lost, and run it.
 
         Whether the owner of a running one is lost may have to be watched for as long as its lease
-        lasts, which ``say`` is told. Raises `NotFound`, and `ConflictingState` if it is completed
-        or somebody works on it.
+        lasts, which ``say`` announces. Raises `NotFound`, and `ConflictingState` if it is completed
+        or another worker holds its lease.
         """
         take = self.taking("local")
         watch = self._watch_one(process_id, stop, say)
@@ -161,7 +161,7 @@ class Runner:
 
 def _ending_of(error: LoradashError, attempt: Attempt) -> Terminal:
     """What an error of ours makes of an attempt."""
-    if isinstance(error, AWAY) and attempt.stop.count:  # it was no failure: nobody waited for it
+    if isinstance(error, AWAY) and attempt.stop.count:  # no failure: the outage wasn't waited for
         log.warning("outage_not_awaited", code=error.code, error=str(error))
         return Stopped(time_s=time.time())
     log.warning("process_failed", code=error.code, error=str(error))
@@ -210,7 +210,7 @@ def take_over(
 ) -> ProcessRecord:
     """Queue a process again whose owner is lost; see `loradash.domain.process.expired`.
 
-    It stays as it is if its lease was renewed, or somebody else took it over, since the last look.
+    It stays as it is if its lease was renewed, or if it was taken over, since the last poll.
     """
 
     def change(record: ProcessRecord) -> ProcessRecord:

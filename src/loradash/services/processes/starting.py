@@ -1,4 +1,4 @@
-"""Starting processes: what was asked for is checked, submitted, and the executor told of it."""
+"""Starting processes: what was asked for is checked, submitted, and the executor notified."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -41,7 +41,7 @@ def submit(
     record = record.model_copy(update={"config_key": key})
     try:
         return registry.create(taking(record) if taking else record, contested=may_exist)
-    except ConflictingState:  # somebody else was faster
+    except ConflictingState:  # another submission was faster
         present = registry.get(record.id)
         if present.config_key != key:
             _discard(store, key)

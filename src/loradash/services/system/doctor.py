@@ -1,4 +1,4 @@
-"""What this installation can do, told in facts: versions, devices, folders, what is off and why."""
+"""What this installation can do, in facts: versions, devices, folders, what is off and why."""
 
 import importlib.metadata
 import json

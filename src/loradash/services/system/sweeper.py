@@ -1,9 +1,9 @@
-"""Objects that nobody lists, deleted: what late or dead writers have left in the store.
+"""Objects that no record lists, deleted: what late or dead writers have left in the store.
 
 An owner that was frozen may put something long after another one has finished; one that dies may
 have put what it never listed. `loradash.runtime.leftovers` says which objects these are, and why
-nobody will ever list them. Processes that the registry doesn't know are left alone: they may be in
-another one that shares the bucket.
+no record will ever list them. Processes that the registry doesn't know are left alone: they may be
+in another one that shares the bucket.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _MOST_REMEMBERED = 100_000
 
 
 class Swept(NamedTuple):
-    """How many objects are gone: results, and rows of the registry."""
+    """How many objects were deleted: results, and rows of the registry."""
 
     results: int
     rows: int
@@ -45,7 +45,7 @@ class Sweeper:
         self._clean: TTLCache[str, int] = TTLCache(_MOST_REMEMBERED, _REMEMBERED_S)
 
     def sweep(self) -> Swept:
-        """Delete what nobody lists. Raises what store and registry raise."""
+        """Delete what no record lists. Raises what store and registry raise."""
         results = 0
         for process_id, stored in self._stored():
             if self._clean.get(process_id) != stored:
@@ -56,19 +56,19 @@ class Sweeper:
         return Swept(results, rows)
 
     def sweep_process(self, process_id: str) -> int:
-        """Delete what nobody lists of one process's results; return how many objects it was."""
+        """Delete results of one process that its record doesn't list; return their number."""
         stored = list(self._store.list(keys.results(process_id)))
         try:
             record = self._registry.get(process_id)
             listed = {entry.key for entry in self._registry.artifacts(process_id)}
         except NotFound:
             return 0
-        gone = leftovers(record, listed, stored)
-        if gone:
-            self._store.delete_many(gone)
+        unlisted = leftovers(record, listed, stored)
+        if unlisted:
+            self._store.delete_many(unlisted)
         elif record.status is not Status.RUNNING:
             self._clean[process_id] = _fingerprint(info.key for info in stored)
-        return len(gone)
+        return len(unlisted)
 
     def _stored(self) -> Iterator[tuple[str, int]]:
         """Yield the processes that have results, and what tells whether others have come."""
