@@ -11,6 +11,8 @@ from loradash.domain.generation import GenerationRequest, parse_generation_text
 from loradash.domain.random_seeds import with_seeds_drawn
 from loradash.domain.training_config import TrainingConfig
 from loradash.domain.training_text import parse_training, parse_training_text, training_text
+from loradash.engines.diffusers.support import check
+from loradash.engines.scripted.engine import ScriptedEngine
 from loradash.errors import InvalidConfig
 from tests.unit.test_training_config import full
 
@@ -149,14 +151,6 @@ def test_a_value_means_what_it_means_in_ai_toolkit(sections, path, value):
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"network": {"type": "lokr"}}, "lokr"),
-        ({"network": {"type": "DoRA"}}, "dora"),
-        ({"train": {"loss_type": "wavelet"}}, "wavelet"),
-        ({"train": {"noise_scheduler": "mean_flow"}}, "mean_flow"),
-        ({"train": {"optimizer": "automagic"}}, "ai-toolkit's own"),
-        ({"train": {"optimizer": "DAdaptationLion"}}, "use prodigy"),
-        ({"train": {"optimizer": "ademamix8bit"}}, "use adamw"),
-        ({"train": {"optimizer": "adafactor", "optimizer_params": {"relative_step": True}}}, "lr"),
         ({"save": {"push_to_hub": True}}, "object store"),
         ({"datasets": [{"folder_path": "a", "caption_ext": ".json"}]}, "JSON"),
     ],
@@ -167,6 +161,36 @@ def test_a_value_that_can_not_be_followed_is_refused_with_the_reason(sections, w
     (problem,) = caught.value.problems
     assert words in problem
     assert "input should be" not in problem
+
+
+@pytest.mark.parametrize(
+    ("sections", "place", "words"),
+    [
+        ({"network": {"type": "lokr"}}, "network.type", "lokr"),
+        ({"network": {"type": "DoRA"}}, "network.type", "dora"),
+        ({"train": {"loss_type": "wavelet"}}, "train.loss_type", "wavelet"),
+        ({"train": {"noise_scheduler": "mean_flow"}}, "train.noise_scheduler", "mean_flow"),
+        ({"train": {"optimizer": "automagic"}}, "train.optimizer", "ai-toolkit's own"),
+        ({"train": {"optimizer": "DAdaptationLion"}}, "train.optimizer", "use prodigy"),
+        ({"train": {"optimizer": "ademamix8bit"}}, "train.optimizer", "use adamw"),
+        (
+            {"train": {"optimizer": "adafactor", "optimizer_params": {"relative_step": True}}},
+            "train.optimizer_params.relative_step",
+            "give the rate in lr",
+        ),
+    ],
+)
+def test_what_other_trainers_have_reaches_the_engine_and_the_built_in_one_refuses_it(
+    sections, place, words
+):
+    config = parse_training(full(**sections))
+    assert parse_training_text(training_text(config)) == config
+    assert ScriptedEngine().check_training(config)
+    with pytest.raises(InvalidConfig, match="settings that this engine can't follow") as caught:
+        check(config)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{place}: ")
+    assert words in problem
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_switch_is_no_number(parse, text, key):
     ("text", "problem"),
     [
         ("lr_scheduler: cosin", "lr_scheduler: input should be 'constant'"),
-        ("optimizer: came", "optimizer: "),
+        ("optimizer: magic", "optimizer: input should be 'adamw'"),
         ("sample_steps: 100000", "sample_steps: input should be less"),
         ("resolution: []", "resolution: must have at least 1 item"),
     ],

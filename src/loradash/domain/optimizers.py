@@ -6,7 +6,7 @@ or ai-toolkit's where that differs.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 OptimizerName = Literal[
     "adamw", "adam", "adamw8bit", "adam8bit", "lion", "lion8bit", "prodigy", "prodigy8bit",
@@ -59,7 +59,7 @@ _KINDS = {
 }  # fmt: skip
 
 _OTHER_NAMES = {"adamw8": "adamw8bit", "adam8": "adam8bit"}
-_REFUSED = {
+_FOREIGN = {
     "dadaptation": "DAdaptation is no longer maintained; use prodigy, which comes from it",
     "automagic": "it is ai-toolkit's own; use adamw, or prodigy, which finds the rate itself",
     "ademamix": "AdEMAMix isn't available here; use adamw",
@@ -74,26 +74,49 @@ _REFUSED = {
 def optimizer_name(value: Any) -> Any:
     """Return the name that is used here for one of ai-toolkit's, in any case.
 
-    Raises `ValueError` with the reason for those that aren't available.
+    Those that only other trainers have keep their names: an engine may have them.
+    Raises `ValueError` for a name that no trainer is known to have.
     """
     if not isinstance(value, str):
         return value
     name = value.strip().lower()
-    compact = name.replace("_", "").replace("-", "")
-    for start, reason in _REFUSED.items():
-        if compact.startswith(start) or (start == "schedulefree" and start in compact):
-            raise ValueError(f"{name}: {reason}")
+    if foreign_optimizer(name):
+        return name
+    compact = _compact(name)
     if compact.startswith("prodigy"):  # its UI writes prodigyopt
         return "prodigy8bit" if compact.startswith("prodigy8bit") else "prodigy"
-    return _OTHER_NAMES.get(compact, compact)
+    known = _OTHER_NAMES.get(compact, compact)
+    if known not in _NAMES:
+        raise ValueError(f"input should be {', '.join(map(repr, _NAMES[:-1]))} or {_NAMES[-1]!r}")
+    return known
 
 
-def kind_of(name: OptimizerName) -> OptimizerKind:
-    """The kind of an optimizer; one with a state of 8 bits is of the same kind."""
-    return _KINDS[name.removesuffix("8bit")]
+_NAMES = get_args(OptimizerName)
 
 
-def foreign_settings(name: OptimizerName, given: set[str]) -> list[str]:
+def foreign_optimizer(name: str) -> str | None:
+    """Why an optimizer that other trainers have isn't in the built-in engine; None for its own."""
+    compact = _compact(name)
+    for start, reason in _FOREIGN.items():
+        if compact.startswith(start) or (start == "schedulefree" and start in compact):
+            return f"{name}: {reason}"
+    return None
+
+
+def _compact(name: str) -> str:
+    return name.replace("_", "").replace("-", "")
+
+
+def kind_of(name: str) -> OptimizerKind:
+    """The kind of an optimizer; one with a state of 8 bits is of the same kind.
+
+    One that only other trainers have may have any of the settings.
+    """
+    every = frozenset().union(*(kind.settings for kind in _KINDS.values()))
+    return _KINDS.get(name.removesuffix("8bit"), OptimizerKind(every))
+
+
+def foreign_settings(name: str, given: set[str]) -> list[str]:
     """Those settings that this optimizer doesn't have, in order."""
     return sorted(given - kind_of(name).settings)
 

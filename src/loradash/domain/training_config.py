@@ -25,7 +25,6 @@ from loradash.domain.engine_use import EngineName
 from loradash.domain.names import Name
 from loradash.domain.optimizers import (
     LEAST_OWN_RATE,
-    OptimizerName,
     foreign_settings,
     kind_of,
     optimizer_name,
@@ -57,18 +56,6 @@ def as_list(value: Any) -> Any:
 
 def _lower(value: Any) -> Any:
     return value.strip().lower() if isinstance(value, str) else value
-
-
-def _refusing(reasons: dict[str, str]) -> BeforeValidator:
-    """Lower a name's case; refuse one that is known and can't be followed, with the reason."""
-
-    def check(value: Any) -> Any:
-        name = _lower(value)
-        if isinstance(name, str) and name in reasons:
-            raise ValueError(reasons[name])
-        return name
-
-    return BeforeValidator(check)
 
 
 AnyPrecision = Annotated[Precision, BeforeValidator(_precision)]
@@ -137,17 +124,14 @@ SnrGamma = Annotated[
 ]
 
 
-_OTHER_NETWORKS = ("lokr", "loha", "dora", "lorm", "lierla", "c3lier", "ia3", "full", "fullrank")
+NetworkType = Literal[
+    "lora", "lokr", "loha", "dora", "lorm", "lierla", "c3lier", "ia3", "full", "fullrank"
+]
 
 
 def _network_type(value: Any) -> Any:
-    """LoCon is a LoRA with ``conv``; others are refused by name."""
+    """LoCon is a LoRA with ``conv``."""
     name = _lower(value)
-    if name in _OTHER_NETWORKS:
-        raise ValueError(
-            f"networks of type {name} aren't trained here; set type to lora, with linear and "
-            "linear_alpha for its rank and alpha"
-        )
     return "lora" if name in ("locon", "lycoris") else name
 
 
@@ -157,7 +141,7 @@ class NetworkSection(Section):
     passthrough = ai_toolkit_keys.NETWORK
     other_names = frozenset({"rank", "alpha"})
 
-    type: Annotated[Literal["lora"], BeforeValidator(_network_type)] = "lora"
+    type: Annotated[NetworkType, BeforeValidator(_network_type)] = "lora"
     linear: int = Field(4, ge=1, le=1024, description="rank of linear layers")
     linear_alpha: float = Field(1.0, gt=0, le=4096, description="0 or null: the rank")
     conv: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, BeforeValidator(_none_if_zero)] = (
@@ -323,19 +307,12 @@ LearningRateSchedule = Literal[
 NoiseScheduler = Literal[
     "ddpm", "ddim", "pndm", "lms", "k_lms", "euler", "k_euler", "euler_a", "heun", "dpm_2",
     "dpm_2_a", "dpmsolver", "dpmsolver++", "k_dpmsolver", "k_dpmsolver++", "dpmsingle", "unipc",
-    "lcm", "flowmatch",
+    "lcm", "flowmatch", "mean_flow", "custom_lcm",
 ]  # fmt: skip
-_OTHER_NOISE = {
-    name: f"{name} is a noise process of its own, and isn't trained here; use ddpm, which is the "
-    "base model's own"
-    for name in ("mean_flow", "custom_lcm")
-}
-_OTHER_LOSSES = {
-    name: f"the loss {name} isn't computed here; use mse or mae"
-    for name in (
-        "wavelet", "pixelspace", "mean_flow", "pseudo_huber", "huber", "smooth_l1", "stepped",
-    )
-}  # fmt: skip
+Loss = Literal[
+    "mse", "mae", "wavelet", "pixelspace", "mean_flow", "pseudo_huber", "huber", "smooth_l1",
+    "stepped",
+]  # fmt: skip
 
 
 class TrainSection(Section):
@@ -352,7 +329,7 @@ class TrainSection(Section):
     lr: float = Field(1e-4, gt=0, le=1e6)
     unet_lr: float | None = Field(None, gt=0, le=1e6)
     text_encoder_lr: float | None = Field(None, gt=0, le=1e6)
-    optimizer: Annotated[OptimizerName, BeforeValidator(optimizer_name)] = "adamw"
+    optimizer: Annotated[str, BeforeValidator(optimizer_name)] = "adamw"
     optimizer_params: "OptimizerParams" = Field(default_factory=lambda: OptimizerParams())
     lr_scheduler: Annotated[LearningRateSchedule, BeforeValidator(_lower)] = "constant"
     lr_scheduler_params: "ScheduleParams" = Field(default_factory=lambda: ScheduleParams())
@@ -361,7 +338,7 @@ class TrainSection(Section):
     train_unet: bool = True
     train_text_encoder: bool = False
     gradient_checkpointing: bool = True
-    noise_scheduler: Annotated[NoiseScheduler, _refusing(_OTHER_NOISE)] = "ddpm"
+    noise_scheduler: Annotated[NoiseScheduler, BeforeValidator(_lower)] = "ddpm"
     min_denoising_steps: DenoisingStep = 0
     max_denoising_steps: DenoisingStep = LAST_DENOISING_STEP
     content_or_style: Annotated[
@@ -370,7 +347,7 @@ class TrainSection(Section):
     noise_offset: float = Field(0.0, ge=0, le=10)
     min_snr_gamma: SnrGamma = None
     snr_gamma: SnrGamma = None
-    loss_type: Annotated[Literal["mse", "mae"], _refusing(_OTHER_LOSSES)] = "mse"
+    loss_type: Annotated[Loss, BeforeValidator(_lower)] = "mse"
     reg_weight: float = Field(1.0, ge=0, le=1000)
     ema_config: Annotated[EmaSection, BeforeValidator(_none_if_false)] = Field(
         default_factory=EmaSection
@@ -487,15 +464,6 @@ class OptimizerParams(Section):
         if betas is not None and not all(0 <= beta < 1 for beta in betas):
             raise ValueError("each beta must be at least 0 and below 1")
         return betas
-
-    @field_validator("relative_step", "warmup_init")
-    @classmethod
-    def _rate_is_given(cls, value: bool | None) -> bool | None:
-        if value:
-            raise ValueError(
-                "adafactor's own rate isn't followed here; set it to false and give the rate in lr"
-            )
-        return value
 
     @property
     def given(self) -> dict[str, Any]:

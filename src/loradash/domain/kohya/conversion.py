@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loradash.domain.foreign_choices import foreign_choices
 from loradash.domain.kohya.datasets import datasets_of
 from loradash.domain.kohya.folders import Files
 from loradash.domain.kohya.gui import as_arguments, is_gui
@@ -63,6 +64,7 @@ def convert(
     if sample["sample_every"] and not at_first:
         train["skip_first_sample"] = True
     seed = source.whole("seed")
+    model = _model(source)
     process = {
         "type": "sd_trainer",
         "training_seed": -1 if seed is None else seed,
@@ -73,7 +75,7 @@ def convert(
         },
         "datasets": datasets.sections,
         "train": train,
-        "model": _model(source),
+        "model": model,
         "sample": sample,
     }
     document: dict[str, Any] = {
@@ -89,6 +91,7 @@ def convert(
         source.notes.append(f"not known, and so not converted: {named(unknown)}")
     if source.problems:
         # what stands in the place of a refused setting is valid, or missing, which is told already
+        model["name_or_path"] = model["name_or_path"] or "missing"
         others = [one for one in _problems_of(document) if not one.endswith(": missing")]
         raise InvalidConfig(
             "config of sd-scripts: it can't be converted to the same training",
@@ -106,12 +109,11 @@ def convert(
 
 
 def _problems_of(document: dict[str, Any]) -> tuple[str, ...]:
-    """What no training here can have."""
+    """What no training by the built-in engine can have."""
     try:
-        parse_training(document)
+        return tuple(foreign_choices(parse_training(document)))
     except InvalidConfig as error:
         return error.problems or (error.message,)
-    return ()
 
 
 def _model(source: Source) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from loradash.domain.ai_toolkit_keys import asks_for_something
+from loradash.domain.foreign_choices import foreign_choices
 from loradash.domain.optimizers import LEAST_OWN_RATE, kind_of
 from loradash.domain.sizes import counted
 from loradash.domain.training_config import TrainingConfig
@@ -22,7 +23,7 @@ def check(config: TrainingConfig, layout: Layout | None = None) -> tuple[str, ..
     """
     process = config.process
     found = foreign_keys(config)
-    refused, warnings = [*found.refused], [*found.mentioned]
+    refused, warnings = [*foreign_choices(config), *found.refused], [*found.mentioned]
     refused += _other_families(config)
     refused += no_layers(config, layout.layers if layout else {})
     previews = check_previews(config, drawing_limits(layout.configs if layout else {}))
