@@ -5,7 +5,8 @@ Only the names differ; this is the way back from diffusers' names, for the layou
 
 from pathlib import Path
 
-from diffusers import StableDiffusionPipeline
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,6 +27,54 @@ def write_single_file(pipeline: StableDiffusionPipeline, path: Path) -> Path:
         tensors[f"cond_stage_model.transformer.text_model.{name}"] = value
     save_file({key: value.contiguous() for key, value in tensors.items()}, path)
     return path
+
+
+def write_single_file_xl(pipeline: StableDiffusionXLPipeline, path: Path, *marks: str) -> Path:
+    """Save an SDXL pipeline; ``marks`` are names of empty tensors that say something of it."""
+    names = _unet_names(pipeline) | {
+        "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
+    }  # fmt: skip
+    tensors = {
+        **_renamed("model.diffusion_model.", pipeline.unet.state_dict(), names),
+        **_renamed("first_stage_model.", pipeline.vae.state_dict(), _vae_names(pipeline)),
+        **_open_clip("conditioner.embedders.1.model.", pipeline.text_encoder_2.state_dict()),
+        **{mark: torch.zeros(0) for mark in marks},
+    }
+    for key, value in pipeline.text_encoder.state_dict().items():
+        name = key.removeprefix("text_model.")
+        tensors[f"conditioner.embedders.0.transformer.text_model.{name}"] = value
+    save_file({key: value.contiguous().clone() for key, value in tensors.items()}, path)
+    return path
+
+
+def _open_clip(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names of open_clip, which keeps queries, keys and values in one matrix."""
+    outside = {
+        "embeddings.token_embedding.weight": "token_embedding.weight",
+        "embeddings.position_embedding.weight": "positional_embedding",
+        "final_layer_norm.weight": "ln_final.weight", "final_layer_norm.bias": "ln_final.bias",
+    }  # fmt: skip
+    inside = {
+        "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc",
+        "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj",
+    }  # fmt: skip
+    result = {}
+    for key, value in state.items():
+        name = key.removeprefix("text_model.")
+        if name == "text_projection.weight":
+            result[f"{prefix}text_projection"] = value.T
+        elif name in outside:
+            result[prefix + outside[name]] = value
+        elif name.startswith("encoder.layers."):
+            number, _, rest = name.removeprefix("encoder.layers.").partition(".")
+            place = f"{prefix}transformer.resblocks.{number}."
+            layer, _, end = rest.rpartition(".")
+            if layer in inside:
+                result[f"{place}{inside[layer]}.{end}"] = value
+            elif layer == "self_attn.q_proj":
+                three = [state[key.replace("q_proj", f"{one}_proj")] for one in "qkv"]
+                result[f"{place}attn.in_proj_{end}"] = torch.cat(three)
+    return result
 
 
 def _renamed(prefix: str, state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:

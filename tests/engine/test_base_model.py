@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from loradash.domain.training_config import TrainSection
 from loradash.engines.diffusers.base_models.families import BaseModelSource, find_base_model
-from loradash.engines.diffusers.child.architecture import Architecture
+from loradash.engines.diffusers.child.architecture import Architecture, ImageFacts
 from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.stop_signal import StopSignal
 from loradash.errors import Interrupted, InvalidBaseModel
@@ -40,7 +40,8 @@ def prediction(architecture: Architecture) -> torch.Tensor:
     captions = architecture.encode_captions(["a red apple"])
     noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return architecture.predict(noisy, torch.tensor([400]), captions)
+        facts = ImageFacts((16, 16), (0, 0), (16, 16))
+        return architecture.predict(noisy, torch.tensor([400]), captions, [facts])
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from loradash.engines.diffusers.child.architecture import Architecture, ImageFac
 from loradash.engines.diffusers.child.base_model import load_base_model
 from loradash.engines.stop_signal import StopSignal
 from tests.engine.conftest import LocalTraining, Recorder
+from tests.engine.original_format import write_single_file_xl
 from tests.engine.test_resume import EVERYTHING, EVERYTHING_FULL, assert_equal_weights
 from tests.engine.tiny_models import build_stable_diffusion_xl
 
@@ -26,10 +27,12 @@ FACTS = ImageFacts(original=SIZE[::-1], crop=(0, 0), target=SIZE[::-1])
 TEXT = {"train.train_text_encoder": True, "train.text_encoder_lr": 5e-3}
 
 
-def load(folder: Path) -> Architecture:
+def load(folder: Path, extras: Path | None = None, is_v_pred: bool | None = None) -> Architecture:
     emitter: Any = Recorder()
     cpu = torch.device("cpu")
-    source = find_base_model(str(folder))
+    source = find_base_model(
+        str(folder), extras=str(extras) if extras else None, is_v_pred=is_v_pred
+    )
     return load_base_model(source, torch.float32, cpu, emitter, StopSignal(), offline=True)
 
 
@@ -200,3 +203,44 @@ def test_names_of_the_original_code_are_the_same_layers(
     save_file(attention, tmp_path / "attention.safetensors")
     ours = load_with(tiny_xl_base, [tmp_path / "attention.safetensors"])
     assert np.array_equal(drawn(theirs), drawn(ours))
+
+
+def prediction(architecture: Architecture) -> torch.Tensor:
+    noisy = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        rows = architecture.encode_captions(["a red apple"])
+        return architecture.predict(noisy, torch.tensor([400]), rows, [FACTS])
+
+
+def test_a_single_file_is_the_same_model_as_the_folder(tiny_xl_base: Path, tmp_path: Path) -> None:
+    path = write_single_file_xl(plain(tiny_xl_base), tmp_path / "model.safetensors")
+    from_file, from_folder = load(path, tiny_xl_base), load(tiny_xl_base)
+    torch.testing.assert_close(prediction(from_file), prediction(from_folder))
+    assert from_file.pipeline.scheduler.config.prediction_type == "epsilon"
+
+
+def test_a_single_file_says_by_its_marks_that_it_predicts_v(
+    tiny_xl_base: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    write_single_file_xl(plain(tiny_xl_base), path, "v_pred", "ztsnr")
+    architecture = load(path, tiny_xl_base)
+    objective = architecture.objective(TrainSection(), None, torch.device("cpu"))
+    assert objective.prediction_type == "v_prediction"
+    assert objective.zero_terminal_snr
+    assert architecture.pipeline.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_previews_are_drawn_with_the_prediction_that_the_config_names(tiny_xl_base: Path) -> None:
+    pipeline: Any = load(tiny_xl_base, is_v_pred=True).pipeline
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_a_single_file_without_text_encoders_takes_those_of_its_extras(
+    tiny_xl_base: Path, tmp_path: Path
+) -> None:
+    whole = write_single_file_xl(plain(tiny_xl_base), tmp_path / "whole.safetensors")
+    tensors = {k: v for k, v in load_file(whole).items() if not k.startswith("conditioner.")}
+    save_file(tensors, tmp_path / "part.safetensors")
+    from_file = load(tmp_path / "part.safetensors", tiny_xl_base)
+    torch.testing.assert_close(prediction(from_file), prediction(load(tiny_xl_base)))

@@ -405,6 +405,9 @@ def test_a_whole_checkpoint_passes_and_tells_the_size_of_its_version(
     path.write_bytes(safetensors({**WHOLE, ATTENTION: (8, 1024)}))
     assert inspect(find_base_model(str(path))).native_size == 768
     assert inspect(find_base_model(str(path), extras=str(EMOJI))).native_size == 64
+    path.write_bytes(safetensors({**WHOLE, "model.diffusion_model.label_emb.0.0.weight": (8, 8)}))
+    assert inspect(find_base_model(str(path))).native_size == 1024
+    assert "the file is of Stable Diffusion XL" in refusal(path, EMOJI)
 
 
 @pytest.mark.parametrize(
@@ -419,7 +422,7 @@ def test_a_whole_checkpoint_passes_and_tells_the_size_of_its_version(
         (safetensors({"lora_unet_down_blocks_0.lora_down.weight": (4, 8)}), "adapter (LoRA)"),
         (safetensors({"unet.down_blocks.0.attn.to_q.lora_A.weight": (4, 8)}), "adapter (LoRA)"),
         (safetensors({"lora_unet_mid.hada_w1_a": (4, 8)}), "adapter (LoRA)"),
-        (safetensors({**WHOLE, "model.diffusion_model.label_emb.0.0.weight": (8, 8)}), "SDXL"),
+        (safetensors({**WHOLE, "conditioner.embedders.0.model.ln_final.weight": (8,)}), "refiner"),
         (safetensors({"double_blocks.0.img_attn.qkv.weight": (8, 8)}), "FLUX"),
         (
             safetensors({"model.diffusion_model.double_blocks.0.img_mod.lin.bias": (8,)}),

@@ -8,7 +8,11 @@ repositories) as diffusers 0.42 tells them apart (``loaders/single_file_utils.py
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from loradash.engines.diffusers.base_models.families import STABLE_DIFFUSION
+from loradash.engines.diffusers.base_models.families import (
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    Family,
+)
 from loradash.engines.diffusers.base_models.findings import Finding
 from loradash.engines.diffusers.base_models.pipeline_layout import INPUT_CHANNELS
 from loradash.engines.diffusers.base_models.weights import Tensor
@@ -25,7 +29,8 @@ _KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("control_model.", "controlnet_cond_embedding.", "input_hint_block."), "a ControlNet"),
     (("motion_modules.",), "an AnimateDiff motion module"),
     (("emb_params", "string_to_param"), "an embedding (textual inversion)"),
-    (("conditioner.embedders.", "model.diffusion_model.label_emb."), "an SDXL model"),
+    (("edm_mean",), "a Playground v2.5 model"),
+    (("conditioner.embedders.0.model.",), "the refiner of SDXL"),
     (("distilled_guidance_layer.",), "a Chroma model"),
     (("single_stream_modulation.",), "a FLUX.2 model"),
     (("double_stream_blocks.",), "a HiDream model"),
@@ -38,11 +43,24 @@ _KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
 _WHOLE = "give the whole checkpoint, or the top folder of a diffusers pipeline"
 
 
-class Checkpoint(NamedTuple):
-    """A whole checkpoint of Stable Diffusion 1.x or 2.x."""
+_XL = "model.diffusion_model.label_emb."
+_PREDICTS_V = "v_pred"
+"""An empty tensor by which checkpoints of SDXL say that they predict v; ComfyUI reads it, too."""
+_ENDS_IN_NOISE = "ztsnr"
+"""An empty tensor by which they say that their noise schedule ends in pure noise."""
 
-    is_v2: bool
-    has_text_encoder: bool
+
+class Checkpoint(NamedTuple):
+    """A whole checkpoint in the names of the original code."""
+
+    family: Family
+    native_size: int
+    """Side in pixels of the images that such models were trained on."""
+    configs: str
+    """The repository whose configs fit, as diffusers chooses it."""
+    has_text_encoders: bool
+    predicts_v: bool = False
+    ends_in_noise: bool = False
 
 
 def checkpoint_kind(tensors: Mapping[str, Tensor]) -> Checkpoint | Finding:
@@ -62,8 +80,10 @@ def checkpoint_kind(tensors: Mapping[str, Tensor]) -> Checkpoint | Finding:
     has_vae = any(key.startswith("first_stage_model.") for key in tensors)
     if first is None:
         return Finding(_what_else(tensors, has_vae=has_vae), _WHOLE)
+    is_xl = any(key.startswith(_XL) for key in tensors)
     if what := INPUT_CHANNELS.get(first.shape[1] if len(first.shape) > 1 else 4):
-        return Finding(f"this is {what}", STABLE_DIFFUSION.ordinary)
+        family = STABLE_DIFFUSION_XL if is_xl else STABLE_DIFFUSION
+        return Finding(f"this is {what}", family.ordinary)
     if not has_vae:
         return Finding("it holds no VAE (first_stage_model.*)", _WHOLE)
     if quantised := [key for key, one in tensors.items() if one.dtype in ("U8", "I8")
@@ -72,10 +92,26 @@ def checkpoint_kind(tensors: Mapping[str, Tensor]) -> Checkpoint | Finding:
             f"it is quantised ({quantised[0]} is {tensors[quantised[0]].dtype})",
             "use the model's version that isn't quantised",
         )
+    return _described(tensors, is_xl=is_xl)
+
+
+def _described(tensors: Mapping[str, Tensor], *, is_xl: bool) -> Checkpoint:
+    """Describe a whole checkpoint that can be a base model."""
+    if is_xl:
+        return Checkpoint(
+            STABLE_DIFFUSION_XL,
+            1024,
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            has_text_encoders=_holds(("conditioner.embedders.1.",), tensors),
+            predicts_v=_PREDICTS_V in tensors,
+            ends_in_noise=_ENDS_IN_NOISE in tensors,
+        )
     attention = tensors.get(_V2_ATTENTION)
+    has_text = any(key.startswith("cond_stage_model.") for key in tensors)
+    if attention is not None and attention.shape[-1] == 1024:
+        return Checkpoint(STABLE_DIFFUSION, 768, "stabilityai/stable-diffusion-2-1", has_text)
     return Checkpoint(
-        is_v2=attention is not None and attention.shape[-1] == 1024,
-        has_text_encoder=any(key.startswith("cond_stage_model.") for key in tensors),
+        STABLE_DIFFUSION, 512, "stable-diffusion-v1-5/stable-diffusion-v1-5", has_text
     )
 
 

@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeVar
 from loradash.engines.diffusers.base_models.checkpoint_kinds import Checkpoint, checkpoint_kind
 from loradash.engines.diffusers.base_models.families import (
     FAMILIES,
-    STABLE_DIFFUSION,
     BaseModelSource,
     Family,
     family_of,
@@ -33,14 +32,6 @@ from loradash.engines.diffusers.base_models.pipeline_layout import INDEX, Layout
 from loradash.engines.diffusers.base_models.weights import NotWeights, read_header
 from loradash.errors import InvalidBaseModel
 from loradash.paths import local_path
-
-_V1_SIZE = 512
-_V2_SIZE = 768
-# Whose configs fit a single file, as diffusers chooses them (``DIFFUSERS_DEFAULT_PIPELINE_PATHS``).
-_CONFIGS = {
-    "v1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "v2": "stabilityai/stable-diffusion-2-1",
-}
 
 _Looked = TypeVar("_Looked")
 
@@ -170,24 +161,29 @@ def _told_by_cause(hub: HubModel, look: Callable[[], _Looked]) -> _Looked:
         ) from error
 
 
-def _single_file(source: BaseModelSource, offline: bool) -> Inspection:
+def checkpoint_of(source: BaseModelSource) -> Checkpoint:
+    """Return what a single file is. Raises `InvalidBaseModel` if it can't be a base model here."""
     path = Path(source.location)
-    files = FolderFiles(path.parent)
     try:
-        kind = checkpoint_kind(read_header(files, path.name))
+        kind = checkpoint_kind(read_header(FolderFiles(path.parent), path.name))
     except NotWeights as error:
         finding = Finding(f"the file {error.reason}", error.remedy)
         raise invalid_base_model(source.name, [finding]) from error
     if isinstance(kind, Finding):
         raise invalid_base_model(source.name, [kind])
-    size = _V2_SIZE if kind.is_v2 else _V1_SIZE
+    return kind
+
+
+def _single_file(source: BaseModelSource, offline: bool) -> Inspection:
+    kind = checkpoint_of(source)
+    size = kind.native_size
     folder = local_path(source.extras, InvalidBaseModel, "extras") if source.extras else None
     if folder and folder.is_dir():
         layout = _extras(source.name, str(folder), FolderFiles(folder), kind)
         return Inspection(layout.native_size or size, layout)
     if not can_ask():
         return Inspection(size)
-    repository = source.extras or _CONFIGS["v2" if kind.is_v2 else "v1"]
+    repository = source.extras or kind.configs
     try:
         hub = open_model(repository, revision=None, offline=offline)
         layout = _told_by_cause(hub, lambda: _extras(source.name, repository, hub.files, kind))
@@ -213,14 +209,15 @@ def _extras(name: str, where: str, files: ModelFiles, kind: Checkpoint) -> Layou
         index = read_json(files, INDEX)
     except ValueError as error:
         raise _of_extras(name, where, [Finding(f"{INDEX} {error}", COMPLETE)]) from error
-    if index.get("_class_name") not in STABLE_DIFFUSION.pipelines:
+    if index.get("_class_name") not in kind.family.pipelines:
         finding = Finding(
-            f"this is a {index.get('_class_name')}, and the file is of {STABLE_DIFFUSION.title}",
-            f"use a pipeline of: {', '.join(sorted(STABLE_DIFFUSION.pipelines))}",
+            f"this is a {index.get('_class_name')}, and the file is of {kind.family.title}",
+            f"use a pipeline of: {', '.join(sorted(kind.family.pipelines))}",
         )
         raise _of_extras(name, where, [finding])
-    wanted = frozenset() if kind.has_text_encoder else frozenset({"text_encoder"})
-    layout = read_layout(files, index, STABLE_DIFFUSION, with_weights=wanted)
+    encoders = frozenset(part.name for part in kind.family.parts if part.kind == "clip")
+    wanted = frozenset() if kind.has_text_encoders else encoders
+    layout = read_layout(files, index, kind.family, with_weights=wanted)
     if layout.findings:
         raise _of_extras(name, where, layout.findings)
     return layout

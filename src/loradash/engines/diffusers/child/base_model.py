@@ -9,7 +9,8 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 
 from loradash.engines.diffusers.base_models.families import BaseModelSource, Family, family_of
 from loradash.engines.diffusers.base_models.findings import Finding, invalid_base_model
-from loradash.engines.diffusers.base_models.inspection import inspect
+from loradash.engines.diffusers.base_models.inspection import checkpoint_of, inspect
+from loradash.engines.diffusers.base_models.parts import PartKind
 from loradash.engines.diffusers.child.architecture import Architecture
 from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.hub_download import on_this_disk
@@ -31,6 +32,7 @@ _LEFT_OUT: dict[type, dict[str, Any]] = {
     StableDiffusionXLPipeline: {"add_watermarker": False},
 }
 """What isn't loaded of a pipeline, by its class."""
+_ENCODERS: tuple[PartKind, ...] = ("clip",)
 
 
 def load_base_model(
@@ -79,6 +81,10 @@ def load_base_model(
     family = family_of(name)
     assert family is not None
     _prepare(pipeline, family, source.name, dtype)
+    if source.is_v_pred is not None:  # previews are drawn as the training is done
+        kind = "v_prediction" if source.is_v_pred else "epsilon"
+        scheduler = pipeline.scheduler
+        pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=kind)
     try:
         pipeline.to(device)
         pipeline.vae.to(dtype=torch.float32)
@@ -114,13 +120,10 @@ def _prepare(pipeline: Any, family: Family, name: str, dtype: torch.dtype) -> No
 def _load(source: BaseModelSource, dtype: torch.dtype) -> DiffusionPipeline:
     common: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
     if source.kind == "single_file":
-        extras = {"config": source.extras} if source.extras else {}
-        return StableDiffusionPipeline.from_single_file(
-            source.location, safety_checker=None, **common, **extras
-        )
+        return _load_single_file(source, common, dtype)
     layout = inspect(source).layout
     assert layout is not None
-    pipeline_class = next(one for one in _LEFT_OUT if one.__name__ in layout.family.pipelines)
+    pipeline_class = _class_of(layout.family)
     findings: list[Finding] = []
     networks = load_networks(Path(source.location), layout, dtype, findings)
     if findings:
@@ -134,6 +137,38 @@ def _load(source: BaseModelSource, dtype: torch.dtype) -> DiffusionPipeline:
         image_encoder=None,
     )
     return pipeline
+
+
+def _load_single_file(
+    source: BaseModelSource, common: dict[str, Any], dtype: torch.dtype
+) -> DiffusionPipeline:
+    checkpoint = checkpoint_of(source)
+    pipeline_class = _class_of(checkpoint.family)
+    options = {**common, **_LEFT_OUT[pipeline_class]}
+    if source.extras:
+        options["config"] = source.extras
+    layout = None if checkpoint.has_text_encoders else inspect(source).layout
+    if layout and source.extras and Path(source.extras).is_dir():
+        findings: list[Finding] = []
+        options |= load_networks(Path(source.extras), layout, dtype, findings, _ENCODERS)
+        if findings:
+            raise invalid_base_model(source.name, findings)
+    pipeline: DiffusionPipeline = pipeline_class.from_single_file(  # type: ignore[attr-defined]
+        source.location, **options
+    )
+    told: dict[str, Any] = {}  # which the configs of the family's first model don't know
+    if checkpoint.predicts_v:
+        told["prediction_type"] = "v_prediction"
+    if checkpoint.ends_in_noise:
+        told["rescale_betas_zero_snr"] = True
+    if told:
+        scheduler = pipeline.scheduler
+        pipeline.scheduler = type(scheduler).from_config(scheduler.config, **told)
+    return pipeline
+
+
+def _class_of(family: Family) -> type:
+    return next(one for one in _LEFT_OUT if one.__name__ in family.pipelines)
 
 
 def _with_cause(error: BaseException) -> str:

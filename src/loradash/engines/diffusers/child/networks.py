@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from loradash.engines.diffusers.base_models.findings import COMPLETE, Finding
+from loradash.engines.diffusers.base_models.parts import PartKind
 from loradash.engines.diffusers.base_models.pipeline_layout import Layout
 
 _CLASSES: dict[str, Any] = {
@@ -23,12 +24,19 @@ _SHOWN = 3
 
 
 def load_networks(
-    folder: Path, layout: Layout, dtype: torch.dtype, findings: list[Finding]
+    folder: Path,
+    layout: Layout,
+    dtype: torch.dtype,
+    findings: list[Finding],
+    kinds: Collection[PartKind] = ("clip", "autoencoder", "unet"),
 ) -> dict[str, Any]:
-    """Return each network by its name in the pipeline; add what is wrong to ``findings``."""
+    """Return the networks of these kinds by their names in the pipeline.
+
+    What is wrong is added to ``findings``.
+    """
     networks = {}
     for part in layout.family.parts:
-        if not part.weights:
+        if part.kind not in kinds or not part.weights:
             continue
         name, (kind,) = part.name, part.classes
         weights = layout.weights[name]
