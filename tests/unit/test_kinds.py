@@ -2,7 +2,9 @@
 
 import threading
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,23 +13,36 @@ import pytest
 from loradash.domain import process as changes
 from loradash.domain.events import Done
 from loradash.domain.ids import is_process_id, new_process_id
-from loradash.domain.kinds import GENERATION_LANE, KINDS, TRAINING_LANE, KindOfWork, kind_of_id
+from loradash.domain.kinds import (
+    GENERATION_LANE,
+    KINDS,
+    TRAINING_LANE,
+    KindOfWork,
+    kind_of_id,
+    kind_started_by,
+)
 from loradash.domain.process import ProcessRecord, Status
+from loradash.engines.catalogue import Engines
 from loradash.executors.local import SWEEP_EVERY_S, LocalExecutor, MemoryNeeds
+from loradash.protocol.requests import makes_process
 from loradash.registry.sql import SqlRegistry
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Slot
 from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.results import NewArtifact
 from loradash.services.processes.running import Runner
+from loradash.services.results.retention import Retention
 from tests.unit.waits import until
 from tests.unit.world import World
 
 CAPTION = KindOfWork(
     name="caption",
     id_prefix="cap",
+    request_types=("caption",),
     folder="output/captions",
     lane=GENERATION_LANE,
+    uses_pipeline=False,
+    working_phases=frozenset({"generating"}),
     memory_setting="generation_memory_mb",
     ram_share=0.125,
     waits_for_memory=False,
@@ -86,6 +101,18 @@ class NoChildren:
         return []
 
 
+def executor_of(
+    world: World, runner: Runner, unload_pipeline: Callable[[str], None] = lambda name: None
+) -> LocalExecutor:
+    return LocalExecutor(
+        world.registry, (Slot("cpu", None, {}),), Plenty(),
+        MemoryNeeds(dict.fromkeys(KINDS, 100.0)), taking=runner.taking, run=runner.run,
+        watch=LeaseWatch(30, look_every_s=SWEEP_EVERY_S), take_over=world.registry.get,
+        unload_pipeline=unload_pipeline, children=NoChildren(),  # type: ignore[arg-type]
+        lock_path=world.root / "server.lock", orphan_grace_s=1,
+    )  # fmt: skip
+
+
 @pytest.fixture
 def caption(monkeypatch: pytest.MonkeyPatch) -> KindOfWork:
     monkeypatch.setitem(KINDS, "caption", CAPTION)
@@ -109,13 +136,7 @@ def test_a_new_kind_of_work_needs_an_entry_a_service_and_an_ability(
     service = Captioning(engine, tmp_path)
     timing = Timing(lease_s=30, cancel_grace_s=1, max_attempts=3)
     runner = Runner(world.registry, world.store, {"caption": service}, timing)  # type: ignore[dict-item]
-    executor = LocalExecutor(
-        world.registry, (Slot("cpu", None, {}),), Plenty(),
-        MemoryNeeds(dict.fromkeys(KINDS, 100.0)), taking=runner.taking, run=runner.run,
-        watch=LeaseWatch(30, look_every_s=SWEEP_EVERY_S), take_over=world.registry.get,
-        unload_pipeline=lambda name: None, children=NoChildren(),  # type: ignore[arg-type]
-        lock_path=tmp_path / "server.lock", orphan_grace_s=1,
-    )  # fmt: skip
+    executor = executor_of(world, runner)
     first, second = waiting(), waiting()
     for record in (first, second):
         world.registry.create(record)
@@ -157,13 +178,7 @@ def test_kinds_of_one_lane_share_its_queue_by_priority(caption: KindOfWork, tmp_
     timing = Timing(lease_s=30, cancel_grace_s=1, max_attempts=3)
     works = {"caption": work, "generation": work}
     runner = Runner(world.registry, world.store, works, timing)  # type: ignore[arg-type]
-    executor = LocalExecutor(
-        world.registry, (Slot("cpu", None, {}),), Plenty(),
-        MemoryNeeds(dict.fromkeys(KINDS, 100.0)), taking=runner.taking, run=runner.run,
-        watch=LeaseWatch(30, look_every_s=SWEEP_EVERY_S), take_over=world.registry.get,
-        unload_pipeline=lambda name: None, children=NoChildren(),  # type: ignore[arg-type]
-        lock_path=tmp_path / "server.lock", orphan_grace_s=1,
-    )  # fmt: skip
+    executor = executor_of(world, runner)
     world.waiting("generation")
     world.registry.create(waiting(priority=5))
     world.waiting("generation")
@@ -173,6 +188,69 @@ def test_kinds_of_one_lane_share_its_queue_by_priority(caption: KindOfWork, tmp_
     finally:
         executor.stop(5)
     assert order == ["caption", "generation", "generation"]
+
+
+@pytest.mark.parametrize("uses_pipeline", [False, True])
+def test_the_idle_pipeline_is_unloaded_only_for_work_that_does_not_use_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uses_pipeline: bool
+) -> None:
+    monkeypatch.setitem(KINDS, "caption", replace(CAPTION, uses_pipeline=uses_pipeline))
+    world = World(tmp_path)
+    happened: list[str] = []
+
+    class Noting:
+        def work(self, attempt: Any) -> Done:
+            happened.append(attempt.record.kind)
+            return Done(time_s=time.time())
+
+    timing = Timing(lease_s=30, cancel_grace_s=1, max_attempts=3)
+    runner = Runner(
+        world.registry, world.store, {"caption": Noting(), "generation": Noting()}, timing
+    )  # type: ignore[dict-item]
+    executor = executor_of(world, runner, lambda name: happened.append("unload"))
+    world.waiting("generation")
+    executor.start()
+    try:
+        until(lambda: happened == ["generation"])
+        for _ in range(2):
+            world.registry.create(waiting())
+        executor.submitted("")
+        until(lambda: happened.count("caption") == 2)
+    finally:
+        executor.stop(5)
+    unloads = [] if uses_pipeline else ["unload"]
+    assert happened == ["generation", *unloads, "caption", "caption"]
+
+
+def test_what_a_new_kind_has_not_stored_keeps_its_folder(
+    caption: KindOfWork, tmp_path: Path
+) -> None:
+    world = World(tmp_path)
+    long_ago = datetime.now(UTC) - timedelta(days=30)
+    record = world.registry.create(waiting())
+    world.started(record.id)
+    world.keep(record.id, "log", "captions.txt", b"a red cat")
+    folder = world.workspace.process(record.id)
+    folder.mkdir(parents=True)
+    (folder / "captions.txt").write_text("a red cat")
+    (folder / "unsent.txt").write_text("a blue cat")
+    world.completed(record.id, at=long_ago)
+    retention = Retention(world.registry, world.store, world.workspace, Engines([world.engine]), 7)
+    assert retention.clean() == []
+    assert (folder / "unsent.txt").is_file()
+    (folder / "unsent.txt").unlink()
+    assert [one.process_id for one in retention.clean()] == [record.id]
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(("request_type", "kind"), [
+    ("train", "training"), ("train_with_yaml", "training"), ("generate", "generation"),
+    ("health", None), (["train"], None), (None, None),
+])  # fmt: skip
+def test_a_request_starts_the_kind_that_names_it(request_type: Any, kind: str | None) -> None:
+    found = kind_started_by(request_type)
+    assert (found.name if found else None) == kind
+    assert makes_process({"type": request_type}) is (kind is not None)
 
 
 def test_every_entry_says_something_of_its_own() -> None:

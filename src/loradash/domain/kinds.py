@@ -35,9 +35,15 @@ class KindOfWork:
     name: str
     id_prefix: str
     """Ids are ``<id_prefix>_<20 characters>``."""
+    request_types: tuple[str, ...]
+    """The requests that start one."""
     folder: str
     """Folder of its processes' own folders in the workspace."""
     lane: Lane
+    uses_pipeline: bool
+    """It works in the slot's warm pipeline, which is unloaded before any other kind starts."""
+    working_phases: frozenset[str]
+    """Phases of its progress in which it has taken all of its memory."""
     memory_setting: str
     """The setting with the free memory in MB that must be there before it starts."""
     ram_share: float
@@ -61,8 +67,11 @@ class KindOfWork:
 TRAINING = KindOfWork(
     name="training",
     id_prefix="train",
+    request_types=("train", "train_with_yaml"),
     folder="output/training",
     lane=TRAINING_LANE,
+    uses_pipeline=False,
+    working_phases=frozenset({"training", "sampling", "saving"}),
     memory_setting="training_memory_mb",
     ram_share=0.25,
     waits_for_memory=True,
@@ -76,8 +85,11 @@ TRAINING = KindOfWork(
 GENERATION = KindOfWork(
     name="generation",
     id_prefix="gen",
+    request_types=("generate",),
     folder="output/generation",
     lane=GENERATION_LANE,
+    uses_pipeline=True,
+    working_phases=frozenset({"generating"}),
     memory_setting="generation_memory_mb",
     ram_share=0.125,
     waits_for_memory=False,
@@ -113,6 +125,11 @@ def kind_of_id(process_id: str) -> KindOfWork | None:
     """Return the kind of work that a process's id tells; None for any other text."""
     prefix = process_id.partition("_")[0]
     return next((kind for kind in KINDS.values() if kind.id_prefix == prefix), None)
+
+
+def kind_started_by(request_type: object) -> KindOfWork | None:
+    """Return the kind of work that a type of request starts; None for any other value."""
+    return next((kind for kind in KINDS.values() if request_type in kind.request_types), None)
 
 
 def kinds_in(lane: Lane) -> tuple[KindOfWork, ...]:

@@ -2,8 +2,9 @@
 
 A slot (one per GPU, one on a CPU) has two lanes, one for a training and one for generations and
 other short work, so that a generation doesn't wait for hours behind a training where memory allows
-both. Before a training starts, the idle pipeline of its slot is unloaded. Which lane a kind of work
-runs in, and what memory it needs, is said in `loradash.domain.kinds`.
+both. Before work starts that doesn't use the slot's warm pipeline, such as a training, that is
+unloaded. Which lane a kind of work runs in, whether it uses the pipeline, and what memory it needs,
+is said in `loradash.domain.kinds`.
 
 One thread looks into the queue, and it alone starts anything. Whatever takes time (the processes
 themselves, a pipeline's end) has threads of its own, so that no slot waits for another one's.
@@ -86,7 +87,7 @@ class _Lane:
     slot: Slot
     rules: Lane
     next_kind: Kind
-    """Of what waits for this lane, the first one's; before anything did, any of its kinds."""
+    """Of what runs here or else waits first; before anything did, any of the lane's kinds."""
     process_id: str = ""
     stop: StopRequest = field(default_factory=StopRequest)
     thread: threading.Thread | None = None
@@ -249,10 +250,13 @@ class LocalExecutor:
         for lane in self._lanes:
             if lane.unload_done:
                 lane.warm, lane.unloading_for, lane.unload_done = False, None, False
-        free = sorted((lane for lane in self._lanes if not lane.busy), key=self._rank)
+        free = [lane for lane in self._lanes if not lane.busy]
         paused = self._registry.paused()
         waiting = {rules: [] if paused else self._waiting(rules) for rules in LANES}
         for lane in free:
+            if queue := waiting[lane.rules]:
+                lane.next_kind = queue[0].kind
+        for lane in sorted(free, key=self._rank):
             queue = waiting[lane.rules]
             lane.waiting_reason = ""
             if not queue:
@@ -275,8 +279,7 @@ class LocalExecutor:
 
     def _rank(self, lane: _Lane) -> tuple[bool, int, bool]:
         """Idle slots first; there trainings first; and a warm pipeline where it is of use."""
-        uses_pipeline = lane.rules.keeps_pipeline
-        is_wrong = self._with_pipeline(lane).warm != uses_pipeline
+        is_wrong = self._with_pipeline(lane).warm != KINDS[lane.next_kind].uses_pipeline
         return self._other(lane).busy, lane.rules.first, is_wrong
 
     def _fill(self, lane: _Lane) -> bool:
@@ -286,8 +289,8 @@ class LocalExecutor:
         record = self._registry.take_next(lane.next_kind, self._taking(lane.slot.name))
         if record is None:
             return False
-        lane.process_id, lane.stop, lane.warm = record.id, StopRequest(), True
-        lane.next_kind = record.kind
+        lane.process_id, lane.stop = record.id, StopRequest()
+        lane.warm = lane.warm or KINDS[record.kind].uses_pipeline
         lane.thread = threading.Thread(
             target=self._run_in, args=(lane, record), name=f"run-{record.id}", daemon=True
         )
@@ -321,18 +324,19 @@ class LocalExecutor:
 
     def _obstacle(self, lane: _Lane) -> str:
         """Why nothing may start in a free lane now; '' if something may."""
-        other = self._other(lane)
-        if self._with_pipeline(lane).unloading_for:
+        other, pipeline = self._other(lane), self._with_pipeline(lane)
+        uses_pipeline = KINDS[lane.next_kind].uses_pipeline
+        if pipeline.unloading_for:
             return _UNLOADING
-        if lane.rules.keeps_pipeline and not other.busy:
+        if uses_pipeline and not other.busy:
             return ""  # nothing else of ours is there; its own pipeline may hold the memory
-        if not lane.rules.keeps_pipeline and not other.busy and other.warm:
-            return self._start_unload(other, lane.rules)
+        if not uses_pipeline and not pipeline.busy and pipeline.warm:
+            return self._start_unload(pipeline, lane.rules)
         free = self._memory.free_mb(lane.slot)
         if free is None:
             return f"Waiting for {other.process_id}: free memory is unknown" if other.busy else ""
         need = self._need_mb(lane)
-        if other.busy and not self._has_its_memory(other.process_id):
+        if other.busy and not self._has_its_memory(other):
             need += self._need_mb(other)  # what was started just now hasn't taken all of it yet
         if free >= need:
             return ""
@@ -367,12 +371,12 @@ class LocalExecutor:
             raise
         return _UNLOADING
 
-    def _has_its_memory(self, process_id: str) -> bool:
+    def _has_its_memory(self, lane: _Lane) -> bool:
         try:
-            phase = self._registry.get(process_id).progress.phase
+            phase = self._registry.get(lane.process_id).progress.phase
         except LoradashError:
             return False
-        return phase in ("training", "sampling", "saving", "generating")
+        return phase in KINDS[lane.next_kind].working_phases
 
     def _sweep(self, at_start: bool = False) -> None:
         """Queue again what has lost its owner, so that somebody is responsible for it."""

@@ -24,7 +24,7 @@ from loradash.domain import yaml_text
 from loradash.domain.artifacts import ResultType
 from loradash.domain.dataset_uploads import AnnouncedDataset, FilesUpload
 from loradash.domain.ids import key_of_client, key_of_job, process_id_of
-from loradash.domain.kinds import GENERATION, TRAINING, Kind
+from loradash.domain.kinds import GENERATION, Kind, KindOfWork, kind_started_by
 from loradash.domain.log_types import ClearedLogs
 from loradash.domain.process import Status
 from loradash.domain.schema import nearest, path_text
@@ -425,8 +425,6 @@ _MODELS: dict[str, type[_Request]] = {
 }
 REQUEST_TYPES: tuple[str, ...] = tuple(_MODELS)
 
-_TYPES_OF_PROCESSES = frozenset({"train", "train_with_yaml", "generate"})
-
 
 def parse_request(data: object) -> AnyRequest:
     """Return the request that a client's ``input`` means.
@@ -460,13 +458,8 @@ def parse_request(data: object) -> AnyRequest:
 
 
 def makes_process(data: object) -> bool:
-    """Whether this input asks for a training or a generation."""
-    if not isinstance(data, dict):
-        return False
-    kind = data.get("type")
-    if kind is None and "prompt" in data:
-        return True
-    return isinstance(kind, str) and kind in _TYPES_OF_PROCESSES
+    """Whether this input asks for work that becomes a process."""
+    return isinstance(data, dict) and _kind_made_by(data) is not None
 
 
 def process_of_job(data: Mapping[str, Any], job_id: str) -> str:
@@ -477,8 +470,14 @@ def process_of_job(data: Mapping[str, Any], job_id: str) -> str:
     """
     given = data.get("idempotency_key")
     key = key_of_client(given) if isinstance(given, str) and given else key_of_job(job_id)
-    is_training = data.get("type") in get_args(TrainRequest.model_fields["type"].annotation)
-    return process_id_of((TRAINING if is_training else GENERATION).name, key)
+    return process_id_of((_kind_made_by(data) or GENERATION).name, key)
+
+
+def _kind_made_by(data: Mapping[str, Any]) -> KindOfWork | None:
+    """The kind of work that an input asks for; a prompt without a type asks for images."""
+    if data.get("type") is None and "prompt" in data:
+        return GENERATION
+    return kind_started_by(data.get("type"))
 
 
 def unknown_fields(request: AnyRequest) -> tuple[str, ...]:

@@ -223,7 +223,7 @@ class Worker:
     def _make_room(self, record: ProcessRecord, stop: StopRequest) -> None:
         """Wait a little for memory that an earlier process is about to give back."""
         kind = KINDS[record.kind]
-        if not kind.lane.keeps_pipeline:
+        if not kind.uses_pipeline:
             self._unload_pipeline(self._slot.name)
         total = self._memory.total_mb(self._slot)
         if self._slot.gpu_index is None or total is None or not kind.waits_for_memory:

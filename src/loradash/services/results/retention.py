@@ -17,7 +17,7 @@ from loradash.domain.process import ProcessRecord, Status
 from loradash.engines.catalogue import Engines
 from loradash.errors import AlreadyRunning, LoradashError
 from loradash.registry.registry import ProcessRegistry
-from loradash.runtime.folder_lock import folder_lock
+from loradash.runtime.folder_lock import LOCK_FILE, folder_lock
 from loradash.runtime.workspace import Workspace
 from loradash.storage.existence import ExistenceCache
 from loradash.storage.store import ObjectStore
@@ -91,8 +91,15 @@ class Retention:
             if there is None or there.size_bytes != entry.size_bytes:
                 return False
         names = {(entry.kind, entry.name) for entry in stored}
-        wanted = self._wanted.get(record.kind, _nothing)(record)
-        return wanted <= names
+        if record.kind not in self._wanted:
+            return self._files(record) <= {name for _, name in names}
+        return self._wanted[record.kind](record) <= names
+
+    def _files(self, record: ProcessRecord) -> set[str]:
+        """All files of a kind of work that doesn't say which of them matter."""
+        folder = self._workspace.process(record.id)
+        files = (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_FILE)
+        return {path.relative_to(folder).as_posix() for path in files}
 
     def _images(self, record: ProcessRecord) -> set[tuple[str, str]]:
         engine = self._engines.generator(record.engine.name)
@@ -132,8 +139,3 @@ class Retention:
 
 def _size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _nothing(_record: ProcessRecord) -> set[tuple[str, str]]:
-    """Of a kind whose folders hold nothing that isn't stored while it runs."""
-    return set()
