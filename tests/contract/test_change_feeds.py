@@ -4,14 +4,20 @@ import threading
 from contextlib import closing
 
 import pytest
+from sqlalchemy import update
 
+from loradash.domain import process as changes
 from loradash.errors import RegistryUnavailable
 from loradash.registry.announcing import announcing
 from loradash.registry.change_feed import Announcing, ChangeFeed, Part
+from loradash.registry.change_rows import note_change
 from loradash.registry.memory import MemoryRegistry
 from loradash.registry.objects import ObjectRegistry, feed
+from loradash.registry.postgres_registry import PostgresRegistry
 from loradash.registry.registry import Sweepable
 from loradash.registry.sql import SqlRegistry
+from loradash.registry.tables import process_changes
+from loradash.services.changes.hub import ChangeHub
 from loradash.storage.local import LocalStore
 from loradash.storage.memory import MemoryStore
 from tests.clock import Clock
@@ -20,6 +26,8 @@ from .test_registries import (
     MOVES,
     SERVERS,
     artifact,
+    at,
+    emptied,
     in_threads,
     line,
     make_store,
@@ -27,6 +35,14 @@ from .test_registries import (
     new,
     running,
 )
+
+
+@pytest.fixture(scope="session")
+def on_postgres(postgres):
+    """Two programs' registries in one database, for all tests: tables take long to create."""
+    url = postgres.new_schema()
+    with closing(PostgresRegistry(url)) as one, closing(PostgresRegistry(url)) as other:
+        yield one, other
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres", "objects", "shared", *SERVERS])
@@ -40,11 +56,8 @@ def programs(request, tmp_path):
         with closing(SqlRegistry(url)) as one, closing(SqlRegistry(url)) as other:
             yield one, other
     elif request.param == "postgres":
-        server = request.getfixturevalue("postgres")
-        url = server.new_schema()
-        with closing(SqlRegistry(url)) as one, closing(SqlRegistry(url)) as other:
-            yield one, other
-        server.drop_schema(url)
+        one, other = request.getfixturevalue("on_postgres")
+        yield emptied(one), other
     else:
         with closing(make_store(request.param, request, tmp_path)) as store:
             yield tuple(ObjectRegistry(store, settle_s=0.2) for _ in range(2))
@@ -179,6 +192,87 @@ def test_a_reader_sees_the_final_state_of_each_of_eight_writers_processes(progra
     done.set()
     reader.join()
     assert seen == {record.id: record for record in written}
+
+
+# PostgreSQL, whose transactions end in another order than they begin
+
+
+def noting(registry, process_id):
+    """Begin a transaction that changes a process; return what commits it."""
+    connection = registry._database.engine.connect()
+    note_change(connection, process_id, Part.LOG)  # begins one
+
+    def commit():
+        connection.commit()
+        connection.close()
+
+    return commit
+
+
+def test_a_slow_transaction_hides_neither_its_own_change_nor_those_of_others(on_postgres):
+    mine, other = on_postgres
+    slow, quick = (other.create(new(n)).id for n in range(2))
+    cursor = begun(mine)
+    commit = noting(other, slow)
+    for n in range(3):  # each is found once, though an earlier number is still missing
+        other.change(quick, lambda one, n=n: renamed(one, f"turn {n}"))
+        found, cursor = all_changes(mine, cursor)
+        assert found == {quick: {Part.RECORD}}
+    assert all_changes(mine, cursor)[0] == {}
+    commit()
+    found, cursor = all_changes(mine, cursor)
+    assert found == {slow: {Part.LOG}}
+    assert all_changes(mine, cursor)[0] == {}
+
+
+def test_pages_go_on_while_a_slow_transaction_is_open(on_postgres):
+    mine, other = on_postgres
+    slow, *others = (other.create(new(n)).id for n in range(8))
+    cursor = begun(mine)
+    commit = noting(other, slow)
+    for process_id in others:
+        other.change(process_id, lambda one: renamed(one, "dogs"))
+    found, cursor = all_changes(mine, cursor, limit=2)
+    assert found.keys() == set(others)
+    commit()
+    assert all_changes(mine, cursor, limit=2)[0].keys() == {slow}
+
+
+def test_several_processes_of_one_transaction_are_on_one_page(on_postgres):
+    mine, other = on_postgres
+    created = [other.create(new(n)).id for n in range(5)]
+    cursor = begun(mine)
+    with other._database.engine.begin() as connection:
+        for process_id in created:
+            note_change(connection, process_id, Part.RECORD)
+    found, _ = all_changes(mine, cursor, limit=2)
+    assert found.keys() == set(created)
+
+
+def test_numbers_that_a_restored_dump_has_brought_are_no_changes(on_postgres):
+    mine, other = on_postgres
+    restored = other.create(new()).id
+    with other._database.engine.begin() as connection:
+        of_another_server = update(process_changes).values(changed=10**15)
+        connection.execute(of_another_server.where(process_changes.c.process_id == restored))
+    cursor = begun(mine)
+    assert all_changes(mine, cursor)[0] == {}
+    other.change(restored, lambda one: renamed(one, "dogs"))
+    assert all_changes(mine, cursor)[0].keys() == {restored}
+
+
+def test_a_hub_is_woken_by_a_cancel_on_another_server(on_postgres, monkeypatch):
+    mine, other = on_postgres
+    monkeypatch.setattr(PostgresRegistry, "poll_interval_s", 60)
+    record = running(other)
+    hub = ChangeHub(mine)
+    with hub.listen() as listener:
+        assert listener.next(10).must_reload
+        while mine._listener._connection is None:  # the first wait has connected
+            threading.Event().wait(0.01)
+        other.change(record.id, lambda one: changes.cancel_requested(one, at(9)))
+        assert listener.next(10).changes == ((record.id, {Part.RECORD}),)
+    hub.stop()
 
 
 # A bucket

@@ -85,12 +85,25 @@ def test_a_write_of_this_program_wakes_listeners_without_a_poll(feed):
     assert feed.polls == 1
 
 
-def test_a_hint_makes_the_hub_poll_at_once(feed):
-    feed.poll_interval_s = 3600
+class NotifiedFeed(Feed):
+    """A registry that is notified of what other programs change."""
+
+    poll_interval_s = 3600
+
+    def __init__(self):
+        super().__init__()
+        self.notified = threading.Event()
+
+    def wait_for_change(self, timeout_s):
+        return self.notified.wait(timeout_s)
+
+
+def test_a_notification_makes_the_hub_poll_at_once():
+    feed = NotifiedFeed()
     hub = ChangeHub(feed)
     listener = settled(hub)
     record = feed.create(new())
-    hub.poll_soon()
+    feed.notified.set()
     assert listener.next(WAIT_S).changes[0].process_id == record.id
     hub.stop()
 

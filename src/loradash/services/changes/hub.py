@@ -1,8 +1,9 @@
 """The hub: polls the registry once for everybody, and wakes whoever listens.
 
 Writes of this program reach listeners at once, by the registry's announcements; those of others
-are found by polling its change feed. Nothing is polled while nobody listens: the feed continues at
-its cursor afterwards, so whoever comes back with a cursor of the hub has missed nothing.
+are found by polling its change feed, sooner where the registry is notified of them. Nothing is
+polled while nobody listens: the feed continues at its cursor afterwards, so whoever comes back with
+a cursor of the hub has missed nothing.
 """
 
 import threading
@@ -20,6 +21,7 @@ from loradash.registry.change_feed import (
     ChangeLog,
     ProcessChange,
 )
+from loradash.registry.registry import Notifies
 from loradash.services.changes.listener import Listener
 
 log = structlog.get_logger("loradash.changes")
@@ -28,6 +30,7 @@ _MOST_REMEMBERED = 10_000
 _MOST_PAGES = 20
 _STOP_S = 5.0
 _LEAST_BETWEEN_POLLS_S = 0.02
+_LONGEST_WAIT_S = 0.5
 
 
 class HubState(NamedTuple):
@@ -47,7 +50,7 @@ class ChangeHub:
         self._listeners: set[Listener] = set()
         self._is_stale = False
         self._is_stopped = False
-        self._poll_now = threading.Event()
+        self._stopping = threading.Event()
         self._has_work = threading.Condition()
         self._thread: threading.Thread | None = None
         self._unsubscribe = announcements.subscribe(self._announced) if announcements else None
@@ -84,10 +87,6 @@ class ChangeHub:
             self._has_work.notify_all()
             return listener
 
-    def poll_soon(self) -> None:
-        """Take a hint that another program has changed something."""
-        self._poll_now.set()
-
     def stop(self) -> None:
         """End all listeners at once, and poll no more."""
         if self._unsubscribe:
@@ -98,7 +97,7 @@ class ChangeHub:
             self._has_work.notify_all()
         for listener in listeners:
             listener.end()
-        self._poll_now.set()
+        self._stopping.set()
         if self._thread is not None:
             self._thread.join(_STOP_S)  # a poll that hangs must not hold up the end
 
@@ -113,7 +112,6 @@ class ChangeHub:
 
     def _work(self) -> None:
         while self._wait_for_listeners():
-            self._poll_now.clear()
             try:
                 self._poll()
             except LoradashError as error:
@@ -123,14 +121,23 @@ class ChangeHub:
             except Exception:  # listeners must not wait for a thread that has died
                 log.exception("changes_unavailable")
                 self._fail()
-            time.sleep(_LEAST_BETWEEN_POLLS_S)  # however many hints come
-            self._poll_now.wait(self._feed.poll_interval_s)
+            time.sleep(_LEAST_BETWEEN_POLLS_S)  # however many changes are announced
+            self._wait_for_next_poll()
 
     def _wait_for_listeners(self) -> bool:
         """Wait for a listener; False once the hub is stopped."""
         with self._has_work:
             self._has_work.wait_for(lambda: self._listeners or self._is_stopped)
             return not self._is_stopped
+
+    def _wait_for_next_poll(self) -> None:
+        if not isinstance(self._feed, Notifies):
+            self._stopping.wait(self._feed.poll_interval_s)
+            return
+        deadline_s = time.monotonic() + self._feed.poll_interval_s
+        while not self._stopping.is_set() and (left_s := deadline_s - time.monotonic()) > 0:
+            if self._feed.wait_for_change(min(left_s, _LONGEST_WAIT_S)):
+                return
 
     def _poll(self) -> None:
         for _ in range(_MOST_PAGES):
