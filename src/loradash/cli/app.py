@@ -17,6 +17,7 @@ from loradash.cli import (
     doctor_command,
     generate_command,
     process_commands,
+    registry_command,
     storage_command,
     train_command,
     up_command,
@@ -122,4 +123,10 @@ storage = typer.Typer(
 storage.callback()(lambda: None)  # one command alone would have no name
 storage.command("copy")(storage_command.copy)
 app.add_typer(storage, name="storage")
+registry = typer.Typer(
+    help="Move to another registry.", no_args_is_help=True, rich_markup_mode=None
+)
+registry.callback()(lambda: None)  # one command alone would have no name
+registry.command("copy")(_works_on(registry_command.copy))
+app.add_typer(registry, name="registry")
 app.add_typer(dev_command.dev, name="dev")
