@@ -11,6 +11,7 @@ from loradash.domain.generation import GenerationRequest, parse_generation_text
 from loradash.domain.random_seeds import with_seeds_drawn
 from loradash.domain.training_config import TrainingConfig
 from loradash.domain.training_text import parse_training, parse_training_text, training_text
+from loradash.engines.diffusers.engine import DiffusersEngine
 from loradash.engines.diffusers.support import check
 from loradash.engines.scripted.engine import ScriptedEngine
 from loradash.errors import InvalidConfig
@@ -191,6 +192,15 @@ def test_what_other_trainers_have_reaches_the_engine_and_the_built_in_one_refuse
     (problem,) = caught.value.problems
     assert problem.startswith(f"{place}: ")
     assert words in problem
+
+
+def test_it_is_told_in_one_round_with_a_base_model_that_is_not_there():
+    config = parse_training(full(network={"type": "lokr"}, model={"name_or_path": "/missing"}))
+    engine = DiffusersEngine(device="cpu", threads=1, offline=True)
+    with pytest.raises(InvalidConfig) as caught:
+        engine.check_training(config)
+    problems = caught.value.problems
+    assert [sum(words in one for one in problems) for words in ("/missing", "lokr")] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,21 @@
 """From settings to the concrete parts that every entry point needs.
 
-Adding an engine is one folder below ``engines`` and one line in `make_engines`.
+Adding an engine is one folder below ``engines`` and one line in `ENGINES`.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from loradash.domain.addresses import NO_ADDRESS, Address
 from loradash.domain.kinds import GENERATION, TRAINING, Kind, kind_names
 from loradash.domain.process import ProcessRecord
 from loradash.engines.catalogue import Engines
 from loradash.engines.diffusers.engine import DiffusersEngine
-from loradash.engines.engine import WarmGenerator
+from loradash.engines.engine import Engine, WarmGenerator
 from loradash.engines.scripted.engine import ScriptedEngine
 from loradash.errors import InvalidKey, InvalidSettings
 from loradash.executors.executor import Executor, NoExecutor
@@ -87,16 +87,27 @@ class Core:
         self.store.close()
 
 
+class EngineSettings(NamedTuple):
+    """What of the settings an engine may want to know."""
+
+    device: str
+    threads: int
+    offline: bool
+
+
+ENGINES: tuple[Callable[[EngineSettings], Engine], ...] = (
+    lambda on: DiffusersEngine(device=on.device, threads=on.threads, offline=on.offline),
+    lambda _: ScriptedEngine(),
+)
+"""All engines: one line for each."""
+
+
 def make_engines(settings: Settings, threads: int = 0, device: str = "") -> Engines:
     """Return the engines that train and generate. Raises `InvalidSettings`."""
-    device, threads = device or settings.device, threads or settings.threads
-    return Engines(
-        [
-            DiffusersEngine(device=device, threads=threads, offline=settings.offline),
-            ScriptedEngine(),
-        ],
-        settings.engine,
+    machine = EngineSettings(
+        device or settings.device, threads or settings.threads, settings.offline
     )
+    return Engines([make(machine) for make in ENGINES], settings.engine)
 
 
 def make_store(settings: Settings, guard: DiskGuard) -> ObjectStore:

@@ -13,7 +13,7 @@ from loradash.engines.diffusers.base_models.pipeline_layout import Layout
 from loradash.engines.diffusers.drawing_limits import drawing_limits
 from loradash.engines.diffusers.preview_checks import check_previews
 from loradash.engines.diffusers.target_layers import no_layers
-from loradash.errors import InvalidConfig
+from loradash.errors import InvalidBaseModel, InvalidConfig
 
 
 def check(config: TrainingConfig, layout: Layout | None = None) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ def _other_families(config: TrainingConfig) -> list[str]:
     model = config.process.model
     archs = set().union(*(family.ai_toolkit_archs for family in FAMILIES))
     problems = []
-    if find_base_model(model.name_or_path).kind == "hub":
+    if _is_on_hub(model.name_or_path):
         problems += [
             f"model.{flag}: the diffusers engine can't train models of this kind yet, only "
             f"{TRAINABLE}"
@@ -117,6 +117,13 @@ def _other_families(config: TrainingConfig) -> list[str]:
             f"train {', '.join(sorted(archs))}"
         )
     return problems
+
+
+def _is_on_hub(base_model: str) -> bool:
+    try:
+        return find_base_model(base_model).kind == "hub"
+    except InvalidBaseModel:  # whoever looks through it says so
+        return False
 
 
 def _foreign_flags(config: TrainingConfig) -> list[str]:
