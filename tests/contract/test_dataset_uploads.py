@@ -55,7 +55,7 @@ def send(store, plan, folder, names):
         def one(entry):
             path = folder / entry.filename
             if entry.url:
-                backend.send(entry.model_dump(), path, lambda _bytes: None)
+                backend.send(entry, path, lambda _bytes: None)
             else:
                 store.put_file(entry.key, path)
 
@@ -103,7 +103,7 @@ def test_a_signed_url_takes_no_other_file(store, folder):
     entry = plan.files[0]
     (folder / "longer.png").write_bytes((folder / entry.filename).read_bytes() + b"x")
     with HttpBackend("http://unused") as backend, pytest.raises(TransferFailed, match="403"):
-        backend.send(entry.model_dump(), folder / "longer.png", lambda _bytes: None)
+        backend.send(entry, folder / "longer.png", lambda _bytes: None)
     assert uploads.create(announcement_without(folder, "longer.png")).files[0].state == "send"
 
 

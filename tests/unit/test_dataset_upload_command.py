@@ -11,6 +11,7 @@ from loradash.cli import dataset_upload
 from loradash.cli.backend import HttpBackend
 from loradash.cli.dataset_upload import files_to_upload, upload_files
 from loradash.errors import InvalidDataset, ServerUnreachable, TransferFailed
+from loradash.services.datasets.upload_plan import PlannedFile
 
 from .dataset_listing import names_of
 from .world import World, picture
@@ -52,7 +53,7 @@ class Target:
         on_bytes(path.stat().st_size // 2)
         if path.name in self.failing and self.tried.count(path.name) <= self.attempts:
             raise TransferFailed("refused with 503: slow down")
-        self.world.store.put_file(entry["key"], path)
+        self.world.store.put_file(entry.key, path)
         on_bytes(path.stat().st_size - path.stat().st_size // 2)
         self.sent.append(path.name)
 
@@ -182,13 +183,17 @@ def serving(answer):
         server.server_close()
 
 
+def planned(url, headers=None):
+    return PlannedFile(filename="a", key="k", state="send", url=url, headers=headers or {})
+
+
 def test_a_file_is_sent_as_the_signature_wants_it(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(picture() * 1000)
     headers = {"Content-Type": "image/png", "Content-Length": str(path.stat().st_size)}
     counted = []
     with serving(lambda _body: (200, b"")) as (url, came), HttpBackend("http://unused") as backend:
-        entry = {"url": f"{url}/bucket/a.png?X-Amz-Signature=x", "headers": headers}
+        entry = planned(f"{url}/bucket/a.png?X-Amz-Signature=x", headers)
         backend.send(entry, path, counted.append)
     ((where, got, body),) = came
     assert where == "/bucket/a.png?X-Amz-Signature=x"
@@ -204,7 +209,7 @@ def test_an_empty_file_is_sent(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"")
     with serving(lambda _body: (200, b"")) as (url, came), HttpBackend("http://unused") as backend:
-        backend.send({"url": url, "headers": {}}, path, lambda _bytes: None)
+        backend.send(planned(url), path, lambda _bytes: None)
     assert [
         (body, got.get("content-length", got.get("Content-Length"))) for _, got, body in came
     ] == [(b"", "0")]
@@ -227,7 +232,7 @@ def test_a_refusal_says_why_and_shows_no_signature(tmp_path, text, words):
     path = tmp_path / "a.txt"
     path.write_bytes(b"x")
     with serving(lambda _body: (503, text)) as (url, _), HttpBackend("http://unused") as backend:
-        entry = {"url": f"{url}/a?X-Amz-Signature=secret", "headers": {}}
+        entry = planned(f"{url}/a?X-Amz-Signature=secret")
         with pytest.raises(TransferFailed, match="refused with 503") as caught:
             backend.send(entry, path, lambda _bytes: None)
     assert words in str(caught.value)
@@ -240,7 +245,7 @@ def test_a_server_that_is_gone_is_told_without_a_signature(tmp_path):
     with serving(lambda _body: (200, b"")) as (url, _):
         pass
     with HttpBackend("http://unused") as backend:
-        entry = {"url": f"{url}/a?X-Amz-Signature=secret", "headers": {}}
+        entry = planned(f"{url}/a?X-Amz-Signature=secret")
         with pytest.raises(ServerUnreachable) as caught:
             backend.send(entry, path, lambda _bytes: None)
     assert "secret" not in str(caught.value)

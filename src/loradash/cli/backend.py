@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from loradash.protocol.dispatch import Dispatcher
     from loradash.services.adapters.views import AdapterName, AdapterView
     from loradash.services.datasets.summary import DatasetSummary
+    from loradash.services.datasets.upload_plan import PlannedFile
     from loradash.services.processes.service import ProcessService
     from loradash.services.results.views import DeletionReport, ModelPage
     from loradash.services.use_cases import Services
@@ -42,8 +43,8 @@ class Backend(Protocol):
         """Return the reply to a request."""
         ...
 
-    def send(self, entry: dict[str, Any], path: Path, on_bytes: Callable[[int], None]) -> None:
-        """Send one file of an upload, for which ``create_upload`` has returned this entry."""
+    def send(self, file: "PlannedFile", path: Path, on_bytes: Callable[[int], None]) -> None:
+        """Send one file of an upload, as its plan says."""
         ...
 
     def fetch(self, key: str, path: Path) -> None:
@@ -129,10 +130,10 @@ class LocalBackend:
         assert self._dispatcher
         return _unless_error(self._dispatcher.answer(request))
 
-    def send(self, entry: dict[str, Any], path: Path, on_bytes: Callable[[int], None]) -> None:
+    def send(self, file: "PlannedFile", path: Path, on_bytes: Callable[[int], None]) -> None:
         """See `Backend.send`; straight into the store."""
         assert self._core
-        self._core.store.put_file(entry["key"], path, on_bytes)
+        self._core.store.put_file(file.key, path, on_bytes)
 
     def fetch(self, key: str, path: Path) -> None:
         """See `Backend.fetch`."""
@@ -218,16 +219,18 @@ class HttpBackend:
         output: dict[str, Any] = job["output"]
         return output
 
-    def send(self, entry: dict[str, Any], path: Path, on_bytes: Callable[[int], None]) -> None:
+    def send(self, file: "PlannedFile", path: Path, on_bytes: Callable[[int], None]) -> None:
         """See `Backend.send`; to where the server has said, which may be the object store."""
         import httpx2
 
-        headers = {name.lower(): value for name, value in entry["headers"].items()}
+        if file.url is None:
+            raise TransferFailed(f"{file.filename}: the server names no place to send it to")
+        headers = {name.lower(): value for name, value in file.headers.items()}
         headers["content-length"] = str(path.stat().st_size)  # stores take no other bodies
         try:
-            with path.open("rb") as file:
-                pieces = _pieces(file, on_bytes)
-                response = self._http.put(entry["url"], content=pieces, headers=headers)
+            with path.open("rb") as opened:
+                pieces = _pieces(opened, on_bytes)
+                response = self._http.put(file.url, content=pieces, headers=headers)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise ServerUnreachable(
                 f"not sent: {error or type(error).__name__}", remedy="Try again."

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,8 @@ from loradash.visible_text import visible
 
 if TYPE_CHECKING:
     from loradash.cli.dataset_target import DatasetTarget
+    from loradash.services.datasets.details import Caption, ImageEntry
+    from loradash.services.datasets.summary import DatasetSummary
 
 _CAPTION_SHOWN = 60
 
@@ -34,16 +36,16 @@ def show(
     with _target() as target:
         page = target.images(name, limit=limit, cursor=cursor, text=text)
     if as_json:
-        print_result(page)
+        print_result(page.model_dump(mode="json"))
         return
-    say(_described(page["dataset"]))
+    say(_described(page.dataset))
     rows = [
-        (one["name"], _pixels(one), _size(one["size_bytes"]), _caption(one["caption"]))
-        for one in page["images"]
+        (one.name, _pixels(one), _size(one.size_bytes), _caption(one.caption))
+        for one in page.images
     ]
     print_table(("image", "pixels", "size", "caption"), rows, "no such images")
-    if page["next_cursor"]:
-        say(f"more with --cursor {page['next_cursor']!r}")
+    if page.next_cursor:
+        say(f"more with --cursor {page.next_cursor!r}")
 
 
 def rm(
@@ -61,13 +63,15 @@ def rm(
     if not yes:
         typer.confirm(visible(f"Remove {what}?"), abort=True, err=True)
     with _target() as target:
-        reply = target.remove(name, files) if files else target.delete(name)
+        removed = target.remove(name, files) if files else ()
+        deleted_files = 0 if files else target.delete(name)
     if as_json:
-        print_result(reply)
+        deleted = {"name": name, "deleted_files": deleted_files}
+        print_result({"removed": list(removed)} if files else deleted)
     elif files:
-        say(f"removed {', '.join(reply['removed'])}")
+        say(f"removed {', '.join(removed)}")
     else:
-        say(f"deleted {name} with {counted(reply['deleted_files'], 'file')}")
+        say(f"deleted {name} with {counted(deleted_files, 'file')}")
 
 
 def caption(
@@ -84,21 +88,19 @@ def caption(
 
     with _target() as target:
         if text is None:
-            reply = target.caption(name, file)
+            shown = target.caption(name, file)
         else:
-            reply = target.write_caption(name, file, text)
+            shown = target.write_caption(name, file, text)
     if as_json:
-        print_result(reply)
-    elif reply["problem"]:
-        raise InvalidDataset(
-            f"{reply['name']}: {reply['problem']}", remedy="Write the caption again."
-        )
+        print_result(shown.model_dump(mode="json"))
+    elif shown.problem:
+        raise InvalidDataset(f"{shown.name}: {shown.problem}", remedy="Write the caption again.")
     elif text is not None:
-        say(f"wrote {reply['name']}")
-    elif reply["text"] is None:
+        say(f"wrote {shown.name}")
+    elif shown.text is None:
         to_stderr(f"{file} has no caption")
     else:
-        say(*reply["text"].splitlines())
+        say(*shown.text.splitlines())
 
 
 def zip_(
@@ -149,15 +151,15 @@ def import_(
         )
     with _target() as target:
         if is_address:
-            reply = target.import_url(name, source, replace=replace)
+            result = target.import_url(name, source, replace=replace)
         else:
-            reply = target.import_zip(name, Path(source), replace=replace)
-    for warning in reply["warnings"]:
+            result = target.import_zip(name, Path(source), replace=replace)
+    for warning in result.warnings:
         to_stderr(f"warning: {warning}")
     if as_json:
-        print_result(reply)
+        print_result(result.model_dump(mode="json"))
     else:
-        say(f"{reply['dataset_folder']}: {reply['detailed_message']}")
+        say(f"{result.dataset_folder}: {result.detailed_message}")
 
 
 def _target() -> "AbstractContextManager[DatasetTarget]":
@@ -167,24 +169,24 @@ def _target() -> "AbstractContextManager[DatasetTarget]":
     return dataset_target(load_settings())
 
 
-def _described(one: dict[str, Any]) -> str:
+def _described(one: "DatasetSummary") -> str:
     parts = [
-        f"{one['name']}: {counted(one['total_images'], 'image')}",
-        counted(one["total_captions"], "caption"),
-        _size(one["size_bytes"]),
-        *([f"trigger word {one['trigger_word']}"] if one["trigger_word"] else []),
+        f"{one.name}: {counted(one.total_images, 'image')}",
+        counted(one.total_captions, "caption"),
+        _size(one.size_bytes),
+        *([f"trigger word {one.trigger_word}"] if one.trigger_word else []),
     ]
     return ", ".join(parts)
 
 
-def _pixels(one: dict[str, Any]) -> str:
-    return f"{one['width']}x{one['height']}" if one["width"] else "?"
+def _pixels(one: "ImageEntry") -> str:
+    return f"{one.width}x{one.height}" if one.width else "?"
 
 
-def _caption(one: dict[str, Any]) -> str:
-    if one["text"] is None:
-        return f"({one['problem'] or 'none'})"
-    text = " ".join(one["text"].split())
+def _caption(one: "Caption") -> str:
+    if one.text is None:
+        return f"({one.problem or 'none'})"
+    text = " ".join(one.text.split())
     return text if len(text) <= _CAPTION_SHOWN else f"{text[: _CAPTION_SHOWN - 3]}..."
 
 

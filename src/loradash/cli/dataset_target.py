@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 from loradash.errors import ServerUnreachable, error_told
+from loradash.protocol.reply_reading import view_of
 from loradash.settings import Settings
 
 if TYPE_CHECKING:
     import httpx2
 
+    from loradash.services.datasets.details import Caption, ImagePage
     from loradash.services.datasets.editing import DatasetEditor
+    from loradash.services.datasets.upload_results import UploadResult
 
 _TIMEOUT_S = 1800.0  # a server may fetch and check a large file before it answers
 _PIECE_BYTES = 2**20
@@ -21,37 +24,37 @@ Reply = dict[str, Any]
 
 
 class DatasetTarget(Protocol):
-    """Datasets by name. Replies are the server's, wherever they come from; errors are raised."""
+    """Datasets by name. What is returned is the same, wherever they are; errors are raised."""
 
-    def images(self, name: str, *, limit: int, cursor: str, text: str) -> Reply:
+    def images(self, name: str, *, limit: int, cursor: str, text: str) -> "ImagePage":
         """Return some of the images with their captions."""
         ...
 
-    def delete(self, name: str) -> Reply:
-        """Delete a dataset."""
+    def delete(self, name: str) -> int:
+        """Delete a dataset; return how many files it had."""
         ...
 
-    def remove(self, name: str, files: list[str]) -> Reply:
-        """Remove files, all or none."""
+    def remove(self, name: str, files: list[str]) -> tuple[str, ...]:
+        """Remove files, all or none; return the names of all that were removed."""
         ...
 
-    def caption(self, name: str, image: str) -> Reply:
+    def caption(self, name: str, image: str) -> "Caption":
         """Return an image's caption."""
         ...
 
-    def write_caption(self, name: str, image: str, text: str) -> Reply:
+    def write_caption(self, name: str, image: str, text: str) -> "Caption":
         """Set an image's caption."""
         ...
 
     def zip(self, name: str, write: Callable[[bytes], object]) -> None:
-        """Hand over a dataset as the pieces of a zip file."""
+        """Write a dataset as the pieces of a zip file."""
         ...
 
-    def import_zip(self, name: str, path: Path, *, replace: bool) -> Reply:
+    def import_zip(self, name: str, path: Path, *, replace: bool) -> "UploadResult":
         """Store what is in a zip file of this machine."""
         ...
 
-    def import_url(self, name: str, url: str, *, replace: bool) -> Reply:
+    def import_url(self, name: str, url: str, *, replace: bool) -> "UploadResult":
         """Store what is at a web address."""
         ...
 
@@ -81,39 +84,38 @@ class LocalDatasets:
     def __init__(self, editor: "DatasetEditor") -> None:
         self._editor = editor
 
-    def images(self, name: str, *, limit: int, cursor: str, text: str) -> Reply:
+    def images(self, name: str, *, limit: int, cursor: str, text: str) -> "ImagePage":
         """See `DatasetTarget.images`."""
-        page = self._editor.details.images(name, limit=limit, cursor=cursor, text=text)
-        return page.model_dump(mode="json")
+        return self._editor.details.images(name, limit=limit, cursor=cursor, text=text)
 
-    def delete(self, name: str) -> Reply:
+    def delete(self, name: str) -> int:
         """See `DatasetTarget.delete`."""
-        return {"name": name, "deleted_files": self._editor.delete(name)}
+        return self._editor.delete(name)
 
-    def remove(self, name: str, files: list[str]) -> Reply:
+    def remove(self, name: str, files: list[str]) -> tuple[str, ...]:
         """See `DatasetTarget.remove`."""
-        return {"removed": list(self._editor.remove(name, files))}
+        return self._editor.remove(name, files)
 
-    def caption(self, name: str, image: str) -> Reply:
+    def caption(self, name: str, image: str) -> "Caption":
         """See `DatasetTarget.caption`."""
-        return self._editor.details.caption(name, image).model_dump(mode="json")
+        return self._editor.details.caption(name, image)
 
-    def write_caption(self, name: str, image: str, text: str) -> Reply:
+    def write_caption(self, name: str, image: str, text: str) -> "Caption":
         """See `DatasetTarget.write_caption`."""
-        return self._editor.write_caption(name, image, text).model_dump(mode="json")
+        return self._editor.write_caption(name, image, text)
 
     def zip(self, name: str, write: Callable[[bytes], object]) -> None:
         """See `DatasetTarget.zip`."""
         for piece in self._editor.zip(name):
             write(piece)
 
-    def import_zip(self, name: str, path: Path, *, replace: bool) -> Reply:
+    def import_zip(self, name: str, path: Path, *, replace: bool) -> "UploadResult":
         """See `DatasetTarget.import_zip`."""
-        return self._editor.import_zip(name, path, replace=replace).model_dump(mode="json")
+        return self._editor.import_zip(name, path, replace=replace)
 
-    def import_url(self, name: str, url: str, *, replace: bool) -> Reply:
+    def import_url(self, name: str, url: str, *, replace: bool) -> "UploadResult":
         """See `DatasetTarget.import_url`."""
-        return self._editor.import_url(name, url, replace=replace).model_dump(mode="json")
+        return self._editor.import_url(name, url, replace=replace)
 
 
 class ServerDatasets:
@@ -123,31 +125,38 @@ class ServerDatasets:
         self._http = http
         self._url = url.rstrip("/")
 
-    def images(self, name: str, *, limit: int, cursor: str, text: str) -> Reply:
+    def images(self, name: str, *, limit: int, cursor: str, text: str) -> "ImagePage":
         """See `DatasetTarget.images`."""
         wanted = {"limit": limit, "cursor": cursor, "text": text}
-        return self._ask("GET", _path(name), params=wanted)
+        from loradash.services.datasets.details import ImagePage
 
-    def delete(self, name: str) -> Reply:
+        return view_of(ImagePage, self._ask("GET", _path(name), params=wanted))
+
+    def delete(self, name: str) -> int:
         """See `DatasetTarget.delete`."""
-        return self._ask("DELETE", _path(name))
+        return int(self._ask("DELETE", _path(name))["deleted_files"])
 
-    def remove(self, name: str, files: list[str]) -> Reply:
+    def remove(self, name: str, files: list[str]) -> tuple[str, ...]:
         """See `DatasetTarget.remove`."""
-        return self._ask("POST", f"{_path(name)}/remove", json={"files": files})
+        return tuple(self._ask("POST", f"{_path(name)}/remove", json={"files": files})["removed"])
 
-    def caption(self, name: str, image: str) -> Reply:
+    def caption(self, name: str, image: str) -> "Caption":
         """See `DatasetTarget.caption`."""
-        return self._ask("GET", f"{_path(name)}/captions/{quote(image)}")
+        from loradash.services.datasets.details import Caption
 
-    def write_caption(self, name: str, image: str, text: str) -> Reply:
+        return view_of(Caption, self._ask("GET", f"{_path(name)}/captions/{quote(image)}"))
+
+    def write_caption(self, name: str, image: str, text: str) -> "Caption":
         """See `DatasetTarget.write_caption`."""
-        return self._ask("PUT", f"{_path(name)}/captions/{quote(image)}", json={"text": text})
+        from loradash.services.datasets.details import Caption
+
+        path = f"{_path(name)}/captions/{quote(image)}"
+        return view_of(Caption, self._ask("PUT", path, json={"text": text}))
 
     def zip(self, name: str, write: Callable[[bytes], object]) -> None:
         """See `DatasetTarget.zip`."""
         with (
-            self._told(),
+            self._translated(),
             self._http.stream("GET", f"{self._url}{_path(name)}/zip") as response,
         ):
             if not response.is_success:
@@ -156,28 +165,34 @@ class ServerDatasets:
             for piece in response.iter_raw(_PIECE_BYTES):
                 write(piece)
 
-    def import_zip(self, name: str, path: Path, *, replace: bool) -> Reply:
+    def import_zip(self, name: str, path: Path, *, replace: bool) -> "UploadResult":
         """See `DatasetTarget.import_zip`."""
+        from loradash.services.datasets.upload_results import UploadResult
+
         headers = {
             "Content-Type": "application/zip",
             "Content-Length": str(path.stat().st_size),
         }
         with path.open("rb") as file:
-            return self._ask(
+            reply = self._ask(
                 "POST", f"{_path(name)}/zip", params={"replace": replace}, headers=headers,
                 content=iter(lambda: file.read(_PIECE_BYTES), b""),
             )  # fmt: skip
+        return view_of(UploadResult, reply)
 
-    def import_url(self, name: str, url: str, *, replace: bool) -> Reply:
+    def import_url(self, name: str, url: str, *, replace: bool) -> "UploadResult":
         """See `DatasetTarget.import_url`."""
-        return self._ask("POST", f"{_path(name)}/import", json={"url": url, "replace": replace})
+        from loradash.services.datasets.upload_results import UploadResult
+
+        wanted = {"url": url, "replace": replace}
+        return view_of(UploadResult, self._ask("POST", f"{_path(name)}/import", json=wanted))
 
     def _ask(self, method: str, path: str, **request: Any) -> Reply:
-        with self._told():
+        with self._translated():
             return _reply(self._http.request(method, self._url + path, **request), self._url)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         import httpx2
 
         try:

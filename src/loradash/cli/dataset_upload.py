@@ -16,6 +16,8 @@ from loradash.datasets.inventory import FolderFile, take_inventory
 from loradash.domain.dataset_files import IMAGE_KINDS, LeftOut
 from loradash.domain.dataset_findings import left_out_text, left_out_warnings
 from loradash.errors import InvalidDataset
+from loradash.protocol.reply_reading import view_of
+from loradash.services.datasets.upload_plan import PlannedFile, UploadPlan
 from loradash.storage.transfer import in_parallel
 from loradash.visible_text import visible
 
@@ -25,10 +27,10 @@ OnBytes = Callable[[int], None]
 
 
 class _ToSend(NamedTuple):
-    """A file and what the server has answered for it."""
+    """A file and what the plan of the upload says of it."""
 
     path: Path
-    entry: dict[str, Any]
+    planned: PlannedFile
 
 
 class ToUpload(NamedTuple):
@@ -65,26 +67,27 @@ def upload_files(
 ) -> dict[str, Any]:
     """Make a folder's files a dataset, or a part of one; return the server's reply.
 
-    The reply tells of what isn't sent, too. Raises `TransferFailed` that names each file which
+    The reply names what isn't sent, too. Raises `TransferFailed` that names each file which
     didn't arrive, after all were tried.
     """
     announced = in_parallel(folder.files, _announced, concurrency=_HASHED_AT_ONCE)
-    plan = target.ask(
+    reply = target.ask(
         type="create_upload",
         training_name=name,
         trigger_word=trigger_word,
         cleanup_existing=not add,
         files=list(announced.or_raise("reading", lambda file: file.name)),
     )
-    entries = zip(folder.files, plan["files"], strict=True)
-    waiting = [_ToSend(file.path, entry) for file, entry in entries if entry["state"] == "send"]
+    plan = view_of(UploadPlan, reply)
+    files = zip(folder.files, plan.files, strict=True)
+    waiting = [_ToSend(file.path, planned) for file, planned in files if planned.state == "send"]
     with _progress(sum(one.path.stat().st_size for one in waiting)) as on_bytes:
         outcomes = in_parallel(waiting, lambda one: _send(target, one, on_bytes))
-    outcomes.or_raise(f"dataset {plan['dataset_folder']!r}", lambda one: one.entry["filename"])
+    outcomes.or_raise(f"dataset {plan.dataset_folder!r}", lambda one: one.planned.filename)
     reply = target.ask(
         type="complete_upload",
-        dataset_folder=plan["dataset_folder"],
-        upload_id=plan["upload_id"],
+        dataset_folder=plan.dataset_folder,
+        upload_id=plan.upload_id,
     )
     left_out = [one.model_dump() for one in folder.left_out]
     return {
@@ -117,7 +120,7 @@ def _send(target: Backend, one: _ToSend, on_bytes: OnBytes) -> None:
         on_bytes(more_bytes)
 
     try:
-        target.send(one.entry, one.path, count)
+        target.send(one.planned, one.path, count)
     except BaseException:
         on_bytes(-sent)  # it may be tried once more
         raise

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
 from loradash.errors import ServerUnreachable
 from loradash.services.adapters.views import AdapterName, AdapterView
 from loradash.services.datasets.summary import DatasetSummary
@@ -15,6 +17,7 @@ from loradash.services.results.views import DeletionReport, FileView, ModelPage,
 
 Reply = Mapping[str, Any]
 View = TypeVar("View")
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def models_of(reply: Reply) -> ModelPage:
@@ -50,17 +53,22 @@ def adapter_of(reply: Reply) -> AdapterView:
 
 def adapter_name_of(reply: Reply) -> AdapterName:
     """Read what ``PATCH /models/...`` returns."""
-    return _read(lambda: AdapterName.model_validate(reply))
+    return view_of(AdapterName, reply)
 
 
 def deletion_of(reply: Reply) -> DeletionReport:
     """Read the reply to a deletion of results."""
-    return _read(lambda: DeletionReport.model_validate(reply))
+    return view_of(DeletionReport, reply)
 
 
 def datasets_of(reply: Reply) -> tuple[DatasetSummary, ...]:
     """Read the reply to ``list_dataset_folders``."""
     return _read(lambda: tuple(DatasetSummary.model_validate(one) for one in reply["datasets"]))
+
+
+def view_of(model: type[Model], reply: Reply) -> Model:
+    """Read a reply that is a view's own JSON. Raises `ServerUnreachable` for another form."""
+    return _read(lambda: model.model_validate(reply))
 
 
 def _model(reply: Reply) -> ModelView:

@@ -14,10 +14,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
-
-from pydantic import BaseModel, ConfigDict
 
 from loradash.domain.dataset_files import LeftOut, file_type, merged
 from loradash.domain.dataset_manifest import Content, DatasetFile, DatasetManifest
@@ -41,41 +39,11 @@ from loradash.services.datasets.upload_checks import (
     selected,
     without_lost,
 )
+from loradash.services.datasets.upload_plan import PlannedFile, UploadPlan
 from loradash.services.datasets.upload_results import UploadResult
 from loradash.storage import keys
 from loradash.storage.store import ObjectInfo, ObjectStore, PresignedUrls, presigned_urls
 from loradash.storage.transfer import in_parallel
-
-FileState = Literal["send", "arrived", "unchanged", "left_out"]
-
-
-class PlannedFile(BaseModel):
-    """What a client has to do with one file; ``url`` is None where there is nothing to send it to.
-
-    What is ``left_out`` isn't a dataset's file, and has no key. ``headers`` must be sent along as
-    they are.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    filename: str
-    key: str
-    state: FileState
-    method: Literal["PUT"] = "PUT"
-    url: str | None = None
-    headers: dict[str, str] = {}
-
-
-class UploadPlan(BaseModel):
-    """The reply to an announcement: its files in the order in which they were announced."""
-
-    model_config = ConfigDict(frozen=True)
-
-    upload_id: str
-    dataset_folder: str
-    expires_at: datetime
-    files: tuple[PlannedFile, ...]
-    s3_path: str
 
 
 class ExpectedFile(NamedTuple):
