@@ -169,6 +169,7 @@ class Fake:
             "error_problems": [text], "remedy": text, "artifacts": [{"kind": "lora", "key": text}],
             "attempts": [{"number": 1, "ending": text, "from_step": 0, "to_step": 1}],
             "log": [{"number": 1, "time": "2026-01-01T00:00:00Z", "text": text}],
+            "process": {"warnings": [text]},
         }  # fmt: skip
         if request["type"] == "processes":
             return {"processes": [shown]}
