@@ -25,6 +25,9 @@ from loradash.domain.process import ProcessRecord, Status
 from loradash.engines.catalogue import Engines
 from loradash.executors.local import SWEEP_EVERY_S, LocalExecutor, MemoryNeeds
 from loradash.protocol.requests import makes_process
+from loradash.registry.memory import MemoryRegistry
+from loradash.registry.objects import ObjectRegistry
+from loradash.registry.registry import StoredArtifact
 from loradash.registry.sql import SqlRegistry
 from loradash.runtime.attempt import Timing
 from loradash.runtime.gpu import Slot
@@ -32,8 +35,10 @@ from loradash.runtime.lease_watch import LeaseWatch
 from loradash.runtime.results import NewArtifact
 from loradash.services.processes.running import Runner
 from loradash.services.results.retention import Retention
+from loradash.services.system.sweeper import Sweeper
+from loradash.storage.memory import MemoryStore
 from tests.unit.waits import until
-from tests.unit.world import World
+from tests.unit.world import TOKEN, World, adapter
 
 CAPTION = KindOfWork(
     name="caption",
@@ -293,3 +298,36 @@ def test_an_older_program_reads_what_it_knows_beside_a_newer_ones_kind(
     assert sum(older.counts().values()) == 1
     assert older.positions([known.id]) == {known.id: 1}
     older.close()
+
+
+@pytest.mark.parametrize("place", ["memory", "sql", "objects"])
+def test_artifacts_of_a_newer_release_are_shown_and_stay(place: str, tmp_path: Path) -> None:
+    registry: Any = {
+        "memory": MemoryRegistry,
+        "sql": lambda: SqlRegistry(f"sqlite:///{tmp_path}/registry.sqlite3"),
+        "objects": lambda: ObjectRegistry(MemoryStore()),
+    }[place]()
+    world = World(tmp_path, registry=registry)
+    record = world.running()
+    newer = StoredArtifact(
+        process_id=record.id, key=f"results/{record.id}/videos/a1-0123456789/cat.mp4", kind="video",
+        name="cat.mp4", size_bytes=3, sha256="0" * 64, created_at=datetime.now(UTC),
+    )  # fmt: skip
+    world.store.put(newer.key, b"mp4")
+    registry.put_artifacts(TOKEN, [newer])
+    world.keep(record.id, "lora", "cat.safetensors", adapter())  # lists anew what is there
+    world.completed(record.id)
+    assert Sweeper(registry, world.store).sweep().results == 0
+    assert world.store.get(newer.key) == b"mp4"
+    shown = world.ask("process_status", process_id=record.id)["artifacts"]
+    assert sorted(one["kind"] for one in shown) == ["lora", "video"]
+    assert world.ask("list_files")["total_files"] == 1
+    assert len(world.ask("list_files", path=f"results/{record.id}")["lora_files"]) == 1
+    bulk = world.ask("bulk_download", process_ids=[record.id])
+    assert "error" not in bulk
+    assert world.ask("delete_results", process_id=record.id, result_type="lora")["deleted"] == 1
+    assert [one.kind for one in registry.artifacts(record.id)] == ["video"]
+    assert "error" not in world.ask("delete_results", process_id=record.id)
+    assert registry.artifacts(record.id) == ()
+    assert list(world.store.list(f"results/{record.id}/videos")) == []
+    registry.close()

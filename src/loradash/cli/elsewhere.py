@@ -16,6 +16,7 @@ from loradash.cli.backend import POLL_S, Backend
 from loradash.cli.lines import say
 from loradash.cli.output_folder import OutputFolder, written
 from loradash.data import EMBEDDED_BASE_MODELS
+from loradash.domain.artifacts import LISTED_KINDS, RESULT_KINDS
 from loradash.domain.dataset_references import parse_dataset_reference
 from loradash.domain.ids import is_process_id
 from loradash.domain.kinds import TRAINING, kind_of_id
@@ -275,7 +276,7 @@ def _fetched(
 
 
 def _results(view: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    return (entry for entry in view["artifacts"] if entry["kind"] in ("lora", "image", "sample"))
+    return (entry for entry in view["artifacts"] if entry["kind"] in LISTED_KINDS)
 
 
 def _tell_end(
@@ -307,7 +308,7 @@ def _tell_end(
             say(f"  file      {path}")
         if not files:
             for entry in _results(view):
-                if entry["kind"] != "sample":
+                if entry["kind"] in RESULT_KINDS:
                     say(f"  result    {entry['key']}")
         if view["type"] == TRAINING.name:
             say(f'  use it    {program()} generate --adapter {process_id} --prompt "..."')

@@ -6,6 +6,7 @@ import typer
 
 from loradash.cli.completion import process_ids
 from loradash.cli.lines import say, say_json
+from loradash.domain.artifacts import RESULT_KINDS
 from loradash.domain.kinds import LANES, kind_names
 
 _LOG_LINES = 2000
@@ -187,7 +188,7 @@ def _show(one: dict[str, Any], as_json: bool) -> None:
         ending = note["ending"] or "running"
         say(f"  attempt {note['number']}: steps {note['from_step']} to {note['to_step']}, {ending}")
     for entry in one["artifacts"]:
-        if entry["kind"] in ("lora", "image"):
+        if entry["kind"] in RESULT_KINDS:
             say(f"  result    {entry['key']}")
 
 

@@ -9,10 +9,11 @@ object store. Each thing that it can do is a protocol of its own, an ability. To
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from loradash.domain.artifacts import ArtifactKind
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.events import Event
 from loradash.domain.generation import GenerationRequest
@@ -32,7 +33,7 @@ class Command(BaseModel):
 class Artifact(NamedTuple):
     """A file that a run has produced and that is worth keeping."""
 
-    kind: Literal["lora", "sample", "image", "config", "job", "log", "metrics"]
+    kind: ArtifactKind
     path: Path
 
 

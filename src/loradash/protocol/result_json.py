@@ -4,7 +4,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from loradash.domain.artifacts import ARTIFACTS
+from loradash.domain.artifacts import result_type_of
 from loradash.domain.media_types import media_type
 from loradash.domain.sizes import counted, size_text
 from loradash.services.adapters.views import AdapterView
@@ -145,14 +145,14 @@ def _file_json(file: FileView) -> dict[str, Any]:
         "path": file.address,
         "s3_key": file.key,
         # The published client asks `download` for an image by this, so it must name the image.
-        "process_id": file.process_id if file.kind == "lora" else file.key,
+        "process_id": file.process_id if file.is_adapter else file.key,
         "made_by": file.process_id,
         "size": file.size_bytes,
         "size_formatted": size_text(file.size_bytes),
         "sha256": file.sha256,
         "created_at": _time(file),
         "type": _client_type(file),
-        "result_type": ARTIFACTS[file.kind].result_type,
+        "result_type": result_type_of(file.kind),
     }
 
 
@@ -172,7 +172,7 @@ def _item_json(item: LinkedFile) -> dict[str, Any]:
 
 def _client_type(file: FileView) -> str:
     """What published clients tell apart."""
-    return "lora" if file.kind == "lora" else "image"
+    return "lora" if file.is_adapter else "image"
 
 
 def _time(file: FileView) -> str:

@@ -67,7 +67,8 @@ class StoredArtifact(_Row):
 
     process_id: str
     key: str
-    kind: ArtifactKind
+    kind: str
+    """One of `ArtifactKind`, or what a newer loradash has stored."""
     name: str
     size_bytes: int
     sha256: str

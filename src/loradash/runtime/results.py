@@ -66,7 +66,7 @@ class NewArtifact:
         return self.kind, self.name
 
 
-_Identity = tuple[ArtifactKind, str]
+_Identity = tuple[str, str]
 
 
 class ResultKeeper:

@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 from loradash.domain.addresses import DATASETS, RESULTS
-from loradash.domain.artifacts import ResultFolder
+from loradash.domain.artifacts import ARTIFACTS, ResultFolder
 from loradash.domain.dataset_manifest import UPLOAD_SESSION
 from loradash.domain.ids import is_process_id
 from loradash.errors import InvalidKey
@@ -19,7 +19,7 @@ _MARKED = re.compile(
     r"results/(?P<id>[^/]+)/(?P<kind>[^/]+)/(?P<mark>s-[0-9a-f]{16}|[ae][0-9]+-[0-9a-f]{10}(\.[0-9]+)?)"
     r"/(?P<name>.+)"
 )
-_UNFOLDERED = ("config", "job", "manifest")
+_UNFOLDERED = {"manifest", *(one.folder for one in ARTIFACTS.values() if not one.is_folder_shown)}
 
 
 def attempt_mark(number: int, token: str) -> str:

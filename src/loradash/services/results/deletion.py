@@ -68,7 +68,9 @@ class ResultDeletion:
 
     def _delete_of(self, process_id: str, result_type: ResultType) -> list[ObjectInfo]:
         """Delete one process's results; return the objects that were deleted."""
-        listed = self._registry.artifacts(process_id, kinds_of(result_type))
+        # All of them includes those that a newer loradash has stored.
+        kinds = () if result_type == "all" else kinds_of(result_type)
+        listed = self._registry.artifacts(process_id, kinds)
         self._registry.drop_artifacts(
             process_id, [entry.key for entry in listed], guard=_require_ended
         )

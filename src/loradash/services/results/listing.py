@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from loradash.domain.artifacts import ADAPTER_KINDS, LISTED_KINDS
 from loradash.registry.cursors import ArtifactPlace
 from loradash.registry.registry import ProcessRegistry, StoredArtifact
 from loradash.services.results.names import file_names, short_id
@@ -25,7 +26,9 @@ class ResultLists:
 
     def models(self, limit: int, cursor: str) -> ModelPage:
         """Return the finished adapters, the newest first."""
-        listed, next_cursor = self._registry.newest_artifacts(["lora"], limit=limit, before=cursor)
+        listed, next_cursor = self._registry.newest_artifacts(
+            ADAPTER_KINDS, limit=limit, before=cursor
+        )
         found, missing = self._presence.split(listed)
         views = [
             self._model(entry, name) for entry, name in zip(found, file_names(found), strict=True)
@@ -72,11 +75,11 @@ class ResultLists:
         if prefix not in ("", keys.all_results()):
             return [], ""
         found, next_cursor = self._registry.newest_artifacts(
-            ["lora", "image", "sample"], limit=limit, before=cursor
+            LISTED_KINDS, limit=limit, before=cursor
         )
         if not (overview and next_cursor):
             return found, next_cursor
-        adapters, _ = self._registry.newest_artifacts(["lora"], limit=limit, before="")
+        adapters, _ = self._registry.newest_artifacts(ADAPTER_KINDS, limit=limit, before="")
         return [*found, *(entry for entry in adapters if entry not in found)], next_cursor
 
     def _below(
@@ -86,7 +89,7 @@ class ResultLists:
         after = ArtifactPlace.read(cursor).key if cursor else ""
         found = [
             entry
-            for entry in self._registry.artifacts(process_id, ["lora", "image", "sample"])
+            for entry in self._registry.artifacts(process_id, LISTED_KINDS)
             if any(
                 f"{name}/".startswith(f"{prefix}/")
                 for name in (entry.key, keys.published(entry.key))

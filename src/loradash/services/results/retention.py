@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import structlog
 
+from loradash.domain.artifacts import LISTED_KINDS
 from loradash.domain.kinds import GENERATION, TRAINING, Kind
 from loradash.domain.process import ProcessRecord, Status
 from loradash.engines.catalogue import Engines
@@ -112,7 +113,7 @@ class Retention:
         wanted: set[tuple[str, str]] = {
             (one.kind, one.path.name)
             for one in engine.artifacts(folder)
-            if one.kind in ("lora", "sample")
+            if one.kind in LISTED_KINDS
         }
         if record.status is not Status.COMPLETED:
             # Of a training that may go on, the newest checkpoint must be safe.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from loradash.domain.addresses import NO_ADDRESS, Address, is_address
-from loradash.domain.artifacts import ArtifactKind
+from loradash.domain.artifacts import ADAPTER_KINDS, LISTED_KINDS, PICTURE_KINDS
 from loradash.errors import InvalidKey, NotFound
 from loradash.registry.registry import ProcessRegistry, StoredArtifact
 from loradash.services.results.names import distinct_name, is_shared, plain_name
@@ -55,14 +55,13 @@ class StoredResults:
 
         A reference is a process's id, a key or an address. Raises `NotFound`.
         """
-        wanted: dict[ArtifactKind, bool] = {"lora": loras, "image": images, "sample": images}
-        kinds = [kind for kind, is_wanted in wanted.items() if is_wanted]
+        kinds = (ADAPTER_KINDS if loras else ()) + (PICTURE_KINDS if images else ())
         found: dict[str, StoredArtifact] = {}
         for reference in references:
             entries: Sequence[StoredArtifact]
             if "/" in reference:
                 one = self.named(reference)
-                entries = [one] if wanted.get(one.kind, True) else []
+                entries = [one] if one.kind in kinds or one.kind not in LISTED_KINDS else []
             else:
                 self._registry.get(reference)
                 entries = self._registry.artifacts(reference, kinds) if kinds else ()
@@ -71,9 +70,9 @@ class StoredResults:
 
     def saved_as(self, entry: StoredArtifact) -> str:
         """Return what a file is called that is saved: an adapter unlike all others of the list."""
-        if entry.kind != "lora":
+        if entry.kind not in ADAPTER_KINDS:
             return plain_name(entry)
-        others, _ = self._registry.newest_artifacts(["lora"], limit=_NAMES_COMPARED, before="")
+        others, _ = self._registry.newest_artifacts(ADAPTER_KINDS, limit=_NAMES_COMPARED, before="")
         return distinct_name(entry) if is_shared(entry, others) else plain_name(entry)
 
     def view(self, entry: StoredArtifact, filename: str) -> FileView:

@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
 
-from loradash.domain.artifacts import ArtifactKind, ResultType
+from loradash.domain.artifacts import ADAPTER_KINDS, ResultType
 
 
 class _View(BaseModel):
@@ -21,7 +21,8 @@ class FileView(_View):
     """
 
     process_id: str
-    kind: ArtifactKind
+    kind: str
+    """One of `ArtifactKind`, or what a newer loradash has stored."""
     key: str
     address: str
     name: str
@@ -29,6 +30,11 @@ class FileView(_View):
     size_bytes: int
     sha256: str
     created_at: datetime
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether lists show it among the adapters."""
+        return self.kind in ADAPTER_KINDS
 
     @property
     def id(self) -> str:
@@ -67,12 +73,12 @@ class FilePage(_View):
     @property
     def adapters(self) -> tuple[FileView, ...]:
         """The adapters among the files."""
-        return tuple(file for file in self.files if file.kind == "lora")
+        return tuple(file for file in self.files if file.is_adapter)
 
     @property
     def images(self) -> tuple[FileView, ...]:
         """The images and previews among the files."""
-        return tuple(file for file in self.files if file.kind != "lora")
+        return tuple(file for file in self.files if not file.is_adapter)
 
 
 class Download(_View):
