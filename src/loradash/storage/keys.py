@@ -189,7 +189,7 @@ def process_epoch_record(process_id: str, epoch: int, nonce: str) -> str:
 
 
 def process_cancel(process_id: str) -> str:
-    """Key of the request that a running process ends, by somebody who doesn't write its record."""
+    """Key of the request to end a process, by a program that doesn't write its record."""
     return check_key(f"processes/{process_id}/cancel")
 
 

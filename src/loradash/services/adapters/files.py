@@ -33,7 +33,7 @@ class AdapterFiles:
         workspace: Workspace,
         adapters_in: Callable[[Path], Iterable[Path]],
     ) -> None:
-        """``adapters_in`` tells which files of a training's folder are finished adapters."""
+        """``adapters_in`` returns which files of a training's folder are finished adapters."""
         self._adapters_in = adapters_in
         self._store = store
         self._workspace = workspace

@@ -1,4 +1,4 @@
-"""Which processes need a training's results: what they need isn't deleted under their hands."""
+"""Which processes need a training's results: those results aren't deleted while they do."""
 
 from collections.abc import Iterator, Sequence
 

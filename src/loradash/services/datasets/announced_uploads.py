@@ -120,7 +120,7 @@ class AnnouncedUploads:
     def write(self, upload: AnnouncedUpload, etag: str) -> None:
         """Replace the upload that was read with this etag.
 
-        Raises `ConflictingState` if somebody else has done so meanwhile.
+        Raises `ConflictingState` if another client has done so meanwhile.
         """
         store = conditional_put(self._store)
         try:
@@ -135,9 +135,9 @@ class AnnouncedUploads:
             ) from error
 
     def claim(self, upload: AnnouncedUpload, etag: str) -> None:
-        """Say that the dataset is about to be switched, so that nobody aborts the upload.
+        """Record that the dataset is about to be switched, so that no client aborts the upload.
 
-        Somebody else may have said so before. Raises `ConflictingState` if it was aborted.
+        Another client may have done so before. Raises `ConflictingState` if it was aborted.
         """
         if upload.state != "open":
             return

@@ -27,7 +27,7 @@ def is_copy(folder: Path, manifest: DatasetManifest) -> bool:
 
 
 OnFetched = Callable[[int, int], None]
-"""Told how many files are here, and of how many. What it raises ends the fetching."""
+"""Called with how many files were fetched, and of how many. What it raises ends the fetching."""
 
 
 def fetch(

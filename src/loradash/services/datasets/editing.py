@@ -1,7 +1,7 @@
 """Datasets as things that people look into and change: one place for every entry point.
 
-Each change is one switch of the manifest (see `loradash.services.datasets.store`), so nobody sees
-half of one, and what is written by two at once is either both or a refusal.
+Each change is one switch of the manifest (see `loradash.services.datasets.store`), so no reader
+sees half of one, and what is written by two at once is either both or a refusal.
 """
 
 import hashlib

@@ -176,7 +176,7 @@ class DatasetStore:
     def change(self, folder: str, change: Change) -> DatasetManifest:
         """Replace a dataset's manifest by what ``change`` makes of it; return the new one.
 
-        ``change`` is called again if somebody else was faster, so it must only compute; what it
+        ``change`` is called again if another writer was faster, so it must only compute; what it
         raises leaves everything as it was. Files in it must have their objects already. Objects
         that only the old manifest named are deleted afterwards. Raises `NotFound`,
         `InvalidDataset`, `ConflictingState`.
@@ -398,7 +398,7 @@ class DatasetStore:
     ) -> None:
         stored_bytes = 0
 
-        def tell(progress: TransferProgress) -> None:
+        def report(progress: TransferProgress) -> None:
             nonlocal stored_bytes
             room.stored(progress.done_bytes - stored_bytes)
             stored_bytes = max(stored_bytes, progress.done_bytes)
@@ -411,7 +411,7 @@ class DatasetStore:
             sent[one.file.name] = key
             transfers.append(Transfer(key, one.path, one.file.content.size_bytes))
         outcomes = put_files(
-            self._store, transfers, concurrency=self._concurrency, on_progress=tell
+            self._store, transfers, concurrency=self._concurrency, on_progress=report
         )
         outcomes.or_raise(
             f"dataset {upload.folder!r}",

@@ -1,4 +1,4 @@
-"""Looking into a dataset's images: small pictures of them, and hashes by which doubles are found.
+"""Looking into a dataset's images: thumbnails, and hashes by which duplicates are found.
 
 What comes out is kept in the workspace under the hash of the image's file. A decoded image may take
 a hundred times its file's memory, so only few are looked at here at a time.
@@ -20,7 +20,7 @@ from loradash.services.datasets.cache_folder import CacheFolder
 from loradash.storage.store import ObjectStore
 
 THUMBNAIL_SIZES = (128, 256, 512)
-"""Longest sides in pixels. Only these are made, so that nobody fills the disk with others."""
+"""Longest sides in pixels. Only these are made, so that clients can't fill the disk with others."""
 
 DECODED_AT_ONCE = 2
 _QUALITY = 80

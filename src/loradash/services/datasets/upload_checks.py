@@ -100,7 +100,7 @@ class CheckedFile(NamedTuple):
 
 
 class CheckedSource(NamedTuple):
-    """A good file and where it lies; ``stamp`` tells whether it has been written since."""
+    """A good file and where it lies; ``stamp`` shows whether it has been written since."""
 
     file: CheckedFile
     path: Path
@@ -214,7 +214,7 @@ def check_file(name: str, source: bytes | Path) -> CheckedFile:
 
 
 def check_warnings(files: Iterable[CheckedFile]) -> list[str]:
-    """Tell what isn't as it seems in files that can be used."""
+    """Return warnings about files that can be used and aren't what they seem to be."""
     files = list(files)
     warnings = [file.warning for file in files if file.warning]
     if (more := len(warnings) - NAMES_SHOWN) > 0:
@@ -284,7 +284,7 @@ def decoded(file: UploadedFile, max_bytes: int) -> bytes:
 
 
 def too_large(size_bytes: int, max_bytes: int) -> str:
-    """What is told of a file that is larger than files may be."""
+    """The problem of a file that is larger than files may be."""
     return f"{size_text(size_bytes)}; files may have {size_text(max_bytes)}, scale it down"
 
 

@@ -136,7 +136,7 @@ def upload_result(
 
 
 def with_left_out(result: UploadResult, left_out: Sequence[LeftOut]) -> UploadResult:
-    """Return a reply that also tells what was left out before the upload began."""
+    """Return a reply that also names what was left out before the upload began."""
     warnings = (*left_out_warnings(left_out), *result.warnings)
     left = merged(left_out, result.left_out)
     return result.model_copy(update={"warnings": warnings, "left_out": left})
@@ -148,7 +148,7 @@ def is_of_upload(key: str, upload: Upload) -> bool:
 
 
 def completeness_warnings(files: Sequence[DatasetFile]) -> list[str]:
-    """Tell what is missing or doubled in a dataset; none of it stops a training."""
+    """Return what is missing or there twice in a dataset; none of it stops a training."""
     images = [file for file in files if file.file_type == "image"]
     captions = [file.name for file in files if file.file_type == "caption"]
     pairs = paired([file.name for file in images], captions)
@@ -168,10 +168,10 @@ def completeness_warnings(files: Sequence[DatasetFile]) -> list[str]:
     for file in images:
         if file.sha256:
             groups.setdefault(file.sha256, []).append(file.name)
-    doubles = [names for names in groups.values() if len(names) > 1]
-    warnings += [f"identical images: {name_list(names)}" for names in doubles[:NAMES_SHOWN]]
-    if len(doubles) > NAMES_SHOWN:
-        warnings.append(f"{len(doubles) - NAMES_SHOWN} more groups of identical images")
+    duplicates = [names for names in groups.values() if len(names) > 1]
+    warnings += [f"identical images: {name_list(names)}" for names in duplicates[:NAMES_SHOWN]]
+    if len(duplicates) > NAMES_SHOWN:
+        warnings.append(f"{len(duplicates) - NAMES_SHOWN} more groups of identical images")
     return warnings
 
 

@@ -71,8 +71,8 @@ def extract(
 ) -> Extracted:
     """Unpack what a dataset can use of a zip file into a folder, under names made for it.
 
-    ``announce`` is told how many bytes that will be, and may raise. The folders in which all of it
-    lies aren't parts of the files' names, others are. Raises `InvalidRequest`, and has
+    ``announce`` is called with how many bytes that will be, and may raise. The folders in which
+    all of it lies aren't parts of the files' names, others are. Raises `InvalidRequest`, and has
     perhaps written a part into the folder, if the zip file is damaged, if an entry leads elsewhere
     or is a link or encrypted, if two files would have one name, or if anything is more than the
     limits allow.

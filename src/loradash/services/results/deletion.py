@@ -115,7 +115,7 @@ class ResultDeletion:
             return []
         try:
             engine = self._engines.trainer(record.engine.name)
-        except EngineUnavailable:  # nobody here can tell; they stay until their folder is removed
+        except EngineUnavailable:  # only the engine knows; they stay until their folder is removed
             return []
         folder = self._workspace.training(process_id)
         kinds = kinds_of(result_type)

@@ -77,7 +77,7 @@ class Retention:
         return record.status in _ENDED and record.ended_at is not None and record.ended_at < before
 
     def _clean_one(self, process_id: str, before: datetime) -> list[Removed]:
-        """Remove the folders while nobody can begin to work in them."""
+        """Remove the folders under a lock, so that no attempt begins in them."""
         record = self._registry.get(process_id)
         with folder_lock(self._workspace.process(process_id)):
             if not self._is_old(process_id, before) or not self._is_stored(record):
