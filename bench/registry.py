@@ -1,21 +1,25 @@
 """How long do the registry's pages and writes take, and does it grow with all that was ever run?
 
-Latencies of single calls on an SQLite file, in ms. The peer is the obvious way to get a page, from
-the same file: read all documents, parse them, filter and sort them in Python. Both give the same.
-A page of 10 processes is short: the fair comparison of sizes is that of 100,000 with 1,000.
+Latencies of single calls on an SQLite file, or with ``--database postgres`` on a PostgreSQL server
+on loopback, in ms. The peer is the obvious way to get a page, from the same database: read all
+documents, parse them, filter and sort them in Python. Both give the same. A page of 10 processes is
+short: the fair comparison of sizes is that of 100,000 with 1,000. At the end 8 threads make 1,000
+changes each, in opposite directions, and none of them may fail.
 """
 
+import contextlib
 import random
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import Engine, create_engine, insert, select
+from tests.servers.postgres import PostgresServer
 
 from bench.measure import Row, judged, parser, reading, report
 from loradash.domain import process as changes
@@ -35,6 +39,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 SHARES = {Status.PENDING: 3, Status.COMPLETED: 75, Status.FAILED: 14, Status.CANCELLED: 8}
 PAGES = {"newest page": (None, ()), "page of a kind and status": ("training", (Status.FAILED,))}
 SERVICE = "newest page in the service, with places in the queue"
+THREADS, CHANGES = 8, 1_000
 WRITES = ("change", "take_next and release")
 
 
@@ -48,14 +53,46 @@ class Latency(NamedTuple):
 
 def main() -> None:
     """Fill one file of each size, then measure all in turn, repeat after repeat."""
-    arguments = parser(__doc__, repeats=5).parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        files = {size: filled(Path(folder) / f"{size}.sqlite3", size) for size in SIZES}
+    options = parser(__doc__, repeats=5)
+    options.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
+    arguments = options.parse_args()
+    with contextlib.ExitStack() as stack:
+        if arguments.database == "postgres":
+            server = stack.enter_context(PostgresServer(durable=True, shared_buffers="128MB"))
+            urls = {size: server.new_schema() for size in SIZES}
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            urls = {size: f"sqlite:///{folder}/{size}.sqlite3" for size in SIZES}
+        databases = {size: filled(url, size) for size, url in urls.items()}
         repeats = [
-            {(name, size): value for size in SIZES for name, value in measured(*files[size], size)}
+            {
+                (name, size): value
+                for size in SIZES
+                for name, value in measured(*databases[size], size)
+            }
             for _ in range(arguments.repeats)
         ]
-    report(list(rows(repeats)), arguments)
+        contended = contention(databases[SIZES[0]][0])
+    report([*rows(repeats), contended], arguments)
+
+
+def contention(registry: SqlRegistry) -> Row:
+    """Have threads move processes of their own between two statuses at the same time."""
+    waiting = {"status": Status.PENDING}
+    ids = [registry.create(one.model_copy(update=waiting)).id for one in processes(THREADS)]
+
+    def work(process_id: str) -> None:
+        for _ in range(CHANGES // 2):
+            registry.change(process_id, taking)
+            registry.change(process_id, lambda one: changes.released(one, "token", START))
+
+    start = reading()
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(work, ids))  # raises what any of them has met
+    wall_s = (reading() - start).wall_s
+    return Row(
+        f"{THREADS} threads x {CHANGES:,} changes", "changes/s", [THREADS * CHANGES / wall_s]
+    )
 
 
 def measured(registry: SqlRegistry, engine: Engine, size: int) -> Iterator[tuple[str, Latency]]:
@@ -128,11 +165,15 @@ def taking(record: ProcessRecord) -> ProcessRecord:
     return changes.taken(record, owner="worker", token="token", now=START, lease_s=30, device="cpu")
 
 
-def filled(path: Path, size: int) -> tuple[SqlRegistry, Engine]:
+def filled(url: str, size: int) -> tuple[SqlRegistry, Engine]:
     """Make a registry with that many processes, in one transaction; return it and a bare engine."""
-    registry, engine = SqlRegistry(f"sqlite:///{path}"), create_engine(f"sqlite:///{path}")
+    registry = SqlRegistry(url)
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:  # not the table of counts: nothing here reads it
         connection.execute(insert(tables.processes), [*map(columns, processes(size))])
+    if engine.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE processes")  # as autovacuum does in a minute
     return registry, engine
 
 
