@@ -1,5 +1,7 @@
 """Another engine is a folder of its own and one line in the wiring, as docs/engines.md says."""
 
+import shutil
+
 import pytest
 from PIL import Image
 
@@ -57,6 +59,19 @@ def test_it_trains_and_its_results_are_kept_and_found_by_its_own_names(core, dat
     )
     (path,) = core.engines.adapters_in(core.workspace.training(process_id))
     assert path.read_bytes() == b"TOY 10"
+
+
+def test_it_goes_on_elsewhere_from_checkpoints_of_its_own_layout(core, data):
+    """They lie deeper than one folder, and their names don't sort by their steps."""
+    process_id = submitted(core, data, steps=11, save_every=10)
+    ending = run(core, process_id)
+    assert (ending.code, ending.resumable) == ("engine_crashed", True)
+    shutil.rmtree(core.workspace.training(process_id))
+    assert run(core, process_id).type == "done"
+    steps = [one.from_step for one in core.registry.get(process_id).attempts]
+    assert steps == [0, 10]
+    (path,) = core.engines.adapters_in(core.workspace.training(process_id))
+    assert path.read_bytes() == b"TOY 66"
 
 
 def test_it_may_take_settings_that_the_built_in_engine_refuses(core, data):

@@ -20,7 +20,7 @@ def emit(kind, **fields):
 stop = []
 signal.signal(signal.SIGINT, lambda *_: stop.append(1))
 order = json.load(open("order.txt"))
-saves = sorted(name for name in os.listdir("saves")) if os.path.isdir("saves") else []
+saves = sorted(os.listdir("saves"), key=int) if os.path.isdir("saves") else []
 step = total = 0
 if saves:
     total, step = json.load(open(f"saves/{saves[-1]}/deep/sum")), int(saves[-1])

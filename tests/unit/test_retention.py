@@ -159,11 +159,11 @@ class OtherLayout(DiffusersEngine):
         return [Artifact("sample", path) for path in sorted(folder.glob("preview/*.tiff"))]
 
     def checkpoints(self, folder):
-        found = sorted(folder.glob("saved/*.ckpt"))
-        return [Checkpoint(path.with_suffix(""), (path,)) for path in found]
+        found = sorted(folder.glob("saved/*/*.ckpt"))
+        return [Checkpoint(path.parent, (path,)) for path in found]
 
 
-@pytest.mark.parametrize("name", ["preview/1.tiff", "saved/5.ckpt"])
+@pytest.mark.parametrize("name", ["preview/1.tiff", "saved/5/state.ckpt"])
 def test_the_engine_says_what_is_worth_keeping(world, name):
     process_id = stopped(world, storing=False, steps=(0,))
     path = world.workspace.training(process_id) / name

@@ -140,7 +140,7 @@ class Trains(Engine, ReadsAdapters, Protocol):
         ...
 
     def checkpoint_folder(self, folder: Path) -> Path:
-        """Where checkpoints are restored to, each a folder whose name sorts by its step."""
+        """Where checkpoints are, and are restored to: a folder for each, and all files in it."""
         ...
 
     def has_checkpoint(self, folder: Path) -> bool:

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import structlog
 
@@ -337,8 +337,11 @@ class ResultKeeper:
 
     def _keep_checkpoint(self, folder: Path, step: int) -> None:
         artifacts = [
-            NewArtifact("checkpoint", path, f"{folder.name}/{path.name}", step)
-            for path in sorted(folder.glob("*"))
+            NewArtifact(
+                "checkpoint", path, f"{folder.name}/{path.relative_to(folder).as_posix()}", step
+            )
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
         ]
 
         def whole() -> bool:
@@ -394,7 +397,7 @@ def restore_checkpoints(
     for entry in registry.artifacts(process_id, ["checkpoint"]):
         by_name.setdefault(entry.name.partition("/")[0], []).append(entry)
     whole = fetched = 0
-    for name in sorted(by_name, reverse=True):
+    for name in sorted(by_name, key=lambda one: (by_name[one][0].step or 0, one), reverse=True):
         if whole == count:
             break
         target = folder / name
@@ -405,7 +408,9 @@ def restore_checkpoints(
         shutil.rmtree(partial, ignore_errors=True)
         try:
             for entry in by_name[name]:
-                fetch(store, entry, partial / Path(entry.name).name)
+                path = _place(partial, entry)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                fetch(store, entry, path)
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
             whole += 1
@@ -416,9 +421,17 @@ def restore_checkpoints(
     return fetched
 
 
+def _place(folder: Path, entry: StoredArtifact) -> Path:
+    """Where a file of a checkpoint belongs in its folder. Raises `ResultsNotStored`."""
+    *_, name = entry.name.partition("/")
+    if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+        raise ResultsNotStored(f"{entry.name[:200]!r} isn't a file of a checkpoint")
+    return folder / name
+
+
 def _is_whole(folder: Path, entries: Sequence[StoredArtifact]) -> bool:
     """Whether a checkpoint's files on disk are what was stored."""
-    paths = {folder / Path(entry.name).name: entry for entry in entries}
+    paths = {_place(folder, entry): entry for entry in entries}
     return all(
         path.is_file() and path.stat().st_size == entry.size_bytes for path, entry in paths.items()
     ) and all(sha256_of(path) == entry.sha256 for path, entry in paths.items())

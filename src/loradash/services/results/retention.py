@@ -118,7 +118,7 @@ class Retention:
         if record.status is not Status.COMPLETED:
             # Of a training that may go on, the newest checkpoint must be safe.
             wanted |= {
-                ("checkpoint", f"{newest.folder.name}/{path.name}")
+                ("checkpoint", f"{newest.folder.name}/{path.relative_to(newest.folder).as_posix()}")
                 for newest in engine.checkpoints(folder)[-1:]
                 for path in newest.files
             }
