@@ -59,7 +59,7 @@ class SqlRegistry:
     raise `RegistryUnavailable`.
     """
 
-    poll_interval_s = 0.4
+    poll_interval_s = 0.33
 
     def __init__(self, url: str, *, wait_s: float = 30.0) -> None:
         self._database = Database(url, wait_s)
