@@ -4,7 +4,8 @@ import pytest
 
 from loradash.cli.elsewhere import base_model_of
 from loradash.errors import NotFound, ServerUnreachable
-from loradash.protocol import reply_reading, result_json
+from loradash.executors.state import EndpointState, ExecutorState, LaneState, SlotState
+from loradash.protocol import process_json, reply_reading, result_json
 from loradash.protocol.dataset_json import datasets_reply
 from loradash.storage.memory import MemoryStore
 
@@ -56,6 +57,38 @@ def test_a_list_of_datasets_is_read_back(world):
     datasets = reply_reading.datasets_of(reply)
     assert [bool(one.problem) for one in datasets] == [False, True]
     assert datasets_reply(datasets, reply["prefix"]) == without(reply, "request_id")
+
+
+@pytest.mark.parametrize(
+    "executor",
+    [
+        ExecutorState(error="no answer"),
+        ExecutorState(
+            slots=(
+                SlotState(
+                    name="cuda:0",
+                    lanes=(
+                        LaneState(name="training", waiting_reason="Waiting for memory"),
+                        LaneState(name="generation", process_id="gen_1"),
+                    ),
+                ),
+            )
+        ),
+        ExecutorState(endpoint=EndpointState(id="ep1")),
+        ExecutorState(
+            endpoint=EndpointState(
+                id="ep1", jobs={"inQueue": 1}, workers={"idle": 0}, waiting_reason="no worker"
+            )
+        ),
+    ],
+)
+def test_the_queue_is_read_back(world, monkeypatch, executor):
+    world.waiting(priority=3)
+    monkeypatch.setattr(world.executor, "state", lambda: executor, raising=False)
+    with world.client() as client:
+        reply = client.get("/queue").json()
+    assert reply_reading.queue_of(reply) == world.services.processes.queue()
+    assert process_json.queue_json(reply_reading.queue_of(reply)) == reply
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from loradash.services.datasets.summary import DatasetSummary
     from loradash.services.datasets.upload_plan import PlannedFile
     from loradash.services.processes.service import ProcessService
+    from loradash.services.processes.views import QueueView
     from loradash.services.results.views import DeletionReport, ModelPage
     from loradash.services.use_cases import Services
     from loradash.wiring.core import Core
@@ -59,7 +60,7 @@ class Backend(Protocol):
         """Queue a failed or cancelled process again."""
         ...
 
-    def queue(self, action: str) -> dict[str, Any]:
+    def queue(self, action: str) -> "QueueView":
         """Show, pause or resume the queue."""
         ...
 
@@ -155,13 +156,11 @@ class LocalBackend:
         """See `Backend.resume`."""
         self._processes.resume(process_id)
 
-    def queue(self, action: str) -> dict[str, Any]:
+    def queue(self, action: str) -> "QueueView":
         """See `Backend.queue`."""
         if action != "show":
             self._processes.pause(action == "pause")
-        from loradash.protocol.process_json import queue_json
-
-        return queue_json(self._processes.queue())
+        return self._processes.queue()
 
     def models(self, limit: int, cursor: str) -> "ModelPage":
         """See `Backend.models`."""
@@ -274,11 +273,13 @@ class HttpBackend:
         """See `Backend.resume`."""
         self._send("POST", f"/v2/local/retry/{process_id}")
 
-    def queue(self, action: str) -> dict[str, Any]:
+    def queue(self, action: str) -> "QueueView":
         """See `Backend.queue`."""
+        from loradash.protocol.reply_reading import queue_of
+
         if action != "show":
             self._send("POST", f"/queue/{action}")
-        return self._send("GET", "/queue")
+        return queue_of(self._send("GET", "/queue"))
 
     def models(self, limit: int, cursor: str) -> "ModelPage":
         """See `Backend.models`."""

@@ -1,13 +1,17 @@
 """``loradash processes``, ``logs``, ``cancel``, ``resume`` and ``queue``."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from loradash.cli.completion import process_ids
 from loradash.cli.lines import say, say_json
 from loradash.domain.artifacts import RESULT_KINDS
-from loradash.domain.kinds import LANES, kind_names
+from loradash.domain.kinds import kind_names
+
+if TYPE_CHECKING:
+    from loradash.executors.state import ExecutorState
+    from loradash.services.processes.views import QueueView
 
 _LOG_LINES = 2000
 
@@ -124,38 +128,35 @@ def queue(
 ) -> None:
     """Show what waits in which order, or stop and go on starting processes."""
     from loradash.cli.terminal import print_table
+    from loradash.protocol.process_json import queue_json
 
     with _backend() as backend:
-        state = backend.queue(action)
+        view: QueueView = backend.queue(action)
     if as_json:
-        say_json(state)
+        say_json(queue_json(view))
         return
-    say(
-        f"{state['running']} running, {state['pending']} waiting"
-        + (", paused" if state["paused"] else "")
-    )
-    for slot in state["slots"]:
-        for lane in (rules.name for rules in LANES):
-            what = slot.get(lane) or slot.get(f"{lane}_waiting_reason", "-")
-            say(f"  {slot['slot']} {lane}: {what}")
-    for line in _endpoint_lines(state):
+    paused = ", paused" if view.is_paused else ""
+    say(f"{view.running_count} running, {view.pending_count} waiting{paused}")
+    for slot in view.executor.slots:
+        for lane in slot.lanes:
+            say(f"  {slot.name} {lane.name}: {lane.process_id or lane.waiting_reason or '-'}")
+    for line in _endpoint_lines(view.executor):
         say(f"  {line}")
     rows = [
-        (str(place), one["id"], one["type"], one["name"], str(one["priority"]))
-        for place, one in enumerate(state["order"], start=1)
+        (str(place), one.id, one.kind, one.name, str(one.priority))
+        for place, one in enumerate(view.waiting, start=1)
     ]
     print_table(("", "process id", "type", "name", "priority"), rows, "nothing is waiting")
 
 
-def _endpoint_lines(state: dict[str, Any]) -> list[str]:
-    """What is known of an endpoint elsewhere where processes run."""
+def _endpoint_lines(executor: "ExecutorState") -> list[str]:
+    """What is known of an endpoint elsewhere, and why nothing can be started."""
     lines = []
-    if endpoint := state.get("endpoint"):
-        workers = endpoint.get("workers") or {}
+    if endpoint := executor.endpoint:
+        workers = endpoint.workers or {}
         counts = ", ".join(f"{n} {name}" for name, n in workers.items() if n) or "none"
-        lines.append(f"RunPod endpoint {endpoint['id']}: workers: {counts}")
-        lines += [endpoint["waiting_reason"]] if endpoint.get("waiting_reason") else []
-    return lines + ([state["executor_error"]] if state.get("executor_error") else [])
+        lines = [f"RunPod endpoint {endpoint.id}: workers: {counts}", endpoint.waiting_reason]
+    return [line for line in (*lines, executor.error) if line]
 
 
 def _backend() -> Any:

@@ -15,6 +15,9 @@ from loradash.services.processes.views import ProcessDetail, ProcessView, QueueV
 
 Json = dict[str, Any]
 
+WAITING_REASON = "_waiting_reason"
+"""What follows a lane's name in the field that says why it waits."""
+
 
 def process_json(view: ProcessView) -> Json:
     """Return a process; lengths of time are seconds, except for ``elapsed_ms``."""
@@ -102,7 +105,7 @@ def slot_json(slot: SlotState) -> Json:
     for lane in slot.lanes:
         shown[lane.name] = lane.process_id
         if lane.waiting_reason:
-            shown[f"{lane.name}_waiting_reason"] = lane.waiting_reason
+            shown[f"{lane.name}{WAITING_REASON}"] = lane.waiting_reason
     return shown
 
 

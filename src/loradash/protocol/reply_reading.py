@@ -11,8 +11,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from loradash.errors import ServerUnreachable
+from loradash.executors.state import ExecutorState, LaneState, SlotState
+from loradash.protocol.process_json import WAITING_REASON
 from loradash.services.adapters.views import AdapterName, AdapterView
 from loradash.services.datasets.summary import DatasetSummary
+from loradash.services.processes.views import QueuedProcess, QueueView
 from loradash.services.results.views import DeletionReport, FileView, ModelPage, ModelView
 
 Reply = Mapping[str, Any]
@@ -69,6 +72,41 @@ def datasets_of(reply: Reply) -> tuple[DatasetSummary, ...]:
 def view_of(model: type[Model], reply: Reply) -> Model:
     """Read a reply that is a view's own JSON. Raises `ServerUnreachable` for another form."""
     return _read(lambda: model.model_validate(reply))
+
+
+def queue_of(reply: Reply) -> QueueView:
+    """Read what ``GET /queue`` returns."""
+    return _read(
+        lambda: QueueView(
+            is_paused=reply["paused"],
+            pending_count=reply["pending"],
+            running_count=reply["running"],
+            waiting=tuple(
+                QueuedProcess(
+                    id=one["id"], kind=one["type"], name=one["name"], priority=one["priority"]
+                )
+                for one in reply["order"]
+            ),
+            executor=ExecutorState(
+                slots=tuple(_slot(one) for one in reply["slots"]),
+                endpoint=reply.get("endpoint"),
+                error=reply["executor_error"] or "",
+            ),
+        )
+    )
+
+
+def _slot(reply: Reply) -> SlotState:
+    names = [name for name in reply if name != "slot" and not name.endswith(WAITING_REASON)]
+    lanes = tuple(
+        LaneState(
+            name=name,
+            process_id=reply[name],
+            waiting_reason=reply.get(f"{name}{WAITING_REASON}", ""),
+        )
+        for name in names
+    )
+    return SlotState(name=reply["slot"], lanes=lanes)
 
 
 def _model(reply: Reply) -> ModelView:
