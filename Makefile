@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: help demo test unit contract lint types format chaos setup dev clean
+.PHONY: help demo test unit contract lint types format chaos cluster setup dev clean
 .DEFAULT_GOAL := demo
 
 help: ## List the targets (this text)
@@ -38,6 +38,10 @@ contract: $(VENV)/.installed-dev ## The contract tests over real S3 servers and 
 # Compares the weights with those of an undisturbed training.
 chaos: $(VENV)/.installed-dev ## Kill workers at random while they train; CHAOS="--seed 8 --kills 20"
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+# Several servers on one PostgreSQL and one bucket; takes some ten minutes.
+cluster: $(VENV)/.installed-dev ## Kill servers and their database while they train; CLUSTER="--seed 8 --kills 20"
+	$(BIN)/python -m tests.cluster $(CLUSTER)
 
 format: $(VENV)/.installed-dev ## Mend what ruff can mend, and format
 	$(BIN)/ruff check --fix .
