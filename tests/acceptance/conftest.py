@@ -224,6 +224,16 @@ def training(dataset: str, **settings: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def scripted(dataset: str, step_s: float = 0.05, **settings: Any) -> dict[str, Any]:
+    """The same for the scripted engine, whose child starts in a moment and has no torch.
+
+    For what queues, workers, registries and stores do with a process, and not what it learns. Those
+    of the built-in engine go through the same ways in at least one test of each module.
+    """
+    base_model = f"scripted:step_s={step_s}"
+    return {**training(dataset, **settings), "engine": "scripted", "base_model": base_model}
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> CommandLine:
     return CommandLine(tmp_path)
@@ -261,6 +271,9 @@ SMALL = (
 )  # fmt: skip
 
 
+ENGINES = frozenset({"loradash.engines.diffusers", "loradash.engines.scripted"})
+
+
 def engine_processes(folder: Path) -> list[int]:
     """Process ids of engines that work in ``folder``."""
     found = []
@@ -272,7 +285,7 @@ def engine_processes(folder: Path) -> list[int]:
             in_folder = str(folder) in str((entry / "cwd").readlink())
         except OSError:
             continue
-        if "loradash.engines.diffusers" in words and in_folder:
+        if ENGINES & set(words) and in_folder:
             found.append(int(entry.name))
     return found
 

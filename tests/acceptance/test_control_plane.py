@@ -13,7 +13,7 @@ import httpx2
 import psutil
 import pytest
 
-from tests.acceptance.conftest import CommandLine, Server, training, upload
+from tests.acceptance.conftest import CommandLine, Server, scripted, training, upload
 from tests.servers import shifted_clock
 from tests.servers.endpoint import Endpoint
 from tests.servers.queue import RunpodQueue
@@ -75,7 +75,7 @@ def test_trainings_and_generations_go_to_workers_and_nothing_else_does(
 
 
 def test_polling_clients_wake_no_worker(plane: Server, endpoint: Endpoint) -> None:
-    process_id = plane.submit(type="train", config=training("shapes", steps=6))
+    process_id = plane.submit(type="train", config=scripted("shapes", steps=6))
     job_of(endpoint, process_id)
 
     def poll(_client: int) -> None:
@@ -93,7 +93,7 @@ def test_polling_clients_wake_no_worker(plane: Server, endpoint: Endpoint) -> No
 def test_a_job_that_a_worker_took_and_never_began_is_sent_again(
     plane: Server, endpoint: Endpoint
 ) -> None:
-    process_id = plane.submit(type="train", config=training("shapes", steps=6))
+    process_id = plane.submit(type="train", config=scripted("shapes", steps=6))
     swallowed = job_of(endpoint, process_id)
     endpoint.swallow_job("thief")
     assert endpoint.queue.status(swallowed)["status"] == "IN_PROGRESS"
@@ -108,7 +108,7 @@ def test_a_training_whose_worker_is_lost_is_brought_to_another_one(
     plane: Server, endpoint: Endpoint, lost: str
 ) -> None:
     worker = endpoint.start("a")
-    process_id = plane.submit(type="train", config=training("shapes", steps=40, save_every=5))
+    process_id = plane.submit(type="train", config=scripted("shapes", steps=40, save_every=5))
     plane.wait_until(process_id, lambda one: one["step"] >= 8)
     endpoint.wait_for_checkpoint(process_id)
     if lost == "machine":
@@ -131,7 +131,7 @@ def test_clocks_that_are_minutes_apart_cost_no_training(
     plane.start()
     upload(plane, dataset, "shapes")
     endpoint.start("a", (shifted_clock.__file__, "-120"))
-    process_id = plane.submit(type="train", config=training("shapes", steps=40, save_every=20))
+    process_id = plane.submit(type="train", config=scripted("shapes", steps=40, save_every=20))
     plane.wait_until(process_id, ["completed"])
     shown = plane.process(process_id)
     plane.close()
@@ -145,9 +145,9 @@ def test_a_control_plane_that_was_killed_goes_on_where_it_was(
     plane: Server, endpoint: Endpoint
 ) -> None:
     endpoint.start("a")
-    running = plane.submit(type="train", config=training("shapes", steps=60, save_every=20))
+    running = plane.submit(type="train", config=scripted("shapes", steps=60, save_every=20))
     plane.wait_until(running, lambda one: one["step"] >= 2)
-    waiting = plane.submit(type="train", config=training("shapes", steps=4))
+    waiting = plane.submit(type="train", config=scripted("shapes", steps=4))
     job_of(endpoint, waiting)
     plane.kill()
     plane.start()
@@ -158,8 +158,8 @@ def test_a_control_plane_that_was_killed_goes_on_where_it_was(
 
 
 def test_cancels_go_both_ways(plane: Server, endpoint: Endpoint) -> None:
-    first = plane.submit(type="train", config=training("shapes", steps=2000))
-    second = plane.submit(type="train", config=training("shapes", steps=2000))
+    first = plane.submit(type="train", config=scripted("shapes", steps=2000))
+    second = plane.submit(type="train", config=scripted("shapes", steps=2000))
     jobs = [job_of(endpoint, one) for one in (first, second)]
     assert plane.ask(type="cancel", process_id=first)["process_id"] == first
     until(lambda: endpoint.queue.status(jobs[0])["status"] == "CANCELLED")
@@ -169,14 +169,14 @@ def test_cancels_go_both_ways(plane: Server, endpoint: Endpoint) -> None:
     plane.wait_until(second, ["cancelled"], 20)
 
     worker = endpoint.start("a")
-    third = plane.submit(type="train", config=training("shapes", steps=2000))
+    third = plane.submit(type="train", config=scripted("shapes", steps=2000))
     plane.wait_until(third, lambda one: one["step"] >= 1)
     began_s = time.monotonic()
     plane.ask(type="cancel", process_id=third)
     plane.wait_until(third, ["cancelled"], 20)
     assert time.monotonic() - began_s < 5
 
-    fourth = plane.submit(type="train", config=training("shapes", steps=2000))
+    fourth = plane.submit(type="train", config=scripted("shapes", steps=2000))
     plane.wait_until(fourth, lambda one: one["step"] >= 1)
     endpoint.queue.cancel(job_of(endpoint, fourth))
     plane.wait_until(fourth, ["cancelled"], 30)
@@ -189,7 +189,7 @@ def test_cancels_go_both_ways(plane: Server, endpoint: Endpoint) -> None:
 def test_what_no_worker_ever_takes_fails_with_the_reason_and_can_be_resumed(
     plane: Server, endpoint: Endpoint
 ) -> None:
-    process_id = plane.submit(type="train", config=training("shapes", steps=4))
+    process_id = plane.submit(type="train", config=scripted("shapes", steps=4))
     for _ in range(3):
         endpoint.swallow_job("crashing", fail="CUDA driver is too old")
     deadline = time.monotonic() + 30
@@ -207,7 +207,7 @@ def test_what_no_worker_ever_takes_fails_with_the_reason_and_can_be_resumed(
 def test_a_paused_queue_sends_nothing_and_calls_back_what_no_worker_has(
     plane: Server, endpoint: Endpoint
 ) -> None:
-    process_id = plane.submit(type="train", config=training("shapes", steps=4))
+    process_id = plane.submit(type="train", config=scripted("shapes", steps=4))
     job_id = job_of(endpoint, process_id)
     plane.call("/queue/pause", {})
     until(lambda: endpoint.queue.status(job_id)["status"] == "CANCELLED")
@@ -221,7 +221,7 @@ def test_an_owner_that_was_frozen_past_its_lease_writes_nothing(
     plane: Server, endpoint: Endpoint
 ) -> None:
     worker = endpoint.start("a")
-    process_id = plane.submit(type="train", config=training("shapes", steps=60, save_every=5))
+    process_id = plane.submit(type="train", config=scripted("shapes", steps=60, save_every=5))
     plane.wait_until(process_id, lambda one: one["step"] >= 6)
     endpoint.wait_for_checkpoint(process_id)
     family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]

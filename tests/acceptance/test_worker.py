@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.acceptance.conftest import training
+from tests.acceptance.conftest import scripted, training
 from tests.servers.endpoint import Endpoint
 from tests.servers.queue import RunpodQueue
 from tests.servers.seaweedfs import SeaweedServer
@@ -62,7 +62,7 @@ def test_a_training_goes_on_at_another_worker_when_its_own_is_killed(
     endpoint.start("a")
     endpoint.upload(dataset, "shapes")
     job_id = endpoint.queue.submit(
-        {"type": "train", "config": training("shapes", steps=40, save_every=5)}
+        {"type": "train", "config": scripted("shapes", steps=40, save_every=5)}
     )
     process_id = endpoint.process_of(job_id)
     endpoint.wait_for_checkpoint(process_id)
@@ -86,7 +86,7 @@ def test_sigterm_gives_a_training_back_with_a_checkpoint_and_another_worker_ends
     worker = endpoint.start("a")
     endpoint.upload(dataset, "shapes")
     job_id = endpoint.queue.submit(
-        {"type": "train", "config": training("shapes", steps=60, save_every=10)}
+        {"type": "train", "config": scripted("shapes", steps=60, save_every=10)}
     )
     process_id = endpoint.process_of(job_id)
     endpoint.wait_for_checkpoint(process_id)
@@ -139,7 +139,7 @@ def test_a_running_training_is_cancelled_within_moments(
     endpoint.start("a")
     endpoint.upload(dataset, "shapes")
     job_id = endpoint.queue.submit(
-        {"type": "train", "config": training("shapes", steps=2000, save_every=1000)}
+        {"type": "train", "config": scripted("shapes", steps=2000, save_every=1000)}
     )
     process_id = endpoint.process_of(job_id)
     endpoint.start("b")
