@@ -22,7 +22,7 @@ class _Names(NamedTuple):
     limit: str
     usage: str
     reclaimable: str
-    """The line of ``memory.stat`` with the file cache that gives way when memory is wanted."""
+    """The line of ``memory.stat`` with the file cache that the kernel reclaims on demand."""
 
 
 _V2 = _Names("memory.max", "memory.current", "inactive_file")

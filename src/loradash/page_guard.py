@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
-# What is still read of a request that was refused: whoever is sending hears of it at the end.
+# What is still read of a request that was refused: a client reads the reply when it has sent all.
 _DISCARDED_BYTES = 512 * 2**20
 _DISCARDING_S = 30.0
 

@@ -26,48 +26,13 @@ PRIVATE = {
 
 WORD = re.compile(rf"(?<![A-Za-z])({'|'.join(PRIVATE)})(?![A-Za-z])", re.IGNORECASE)
 
-STILL_TO_READ = {
-    "docs/architecture.md",
-    "docs/reference-weaknesses.md",
-    "docs/server.md",
-    "src/loradash/api/connections.py",
-    "src/loradash/cgroups.py",
-    "src/loradash/cli/output.py",
-    "src/loradash/dev/queue.py",
-    "src/loradash/domain/process.py",
-    "src/loradash/engines/stop_signal.py",
-    "src/loradash/executors/executor.py",
-    "src/loradash/executors/local.py",
-    "src/loradash/executors/runpod.py",
-    "src/loradash/executors/runpod_rules.py",
-    "src/loradash/page_guard.py",
-    "src/loradash/registry/objects/claimed.py",
-    "src/loradash/registry/objects/standing.py",
-    "src/loradash/registry/tables.py",
-    "src/loradash/resilience/circuit.py",
-    "src/loradash/runtime/folder_lock.py",
-    "src/loradash/runtime/manifests.py",
-    "src/loradash/runtime/orphans.py",
-    "src/loradash/runtime/start_time.py",
-    "src/loradash/services/datasets/announced_uploads.py",
-    "src/loradash/services/datasets/manifests.py",
-    "src/loradash/services/datasets/store.py",
-    "src/loradash/services/processes/running.py",
-    "src/loradash/services/processes/submission.py",
-    "src/loradash/services/results/presence.py",
-    "src/loradash/services/system/health.py",
-    "src/loradash/storage/keys.py",
-    "src/loradash/storage/local.py",
-    "src/loradash/storage/memory.py",
-    "src/loradash/storage/s3/failures.py",
-    "src/loradash/wiring/core.py",
-    "src/loradash/worker/ownership.py",
-    "src/loradash/worker/work.py",
-}
-"""Files that still have such words; each change of one takes it off this list."""
+NAMES_THAT_STAY = ("processes_lapsed",)
+"""The name of an index in databases that exist."""
 
 
 def found_in(text: str) -> Iterator[str]:
+    for name in NAMES_THAT_STAY:
+        text = text.replace(name, "")
     for number, line in enumerate(text.splitlines(), 1):
         for match in WORD.finditer(line):
             word = match.group()
@@ -91,7 +56,6 @@ def test_no_private_word_is_left_in_code_or_documents() -> None:
     found = [
         f"{path.relative_to(ROOT)}, {one}"
         for path in texts()
-        if str(path.relative_to(ROOT)) not in STILL_TO_READ
         for one in found_in(path.read_text(encoding="utf-8"))
     ]
     assert found == []

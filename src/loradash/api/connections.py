@@ -4,7 +4,7 @@ Uvicorn closes a connection that is idle after a reply, and no other: one that n
 request, or sends its headers or its body byte by byte, or doesn't read its reply, would hold a file
 descriptor for as long as it likes; and when none is left, asyncio accepts nobody any more. So a
 connection that takes too long is closed, and when there are too many, the one that has been idle
-for longest gives way.
+for longest is closed.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ def limits_for(files: int) -> ConnectionLimits:
     """Return limits that leave half of the files to everything else.
 
     asyncio accepts connections in a burst, and up to four bursts are under way before the first
-    connection that has to give way has given back its file.
+    connection that has to be closed has given back its file.
     """
     accepted = max(1, min(_MOST_ACCEPTED, files // 32))
     most = max(1, min(_MOST_CONNECTIONS, files // 2 - 4 * accepted))

@@ -61,7 +61,7 @@ class Reporter(Protocol):
         ...
 
     def note(self, text: str) -> None:
-        """Say something to a person; programs don't hear it."""
+        """Say something to a person; with --json it isn't printed."""
         ...
 
 

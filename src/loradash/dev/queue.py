@@ -422,7 +422,7 @@ class Queue:
     def _next_for(self, endpoint: str, worker: str) -> Job | None:
         for job in self._queue_of(endpoint):
             delivery = job.delivery_to(worker)
-            if delivery is None or not delivery.active:  # a second copy is for somebody else
+            if delivery is None or not delivery.active:  # a second copy is for another worker
                 return job
         return None
 

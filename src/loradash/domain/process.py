@@ -62,7 +62,7 @@ class _Frozen(BaseModel):
 class Lease(_Frozen):
     """The exclusive ownership of a process, as long as its owner renews it.
 
-    It has run out when somebody has seen it unchanged for ``length_s`` by his own clock. Its times
+    It has expired when one observer has seen it unchanged for ``length_s`` by its clock. Its times
     are those of the owner's clock, which says nothing to anybody else.
     """
 
@@ -362,7 +362,7 @@ def expired(
 def cancel_requested(
     record: ProcessRecord, now: datetime, *, owner_is_gone: bool = False
 ) -> ProcessRecord:
-    """Somebody wants it to end: at once if it waits or its owner is gone, else by its owner.
+    """Ask it to end: at once if it waits or its owner is lost, else by its owner.
 
     Whether the owner is gone is for the caller to know, as in `expired`. Asking twice changes
     nothing. Raises `ConflictingState` for a process that has ended otherwise.
@@ -472,7 +472,7 @@ def _ended(
     """The running attempt is over."""
     last = record.attempts[-1]
     ended_at = now
-    if ending == "lost" and record.lease:  # somebody else says so, by another clock
+    if ending == "lost" and record.lease:  # another observer says so, by another clock
         ended_at = record.lease.worked_until(last.started_at, now)
     note = last.model_copy(
         update={"ended_at": ended_at, "ending": ending, "to_step": record.progress.step}

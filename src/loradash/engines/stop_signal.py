@@ -18,7 +18,7 @@ SAMPLE_LINE = "sample"
 
 
 class StopSignal:
-    """Set once somebody wants the work to end; the work looks at it between steps."""
+    """Set once the work is asked to end; the work checks it between steps."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()

@@ -379,7 +379,7 @@ class LocalExecutor:
         return phase in KINDS[lane.next_kind].working_phases
 
     def _sweep(self, at_start: bool = False) -> None:
-        """Queue again what has lost its owner, so that somebody is responsible for it."""
+        """Queue again what has lost its owner, so that it doesn't stand as running without one."""
         self._next_sweep_s = time.monotonic() + self._watch.look_every_s
         ours = {lane.process_id for lane in self._lanes if lane.busy}
         for record in self._watch.look(self._registry.running):

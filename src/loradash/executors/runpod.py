@@ -36,7 +36,7 @@ _ASK_EVERY_S = 5.0
 _HEALTH_EVERY_S = 15.0
 _REFUSED_PAUSE_S = 30.0
 _BLIND_S = 60.0  # after a look so long ago nothing is known of the time between
-_CANCEL_PATIENCE_S = 8.0  # the owner hears of a cancel by the registry, which is the better way
+_CANCEL_PATIENCE_S = 8.0  # the owner sees a cancel in the registry, which is the better way
 _ASK_AT_ONCE = 8
 _MOST = 1000  # of what waits, and of what runs; more jobs than that can't be asked for
 _LOCK_PATIENCE_S = 1.0
@@ -302,7 +302,7 @@ class RunpodExecutor:
         assert dispatch
 
         def is_outdated(now_is: ProcessRecord) -> bool:
-            """A worker has it after all, or somebody ended it."""
+            """A worker has it after all, or it was ended."""
             return now_is.status is not Status.PENDING or now_is.dispatch != dispatch
 
         def change(now_is: ProcessRecord) -> ProcessRecord:

@@ -2,7 +2,7 @@
 
 RunPod delivers at least once, and now and then not at all: a worker may take a job and end before
 it has begun, a job may vanish after its time, or be ended by a person in RunPod's console. The
-record says whether somebody works on the process; the job only says whether somebody is going to.
+record says whether a worker works on the process; the job only says whether one is going to.
 """
 
 from collections.abc import Mapping

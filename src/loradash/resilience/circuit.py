@@ -86,9 +86,9 @@ class Circuit:
             raise self._away()
         if state == "half_open":
             if not self._probing.acquire(blocking=False):
-                raise self._away()  # somebody is finding out just now
+                raise self._away()  # another thread is trying just now
             try:
-                if self._breaker.state == "open":  # somebody has just found out
+                if self._breaker.state == "open":  # another thread has just tried
                     raise self._away()
                 return self._counted(work)
             finally:

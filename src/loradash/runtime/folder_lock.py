@@ -23,7 +23,7 @@ def folder_lock(
 ) -> Iterator[int]:
     """Create the folder if it is missing, hold it, and yield the descriptor that holds it.
 
-    Raises `AlreadyRunning` if somebody else has it for longer than ``patience_s``, and what
+    Raises `AlreadyRunning` if another program has it for longer than ``patience_s``, and what
     ``while_waiting`` raises.
     """
     deadline = time.monotonic() + patience_s
@@ -42,7 +42,7 @@ def folder_lock(
 
 
 def _try(folder: Path) -> int | None:
-    """The descriptor of the lock, or None if somebody else has it or has removed the folder."""
+    """The descriptor of the lock, or None if another program has it or has removed the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
     try:

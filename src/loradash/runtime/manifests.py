@@ -38,7 +38,7 @@ def edit_manifest(
 ) -> None:
     """Write the list of an ended process anew, and delete the earlier ones; all if it is empty.
 
-    Somebody else may change the list at the same time, so it's compared with what was written.
+    Another program may change the list at the same time, so it's compared with what was written.
     """
     attempts = record.attempt_count
     before = [one.key for one in stored_manifests(store, record.id)]

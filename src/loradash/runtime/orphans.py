@@ -1,7 +1,7 @@
 """Engines that outlived their server: who they are, and how they are ended.
 
 An engine sees the end of its stdin when our program dies, writes a checkpoint and stops. One that
-hangs doesn't, and holds the GPU's memory until somebody finds it. So every engine's process group
+hangs doesn't, and holds the GPU's memory until a person finds it. So every engine's process group
 is noted in a file, and the next start ends what is left of it. A number alone proves nothing, since
 the system gives pids out again: the time at which the process was created belongs to it.
 """

@@ -12,7 +12,7 @@ SAME_START_S = 1.0
 def started_s(pid: int) -> float:
     """Return when a process started, in seconds; since the boot, where that is told.
 
-    Not by the clock: that is set at times, and everybody would seem to be somebody else. Raises
+    Not by the clock: that is set at times, and every program would seem to be another one. Raises
     `psutil.NoSuchProcess`.
     """
     try:

@@ -58,7 +58,7 @@ class LocalStore:
             current = self._info(key, path).etag if path.is_file() else None
             if current != etag:
                 raise PreconditionFailed(
-                    f"object {key!r} was changed by somebody else", remedy="Read it again."
+                    f"object {key!r} was changed by another writer", remedy="Read it again."
                 )
             with self._replacing(path) as file:
                 file.write(data)

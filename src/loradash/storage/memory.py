@@ -40,7 +40,7 @@ class MemoryStore:
             current = self._info(key).etag if key in self._objects else None
             if current != etag:
                 raise PreconditionFailed(
-                    f"object {key!r} was changed by somebody else", remedy="Read it again."
+                    f"object {key!r} was changed by another writer", remedy="Read it again."
                 )
             self._objects[key] = (bytes(data), time.time())
             return self._info(key)

@@ -295,7 +295,7 @@ def make_services(
 ) -> Services:
     """Return the use cases, for an entry point with this policy of paths and size of replies.
 
-    Without a ``watch`` that somebody looks with, only owners that died here are known to be lost.
+    Without a ``watch`` that something polls with, only owners that died here are known to be lost.
     """
     watch = watch or lease_watch(core.settings, _NO_LOOKS_S)
     processes = ProcessService(core.registry, core.store, executor, watch)

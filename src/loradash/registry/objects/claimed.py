@@ -63,7 +63,7 @@ class ClaimedDocuments:
             self._hold(process_id, FIRST, document)
 
     def _first(self, process_id: str) -> Epoch:
-        """Win the right to create a process. Raises `ConflictingState` if somebody else does."""
+        """Win the right to create a process. Raises `ConflictingState` if another program does."""
         give_up_s = time.monotonic() + 2 * self._stale_s
         while not self._exists(process_id) and time.monotonic() < give_up_s:
             epoch = Epoch(0, new_nonce())
@@ -119,7 +119,7 @@ class ClaimedDocuments:
         return _marked(document, self._mark(standing, document))
 
     def _try(self, process_id: str, edit: Edit) -> Document | None:
-        """Apply an edit; None if somebody else was faster."""
+        """Apply an edit; None if another program was faster."""
         held = self._release(process_id)
         standing, newest, mark = self._look(process_id, held)
         document = _marked(newest, mark)
@@ -153,7 +153,7 @@ class ClaimedDocuments:
             raise
 
     def _win(self, process_id: str, number: int) -> Epoch | None:
-        """Claim an epoch; None if somebody else has it."""
+        """Claim an epoch; None if another program has it."""
         epoch = Epoch(number, new_nonce())
         self._backend.put(epoch.claim_key(process_id), b"")
         time.sleep(self._settle_s)
@@ -198,7 +198,7 @@ class ClaimedDocuments:
             later = self._mark(standing, newest)
             if later is None or mark is not None or later.is_for(new.record):
                 break
-            # Somebody asked to cancel while we ended the attempt; it counts as asked before.
+            # A cancel was asked for while we ended the attempt; it counts as asked before.
             self._backend.discard(*new.parts.keys - newest.parts.keys)
             mark = later
         self._hold(process_id, epoch, new)

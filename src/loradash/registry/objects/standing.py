@@ -16,7 +16,7 @@ _NAME = re.compile(r"([0-9]{8})-([0-9a-z]+)\.(json|claim)")
 
 
 class Epoch(NamedTuple):
-    """The right to write a process's record, until somebody wins a later one."""
+    """The right to write a process's record, until another program wins a later one."""
 
     number: int
     nonce: str = ""
@@ -67,7 +67,7 @@ class Standing:
 
     @property
     def claimed(self) -> int:
-        """The number of the latest epoch that somebody has claimed or won."""
+        """The number of the latest epoch that was claimed or won."""
         return max((epoch.number for epoch in (*self.claims, *self.records)), default=0)
 
     def is_written_by(self, epoch: Epoch) -> bool:

@@ -40,7 +40,7 @@ def translated(error: Exception, what: str, key: str) -> LoradashError:
         return no_such_object(key)
     if isinstance(error, AlreadyExistsError | PreconditionError) and status != 409:
         return PreconditionFailed(
-            f"object {key!r} was changed by somebody else", remedy="Read it again."
+            f"object {key!r} was changed by another writer", remedy="Read it again."
         )
     said = f"{what} {key}: {status} {told[1]} {told[2]}" if told else f"{what} {key}: {text}"
     said = said[:_MAX_SHOWN]
