@@ -41,7 +41,7 @@ def found_in(text: str) -> Iterator[str]:
 
 
 def texts() -> list[Path]:
-    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
     return [path for path in files if path.name != "glossary.md"]  # which lists the words
 
 
