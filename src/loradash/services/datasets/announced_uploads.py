@@ -130,7 +130,7 @@ class AnnouncedUploads:
                 self._store.put(_key(upload), _document(upload))
         except PreconditionFailed as error:
             raise ConflictingState(
-                f"upload {upload.upload_id} is being completed or aborted by somebody else",
+                f"upload {upload.upload_id} is being completed or aborted by another request",
                 remedy="Ask again in a moment.",
             ) from error
 
