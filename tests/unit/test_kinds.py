@@ -267,13 +267,20 @@ def test_every_entry_says_something_of_its_own() -> None:
         assert is_process_id(new_process_id(kind.name))
 
 
+@pytest.mark.parametrize("place", ["sql", "objects"])
 def test_an_older_program_reads_what_it_knows_beside_a_newer_ones_kind(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
-    url = f"sqlite:///{tmp_path}/registry.sqlite3"
+    store = MemoryStore()
+
+    def open_registry() -> Any:
+        if place == "objects":
+            return ObjectRegistry(store)
+        return SqlRegistry(f"sqlite:///{tmp_path}/registry.sqlite3")
+
     with monkeypatch.context() as newer:
         newer.setitem(KINDS, "caption", CAPTION)
-        registry = SqlRegistry(url)
+        registry = open_registry()
         registry.create(waiting())
         running = registry.create(waiting())
         registry.change(
@@ -284,7 +291,7 @@ def test_an_older_program_reads_what_it_knows_beside_a_newer_ones_kind(
         )
         registry.close()
     assert not is_process_id(running.id)
-    older = SqlRegistry(url)
+    older = open_registry()
     now = datetime.now(UTC)
     known = older.create(
         ProcessRecord(
