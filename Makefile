@@ -19,7 +19,7 @@ demo: $(VENV)/.installed ## Set up, train a LoRA in minutes, and show before and
 	$(BIN)/loradash demo --output demo-output
 
 test: lint types ## Set up and run every check and test, as CI does
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: $(VENV)/.installed-dev ## ruff, its formatting, and the direction of imports
 	$(BIN)/ruff check .

@@ -128,7 +128,9 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(cli: CommandLine, data
 
 
 def test_two_programs_cannot_run_one_training(cli: CommandLine, dataset: Path) -> None:
-    process = cli.start("train", "--dataset", str(dataset), *SMALL, "--steps", "200")
+    cli.environment["LORADASH_ENGINE"] = "scripted"
+    base_model = ("--base-model", "scripted:step_s=0.1")
+    process = cli.start("train", "--dataset", str(dataset), *base_model, "--steps", "200")
     _wait_for_steps(cli, 2)
     assert re.search(rf"{training_id(cli)}\s+my_lora\s+running\s", cli.run("train", "--list").out)
     second = cli.run("train", "--resume", training_id(cli))

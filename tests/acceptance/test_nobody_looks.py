@@ -42,7 +42,7 @@ def test_a_training_goes_on_when_its_terminal_is_closed(cli: CommandLine, datase
             sys.executable,
             [sys.executable, "-m", "loradash", "train", "--dataset", str(dataset), *SMALL,
              "--steps", "3", "--name", "unseen"],
-            {**cli.environment, "TERM": "xterm"},
+            {**cli.environment, "TERM": "xterm", "LORADASH_ENGINE": "scripted"},
         )  # fmt: skip
     assert os.read(terminal, 10_000)  # it shows something
     shown = b""

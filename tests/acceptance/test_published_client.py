@@ -56,7 +56,8 @@ def scene(
     if request.param == "bucket":
         seaweedfs: SeaweedServer = request.getfixturevalue("seaweedfs")
         bucket = Bucket(seaweedfs)
-        server, read = a_server(root / "one", bucket), bucket.read
+        server = a_server(root / "one", bucket, LORADASH_ENGINE="scripted")
+        read = bucket.read
     else:
         server = Server(CommandLine(root))
 
