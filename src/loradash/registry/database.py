@@ -97,7 +97,7 @@ class Database:
     def _retrying(self, attempt: Callable[[], Result], retry_s: float) -> Result:
         """Call ``attempt`` until it succeeds, fails for good, or the time is over.
 
-        Soon after another call has waited in vain, this one doesn't wait: threads would pile up.
+        After a call has used up its time, others try once for a while: threads would pile up.
         """
         start_s = time.monotonic()
         is_down = start_s < self._down_until_s

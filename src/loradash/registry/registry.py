@@ -188,7 +188,7 @@ class ProcessRegistry(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...
 
 

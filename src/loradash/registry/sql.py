@@ -55,7 +55,7 @@ class SqlRegistry:
     """Records and what belongs to them in the database that a SQLAlchemy URL names.
 
     Each write is one transaction, which locks what it reads and waits up to ``wait_s`` for others.
-    Each read is one statement and waits for nobody. Besides what the ports say, any method may
+    Each read is one statement and waits for no lock. Besides what the ports say, any method may
     raise `RegistryUnavailable`.
     """
 
@@ -339,7 +339,7 @@ def _waiting(kind: Kind) -> Select[Any]:
 
 
 def _is_paused(connection: Connection, *, until_commit: bool = False) -> bool:
-    """Whether the queue is paused; with ``until_commit`` nobody changes that before."""
+    """Whether the queue is paused; with ``until_commit`` that is locked until then."""
     query = select(state.c.value).where(state.c.name == PAUSED_NAME)
     return bool(connection.scalar(query.with_for_update(read=True) if until_commit else query))
 

@@ -99,7 +99,7 @@ class Document(_Kept):
 class Edit:
     """What becomes of a document: of its record and, if it has to do with them, of its parts.
 
-    Both may be called more than once; a part that was written in vain is deleted by the caller.
+    Both may be called more than once; the caller deletes a part that no document names in the end.
     With ``renews`` there is a new version in any case: whoever was about to replace the present
     one can't any more.
     """
@@ -127,7 +127,7 @@ class PartGone(Exception):
 
 
 def new_nonce() -> str:
-    """Return a text that nobody has chosen before."""
+    """Return a random text that is unique."""
     return secrets.token_hex(10)
 
 

@@ -1,7 +1,7 @@
 """The changes of documents in the object store since their first version.
 
-Documents are upgraded as they are read, and written in their new form with the next change: nobody
-can lock a bucket. To change what a document holds so that a reader has to be told, append an
+Documents are upgraded as they are read, and written in their new form with the next change: a
+bucket has no lock. To change what a document holds so that a reader has to be told, append an
 `Upgrade` whose function turns the JSON of version N - 1 into that of version N. Fields that are
 only added need none: readers that don't know them keep them.
 """
