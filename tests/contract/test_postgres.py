@@ -24,6 +24,8 @@ from loradash.errors import (
     LoradashError,
     RegistryUnavailable,
 )
+from loradash.registry import schema
+from loradash.registry.database import Database
 from loradash.registry.opening import open_database_registry
 from loradash.registry.postgres_registry import PostgresRegistry
 from loradash.registry.registry import Notifies
@@ -44,6 +46,7 @@ from .test_registries import (
     taking,
     to_pending,
 )
+from .test_schema import ADDITION, FAILURE, NEXT, described
 
 
 @pytest.fixture
@@ -438,6 +441,23 @@ def test_many_may_create_the_tables_at_once(url):
     with closing(SqlRegistry(url)) as registry:
         assert {one.id for one in registry.page().records} == set(created)
         assert registry.counts() == recount(registry)
+
+
+def test_of_many_programs_one_migrates_and_a_failure_leaves_the_old_schema(url):
+    SqlRegistry(url).close()
+    with pytest.raises(RegistryUnavailable, match="nowhere"):
+        Database(url, 5, FAILURE)
+    with closing(Database(url, 5)) as database:
+        before = described(database), database.read(schema.stored)
+    assert before[1].version == schema.SCHEMA_VERSION
+    with ThreadPoolExecutor(6) as threads, capture_logs() as logs:
+        for database in threads.map(lambda _: Database(url, 10, ADDITION), range(6)):
+            database.close()
+    events = [one["event"] for one in logs]
+    assert events.count("registry_migrated") == events.count("registry_not_backed_up") == 1
+    with closing(Database(url, 5)) as database:
+        assert database.read(schema.stored).version == NEXT
+        assert described(database) != before[0]
 
 
 def test_a_schema_with_tables_of_another_program_is_refused_and_left_alone(url):
