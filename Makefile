@@ -26,7 +26,7 @@ lint: $(VENV)/.installed-dev ## ruff, its formatting, and the direction of impor
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 
-types: $(VENV)/.installed-dev ## mypy, strict
+types: $(VENV)/.installed-dev ## mypy: strict for src, checked for tests, bench and tools
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed-dev ## The quick tests, in about a minute: no server, no engine

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -124,5 +125,7 @@ def prepare_training(engine: DiffusersEngine, config: TrainingConfig, root: Path
     process_id = new_process_id("training")
     folder = root / process_id
     folder.mkdir(parents=True)
-    engine.write_training_job(process_id, config, check_for_training(config), folder)
+    engine.write_training_job(
+        process_id, config, check_for_training(config), folder, datetime.now(UTC)
+    )
     return folder

@@ -144,14 +144,14 @@ def test_what_can_not_work_is_said_at_once_with_the_setting(fakes, monkeypatch, 
 
 @pytest.mark.parametrize("fault", [fault for fault, _ in REFUSED])
 def test_doctor_says_what_is_wrong(fakes, monkeypatch, tmp_path, fault):
-    (finding,) = doctors_words(*fakes(fault), monkeypatch, tmp_path)
+    (finding,) = doctors_words(*fakes(fault), monkeypatch=monkeypatch, tmp_path=tmp_path)
     assert (finding.subject, finding.verdict) == ("object store", "bad")
     assert "S3_" in finding.remedy
 
 
 @pytest.mark.parametrize("fault", NOTED)
 def test_doctor_says_what_differs(fakes, monkeypatch, tmp_path, fault):
-    first, *others = doctors_words(*fakes(fault), monkeypatch, tmp_path)
+    first, *others = doctors_words(*fakes(fault), monkeypatch=monkeypatch, tmp_path=tmp_path)
     assert first.verdict == "ok"
     (told,) = [one for one in others if one.subject == f"  {NOTED[fault]}"]
     assert told.verdict == "off"

@@ -210,7 +210,10 @@ class World:
 
         async def main():
             handler = Handler(
-                self.worker, tell, lambda process_id: {"process_id": process_id}, tell_every_s=60
+                self.worker,
+                tell,
+                lambda process_id: {"process_id": process_id},
+                progress_interval_s=60,
             )
             task = asyncio.ensure_future(handler(job or JOB))
             if then and await asyncio.to_thread(then) == "cancel":
