@@ -39,7 +39,6 @@ SWEEP_EVERY_S = 0.05
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(local, "_LOOK_EVERY_S", 0.02)
     monkeypatch.setattr(local, "_LOCK_PATIENCE_S", 0.1)
     monkeypatch.setattr(local, "_END_S", 1.0)
 
@@ -73,7 +72,9 @@ class Flaky(MemoryRegistry):
 class Machine:
     """An executor whose processes run until they are let go or asked to stop."""
 
-    def __init__(self, root, slots=(CUDA_0,), memory=None, needs=NEEDS, registry=None):
+    def __init__(
+        self, root, slots=(CUDA_0,), memory=None, needs=NEEDS, registry=None, poll_interval_s=0.02
+    ):
         self.root = root
         self.registry = registry or Flaky()
         self.memory = memory or Memory()
@@ -93,6 +94,7 @@ class Machine:
             taking=self.taking, run=self.run, watch=self.watch, take_over=self.take_over,
             unload_pipeline=self.unload_pipeline,
             children=self, lock_path=root / "run" / "server.lock", orphan_grace_s=3,
+            poll_interval_s=poll_interval_s,
         )  # fmt: skip
 
     # What the executor is given
@@ -227,9 +229,8 @@ def test_a_slot_trains_one_at_a_time_and_then_the_next(machine):
     machine.until_running(second)
 
 
-def test_the_next_one_starts_at_once(make, monkeypatch):
-    monkeypatch.setattr(local, "_LOOK_EVERY_S", 600)
-    machine = make()
+def test_the_next_one_starts_at_once(make):
+    machine = make(poll_interval_s=600)
     ids = [machine.add("generation") for _ in range(5)]
     for process_id in ids:
         machine.until_running(process_id)
@@ -928,3 +929,31 @@ def test_nothing_of_a_slot_is_hidden_from_its_process(make):
     machine.executor._run = lambda record, slot, stop: (seen.append(slot), run(record, slot, stop))
     machine.until_running(machine.add())
     assert [dataclasses.asdict(slot) for slot in seen] == [dataclasses.asdict(CUDA_0)]
+
+
+class Counting(Flaky):
+    """Counts how often it is asked for what waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def pending(self, kind=None, *, limit=100):
+        self.asked.append(kind)
+        return super().pending(kind, limit=limit)
+
+
+def test_one_look_at_the_queue_serves_all_lanes(make):
+    machine = make(start=False, registry=Counting())
+    machine.executor._fill_lanes()
+    assert machine.registry.asked == [None]
+
+
+def test_a_long_queue_of_one_lane_hides_nothing_of_another(make, monkeypatch):
+    monkeypatch.setattr(local, "_QUEUE_PAGE", 4)
+    machine = make(start=False, registry=Counting())
+    for _ in range(6):
+        machine.add("training", priority=5)
+    generation = machine.add("generation")
+    machine.executor.start()
+    until(lambda: generation in machine.order)

@@ -32,7 +32,8 @@ from loradash.runtime.supervisor import StopRequest
 
 log = structlog.get_logger("loradash.executor")
 
-_LOOK_EVERY_S = 1.0
+POLL_INTERVAL_S = 1.0
+_QUEUE_PAGE = 100
 SWEEP_EVERY_S = 5.0
 """How often its lease watch is meant to look."""
 
@@ -123,7 +124,9 @@ class LocalExecutor:
         children: ChildRecords,
         lock_path: Path,
         orphan_grace_s: float,
+        poll_interval_s: float = POLL_INTERVAL_S,
     ) -> None:
+        """Poll the queue every ``poll_interval_s``, for what other servers have submitted."""
         self._registry = registry
         self._lanes = [
             _Lane(slot, rules, kinds_in(rules)[0].name) for slot in slots for rules in LANES
@@ -138,6 +141,7 @@ class LocalExecutor:
         self._children = children
         self._lock_path = lock_path
         self._orphan_grace_s = orphan_grace_s
+        self._poll_interval_s = poll_interval_s
         self._lock_file: IO[str] | None = None
         self._wake = threading.Event()
         self._stopping = False
@@ -238,7 +242,7 @@ class LocalExecutor:
                 if problem != self._error:
                     log.exception("queue_poll_failed")
             self._error = problem
-            self._wake.wait(_LOOK_EVERY_S)
+            self._wake.wait(self._poll_interval_s)
             self._wake.clear()
 
     def _fill_lanes(self) -> None:
@@ -252,7 +256,7 @@ class LocalExecutor:
                 lane.warm, lane.unloading_for, lane.unload_done = False, None, False
         free = [lane for lane in self._lanes if not lane.busy]
         paused = self._registry.paused()
-        waiting = {rules: [] if paused else self._waiting(rules) for rules in LANES}
+        waiting = {rules: [] for rules in LANES} if paused else self._waiting()
         for lane in free:
             if queue := waiting[lane.rules]:
                 lane.next_kind = queue[0].kind
@@ -267,15 +271,29 @@ class LocalExecutor:
             if is_preparing or (not lane.waiting_reason and self._fill(lane)):
                 del queue[0]  # other slots need not be prepared for it
 
-    def _waiting(self, rules: Lane) -> list[ProcessRecord]:
-        """What waits for a lane, in order, as far as all slots could take it."""
+    def _waiting(self) -> dict[Lane, list[ProcessRecord]]:
+        """What waits for each lane, in order, as far as all slots could take it.
+
+        In a bucket each question to the queue lists all records, so there is one for all lanes, and
+        another one only where the first of the queue are all of other lanes.
+        """
         limit = len(self._lanes)
+        first = self._registry.pending(limit=_QUEUE_PAGE)
+        found: dict[Lane, list[ProcessRecord]] = {rules: [] for rules in LANES}
+        for record in first:
+            found[KINDS[record.kind].lane].append(record)
+        for rules in LANES if len(first) == _QUEUE_PAGE else ():
+            if len(found[rules]) < limit:
+                found[rules] = self._waiting_in(rules, limit)
+        return {rules: queue[:limit] for rules, queue in found.items()}
+
+    def _waiting_in(self, rules: Lane, limit: int) -> list[ProcessRecord]:
         found = [
             record
             for kind in kinds_in(rules)
             for record in self._registry.pending(kind.name, limit=limit)
         ]
-        return sorted(found, key=lambda one: (-one.priority, one.enqueued_at, one.id))[:limit]
+        return sorted(found, key=lambda one: (-one.priority, one.enqueued_at, one.id))
 
     def _rank(self, lane: _Lane) -> tuple[bool, int, bool]:
         """Idle slots first; there trainings first; and a warm pipeline where it is of use."""

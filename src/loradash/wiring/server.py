@@ -13,7 +13,13 @@ from loradash.api.app import Server
 from loradash.domain.process import ProcessRecord, Status
 from loradash.errors import LoradashError, StoreUnavailable
 from loradash.executors.executor import Executor
-from loradash.executors.local import SWEEP_EVERY_S, LocalExecutor, MemoryNeeds, QueuedRegistry
+from loradash.executors.local import (
+    POLL_INTERVAL_S,
+    SWEEP_EVERY_S,
+    LocalExecutor,
+    MemoryNeeds,
+    QueuedRegistry,
+)
 from loradash.protocol.dispatch import Dispatcher
 from loradash.resilience.call_timeout import CallWithTimeout
 from loradash.runtime.gpu import Machine, Slot
@@ -43,6 +49,8 @@ log = structlog.get_logger("loradash.wiring")
 _CLEAN_EVERY_S = 3600.0
 _STORE_ANSWERS_S = 10.0
 _PARTIAL_FILES_LIVE_S = 24 * 3600.0
+
+_POLL_OBJECTS_S = 3.0  # a poll of the queue in a bucket lists all its records
 
 
 class _ServersExecutor(Executor, Protocol):
@@ -144,6 +152,7 @@ def _make_local_executor(core: Core, slots: tuple[Slot, ...]) -> tuple[LocalExec
         children=core.children,
         lock_path=server_lock(settings),
         orphan_grace_s=settings.stop_grace_s,
+        poll_interval_s=_POLL_OBJECTS_S if settings.registry == "objects" else POLL_INTERVAL_S,
     )
     return executor, watch
 
