@@ -243,7 +243,7 @@ PROCESS_ID = process_of_job(JOB["input"], JOB["id"])
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(work_module, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(work_module, "POLL_INTERVAL_S", 0.02)
     monkeypatch.setattr(attempt_module, "TICK_S", 0.02)
     monkeypatch.setattr(results_module, "_TRY_AGAIN_S", 0.02)
     for name in ("_FIRST_PAUSE_S", "_LONGEST_PAUSE_S", "_POLL_S"):
