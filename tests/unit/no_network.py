@@ -50,9 +50,11 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _look_up(host: str | bytes | None) -> None:
     name = host.decode() if isinstance(host, bytes) else host
+    name = name.removesuffix(".") if name else name
     if name in _LOCAL or _is_number(name):
         return
-    if name.endswith(".invalid"):  # a name that no network knows (RFC 6761): not even asked for
+    # Names that no network knows (RFC 6761), or that aren't any: they are not even asked for.
+    if name.endswith((".invalid", ".test")) or "%" in name:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     _refuse(f"look-up of {name}")
 
@@ -64,10 +66,14 @@ def _refuse(what: str) -> None:
 
 
 def _is_number(name: str | None) -> bool:
+    """Whether it is an address, also in the old forms such as 127.1, which need no look-up."""
     try:
         ip_address(name or "")
     except ValueError:
-        return False
+        try:
+            socket.inet_aton(name or "x")
+        except OSError:
+            return False
     return True
 
 

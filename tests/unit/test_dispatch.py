@@ -205,7 +205,7 @@ def test_one_process_is_told_with_its_log_and_measurements(world):
     world.said(process_id, "one", "two")
     world.measured(process_id, 1, 2)
     reply = world.ask("process_status", process_id=process_id)
-    whole = {*PROCESS, "attempts", "artifacts"}
+    whole = {*PROCESS, "attempts", "artifacts", "warnings"}
     assert set(reply) == {*whole, "process"} - {"error"}  # a queue would take it for a failure
     assert set(reply["process"]) == whole
     reply = world.ask("process_status", process_id=process_id, log_after=1, metrics_after=0)
