@@ -276,7 +276,7 @@ class Doors:
         return _good(self.world.dispatcher.answer(request, base_url=URL))
 
     def send(self, entry, path, on_bytes):
-        self.world.store.put_file(entry["key"], path)
+        self.world.store.put_file(entry.key, path)
 
     def _stored(self, reply):
         target = self.root / "copies" / reply["dataset_folder"]
