@@ -30,10 +30,10 @@ types: $(VENV)/.installed-dev ## mypy: strict for src, checked for tests, bench 
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed-dev ## The quick tests, in about a minute: no server, no engine
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not server" tests/unit tests/contract
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not server" tests/unit
 
-contract: $(VENV)/.installed-dev ## The contract tests over real S3 servers and databases
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m server tests/contract
+contract: $(VENV)/.installed-dev ## The contract tests, also over real S3 servers and databases
+	$(BIN)/python -m pytest -n 3 --dist worksteal tests/contract
 
 # Compares the weights with those of an undisturbed training.
 chaos: $(VENV)/.installed-dev ## Kill workers at random while they train; CHAOS="--seed 8 --kills 20"
