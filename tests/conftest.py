@@ -16,10 +16,12 @@ SERVERS = frozenset({"seaweedfs", "juicefs", "postgres"})
 
 
 def pytest_configure() -> None:
-    """Take Ctrl-C even where a shell has started the tests in its background.
+    """Take Ctrl-C and a hang-up even where the tests run in a shell's background or under nohup.
 
-    Such a shell has SIGINT ignored, and all that the tests start would inherit that.
+    There SIGINT or SIGHUP is ignored, and all that the tests start would inherit that.
     """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

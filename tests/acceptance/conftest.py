@@ -52,9 +52,10 @@ class CommandLine:
             "HF_HUB_OFFLINE": "1",
         }
         self.root = root
+        self._started: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "loradash", *arguments],
             cwd=self.root,
             env={**self.environment, **environment},
@@ -63,6 +64,15 @@ class CommandLine:
             text=True,
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """Close the pipes of all that was started; who has started it has ended it."""
+        for process in self._started:
+            for pipe in (process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
 
     def run(self, *arguments: str, timeout_s: float = 240, **environment: str) -> Result:
         process = self.start(*arguments, **environment)
@@ -235,8 +245,10 @@ def scripted(dataset: str, step_s: float = 0.05, **settings: Any) -> dict[str, A
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> CommandLine:
-    return CommandLine(tmp_path)
+def cli(tmp_path: Path) -> Iterator[CommandLine]:
+    cli = CommandLine(tmp_path)
+    yield cli
+    cli.close()
 
 
 @pytest.fixture

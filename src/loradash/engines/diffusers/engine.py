@@ -48,6 +48,7 @@ from loradash.engines.diffusers.text_checks import cut_texts
 from loradash.engines.diffusers.token_count import cutting
 from loradash.engines.engine import Artifact, Checkpoint, Command
 from loradash.engines.job_files import files_in, write_whole
+from loradash.engines.stop_signal import SAMPLE_LINE, SAVE_LINE
 from loradash.error_list import ErrorList
 from loradash.errors import EngineUnavailable, InvalidAdapter, InvalidCheckpoint, InvalidConfig
 from loradash.paths import local_path
@@ -237,6 +238,14 @@ class DiffusersEngine:
                 remedy="Start a new training.",
             )
         return self._command(["train", str(folder / JOB_FILE)], job.threads, folder)
+
+    def save_line(self) -> str:
+        """See `SavesNow.save_line`."""
+        return SAVE_LINE
+
+    def sample_line(self) -> str:
+        """See `SamplesNow.sample_line`."""
+        return SAMPLE_LINE
 
     def serve_command(self, working_directory: Path) -> Command:
         """Start the long-lived generator."""

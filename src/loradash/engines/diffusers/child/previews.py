@@ -54,9 +54,10 @@ class Previews:
                 self._emitter.warn("text_cut", cut.sentence(item.place))
 
     def draw_if_due(self) -> None:
-        """Draw the previews of the current step that are due and not there yet."""
+        """Draw the previews of the current step that are due, or asked for, and not there yet."""
         step = self._trainer.step
-        if not self._items or not self._due(step):
+        wanted = self._stop.take_sample_request() or self._due(step)
+        if not self._items or not wanted or self._job.config.process.train.disable_sampling:
             return
         self._emitter.phase("sampling", "", 0, len(self._items))
         try:
