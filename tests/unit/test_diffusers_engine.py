@@ -200,6 +200,21 @@ def test_a_setting_without_effect_is_mentioned_once(sections, words):
 
 
 @pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({"arch": "sdxl"}, "model.arch: sdxl"),
+        ({"is_xl": True}, "model.is_xl"),
+        ({"is_xl": False, "arch": "sd15"}, ""),
+        ({"is_v2": True}, ""),
+    ],
+)
+def test_a_trainable_family_that_is_not_the_base_models_is_mentioned(engine, model, named):
+    warnings = engine.check_training(config(model=model))
+    about = [one for one in warnings if "Stable Diffusion 1.x or 2.x" in one]
+    assert [one.split(" has no effect")[0] for one in about] == ([named] if named else [])
+
+
+@pytest.mark.parametrize(
     ("device", "found", "words"),
     [
         ("cpu", object(), "a CUDA GPU;"),

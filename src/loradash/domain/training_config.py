@@ -492,7 +492,9 @@ class ModelSection(Section):
     passthrough = ai_toolkit_keys.MODEL
 
     name_or_path: FilePath
-    arch: str | None = Field(None, description="told by the base model itself; checked against it")
+    arch: str | None = Field(
+        None, description="told by the base model itself; another one is refused or mentioned"
+    )
     is_v_pred: bool | None = Field(None, description="only where the base model doesn't say")
     extras_name_or_path: FilePath | None = Field(
         None, description="folder or hub id with the configs that a single file lacks"

@@ -8,7 +8,12 @@ from loradash.domain.optimizers import LEAST_OWN_RATE, kind_of
 from loradash.domain.sizes import counted
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers.adapters.foreign_keys import foreign_keys
-from loradash.engines.diffusers.base_models.families import FAMILIES, TRAINABLE, find_base_model
+from loradash.engines.diffusers.base_models.families import (
+    FAMILIES,
+    TRAINABLE,
+    Family,
+    find_base_model,
+)
 from loradash.engines.diffusers.base_models.pipeline_layout import Layout
 from loradash.engines.diffusers.drawing_limits import drawing_limits
 from loradash.engines.diffusers.preview_checks import check_previews
@@ -36,6 +41,8 @@ def check(config: TrainingConfig, layout: Layout | None = None) -> tuple[str, ..
             remedy="Correct or remove them, or train with another engine.",
         )
     warnings += _warnings_about_model(config)
+    if layout:
+        warnings += _other_family_named(config, layout.family)
     if "lr" not in process.train.model_fields_set:
         warnings.append(
             f"train.lr isn't given: {process.train.lr:g} is used (ai-toolkit would use 1e-06)"
@@ -132,6 +139,24 @@ def _foreign_flags(config: TrainingConfig) -> list[str]:
     flags = {key for key, value in keys if key.startswith("is_")
              and asks_for_something("model", key, value)}  # fmt: skip
     return sorted(flags - known)
+
+
+def _other_family_named(config: TrainingConfig, family: Family) -> list[str]:
+    """Settings that name a family that can be trained, but isn't the base model's."""
+    model = config.process.model
+    others = [one for one in FAMILIES if one is not family]
+    flags = set().union(*(one.ai_toolkit_flags for one in others))
+    keys = model.other_keys.items()
+    named = sorted(
+        f"model.{key}" for key, value in keys
+        if key in flags and asks_for_something("model", key, value)
+    )  # fmt: skip
+    if model.arch and any(model.arch.split(":")[0] in one.ai_toolkit_archs for one in others):
+        named.append(f"model.arch: {model.arch}")
+    return [
+        f"{what} has no effect: the base model is of {family.title}, and is trained as such"
+        for what in named
+    ]
 
 
 def _warnings_about_model(config: TrainingConfig) -> list[str]:
