@@ -186,11 +186,16 @@ def _show(one: dict[str, Any], as_json: bool) -> None:
     for warning in one["process"].get("warnings", ()):  # an older server has none
         say(f"  warning   {warning}")
     for note in one["attempts"]:
-        ending = note["ending"] or "running"
-        say(f"  attempt {note['number']}: steps {note['from_step']} to {note['to_step']}, {ending}")
+        say(f"  attempt {note['number']}: {_attempt(note, one)}")
     for entry in one["artifacts"]:
         if entry["kind"] in RESULT_KINDS:
             say(f"  result    {entry['key']}")
+
+
+def _attempt(note: dict[str, Any], one: dict[str, Any]) -> str:
+    if ending := note["ending"]:
+        return f"steps {note['from_step']} to {note['to_step']}, {ending}"
+    return f"from step {note['from_step']}, {_state(one)}"  # its last step isn't noted yet
 
 
 def _origin(origin: dict[str, Any]) -> str:
