@@ -108,6 +108,11 @@ def test_an_adapter_is_shown_by_id_and_name_with_what_its_file_says(world, comma
         assert part in text
 
 
+def test_an_adapter_whose_weights_mean_nothing_works_nowhere(world, commands):
+    record = finished(world, "cat", lora({**METADATA, "loradash.engine": "scripted"}))
+    assert ask_json(commands, "show", record.id)["works_in"] == []
+
+
 def test_adapters_are_listed_by_pages(world, commands):
     ids = [finished(world, name).id for name in ("cat", "dog", "owl")]
     first = ask_json(commands, "list", "--limit", "2")

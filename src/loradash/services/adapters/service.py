@@ -24,7 +24,10 @@ _FAMILIES = {
     "stable-diffusion-v2-512": "Stable Diffusion 2.x, 512 px",
     "stable-diffusion-v2-768-v": "Stable Diffusion 2.x, 768 px (v-prediction)",
     "stable-diffusion-v2": "Stable Diffusion 2.x",
+    "stable-diffusion-xl-v1-base": "Stable Diffusion XL",
 }
+_NOWHERE = frozenset({"scripted"})
+"""Engines whose adapters are of no use anywhere: their weights mean nothing."""
 _READERS = {
     "kohya": ("loradash", "diffusers", "sd-scripts", "ComfyUI", "A1111"),
     "diffusers": ("loradash", "diffusers", "ComfyUI"),
@@ -74,7 +77,7 @@ class AdapterService:
             key_names=names,
             dtype=_most_common_dtype(header),
             layers=sum(1 for name in header if _DOWN.search(name)),
-            works_in=_READERS.get(names, ()),
+            works_in=() if metadata.get("loradash.engine") in _NOWHERE else _READERS.get(names, ()),
             used_by=tuple(one.id for one in users_of(self._registry, entry.process_id, "lora")),
             file_metadata={str(key): str(value) for key, value in metadata.items()},
             elapsed_ms=round(elapsed_s * 1000),
