@@ -193,7 +193,7 @@ def poll_rows(repeats: int) -> Iterator[Row]:
     """Time polls that find nothing, with few and with many processes, each of which has changed."""
     with tempfile.TemporaryDirectory() as folder:
         for size in (1_000, 100_000):
-            registry, engine = filled(Path(folder) / f"{size}.sqlite3", size)
+            registry, engine = filled(f"sqlite:///{Path(folder) / f'{size}.sqlite3'}", size)
             with engine.begin() as connection:
                 rows = [
                     {"process_id": one.id, "changed": number}
