@@ -331,7 +331,7 @@ def test_a_single_file_takes_its_configs_from_the_hub(
 
 
 def test_v_prediction_is_believed_where_the_config_says_so(tiny_base: Path) -> None:
-    architecture = load(find_base_model(str(tiny_base)))
-    train = TrainSection()
-    assert architecture.objective(train, None, CPU).prediction_type == "epsilon"
-    assert architecture.objective(train, True, CPU).prediction_type == "v_prediction"
+    for told, kind in ((None, "epsilon"), (True, "v_prediction"), (False, "epsilon")):
+        architecture = load(find_base_model(str(tiny_base), is_v_pred=told))
+        assert architecture.objective(TrainSection(), CPU).prediction_type == kind
+        assert architecture.pipeline.scheduler.config.prediction_type == kind

@@ -109,7 +109,7 @@ def test_the_unet_is_told_sizes_as_the_pipeline_does(tiny_xl_base: Path) -> None
 
 def test_velocity_is_the_target_where_the_base_model_predicts_it(tmp_path: Path) -> None:
     base = build_stable_diffusion_xl(tmp_path / "v", "v_prediction")
-    objective = load(base).objective(TrainSection(), None, torch.device("cpu"))
+    objective = load(base).objective(TrainSection(), torch.device("cpu"))
     latents, noise = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     signal = torch.cumprod(1 - betas, 0)[300]
@@ -225,7 +225,7 @@ def test_a_single_file_says_by_its_marks_that_it_predicts_v(
     path = tmp_path / "model.safetensors"
     write_single_file_xl(plain(tiny_xl_base), path, "v_pred", "ztsnr")
     architecture = load(path, tiny_xl_base)
-    objective = architecture.objective(TrainSection(), None, torch.device("cpu"))
+    objective = architecture.objective(TrainSection(), torch.device("cpu"))
     assert objective.prediction_type == "v_prediction"
     assert objective.zero_terminal_snr
     assert architecture.pipeline.scheduler.config.prediction_type == "v_prediction"

@@ -99,7 +99,9 @@ def find_base_model(
     """
     if name in EMBEDDED_BASE_MODELS:
         location = base_model_folder(name)
-        return BaseModelSource(name=name, kind="folder", location=str(location))
+        return BaseModelSource(
+            name=name, kind="folder", location=str(location), is_v_pred=is_v_pred
+        )
     path = local_path(name, InvalidBaseModel, "base model", _REMEDY)
     if path.is_dir():
         return BaseModelSource(

@@ -1,6 +1,6 @@
 """The port of a base model's architecture: all that training and sampling need to know about it.
 
-One class per architecture, found by the name of its pipeline class in `ARCHITECTURES`. The trainer
+One class per architecture, found by its family in `LOADERS`. The trainer
 and the generator hold no ``if sdxl`` anywhere: what differs stands behind this port.
 """
 
@@ -75,9 +75,7 @@ class Architecture(Protocol):
         """Side in pixels of the images that the base model was trained on."""
         ...
 
-    def objective(
-        self, train: TrainSection, is_v_pred: bool | None, device: torch.device
-    ) -> Objective:
+    def objective(self, train: TrainSection, device: torch.device) -> Objective:
         """What the base model was trained to predict, with the config's choices."""
         ...
 

@@ -1,13 +1,18 @@
 """Loading a base model with diffusers' ordinary loaders, and saying plainly why it failed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from loradash.engines.diffusers.base_models.families import BaseModelSource, Family, family_of
+from loradash.engines.diffusers.base_models.families import (
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    BaseModelSource,
+    Family,
+)
 from loradash.engines.diffusers.base_models.findings import Finding, invalid_base_model
 from loradash.engines.diffusers.base_models.inspection import checkpoint_of, inspect
 from loradash.engines.diffusers.base_models.parts import PartKind
@@ -22,16 +27,28 @@ from loradash.engines.diffusers.token_count import text_limit
 from loradash.engines.stop_signal import StopSignal
 from loradash.errors import InvalidBaseModel, LoradashError, OutOfMemory
 
-ARCHITECTURES: dict[str, Callable[[Any], Architecture]] = {
-    StableDiffusionPipeline.__name__: StableDiffusion,
-    StableDiffusionXLPipeline.__name__: StableDiffusionXL,
+
+class Loader(NamedTuple):
+    """How the base models of a family are loaded."""
+
+    pipeline: Any
+    """The class in diffusers."""
+    architecture: Callable[[Any], Architecture]
+    left_out: Mapping[str, Any]
+    """Arguments that keep it from loading what no training or preview needs."""
+
+
+LOADERS: Mapping[str, Loader] = {
+    STABLE_DIFFUSION.name: Loader(
+        StableDiffusionPipeline,
+        StableDiffusion,
+        # A safety checker is a second network of 1.2 GB.
+        {"safety_checker": None, "requires_safety_checker": False},
+    ),
+    STABLE_DIFFUSION_XL.name: Loader(
+        StableDiffusionXLPipeline, StableDiffusionXL, {"add_watermarker": False}
+    ),
 }
-_LEFT_OUT: dict[type, dict[str, Any]] = {
-    # A safety checker is a second network of 1.2 GB that no training or preview needs.
-    StableDiffusionPipeline: {"safety_checker": None, "requires_safety_checker": False},
-    StableDiffusionXLPipeline: {"add_watermarker": False},
-}
-"""What isn't loaded of a pipeline, by its class."""
 _ENCODERS: tuple[PartKind, ...] = ("clip",)
 
 
@@ -53,7 +70,7 @@ def load_base_model(
     stop.check()
     try:
         with no_pickles():
-            pipeline = _load(source, dtype)
+            pipeline, family = _load(source, dtype)
     except LoradashError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -72,19 +89,10 @@ def load_base_model(
             f"base model {source.name} can't be loaded: {_with_cause(error)}",
             remedy="Use another copy of the model, saved by a recent version of diffusers.",
         ) from error
-    name = type(pipeline).__name__
-    if name not in ARCHITECTURES:
-        raise InvalidBaseModel(
-            f"base model {source.name} is a {name}, which the diffusers engine can't handle yet",
-            remedy=f"Use a base model of: {', '.join(sorted(ARCHITECTURES))}.",
-        )
-    family = family_of(name)
-    assert family is not None
     _prepare(pipeline, family, source.name, dtype)
-    if source.is_v_pred is not None:  # previews are drawn as the training is done
+    if source.is_v_pred is not None:
         kind = "v_prediction" if source.is_v_pred else "epsilon"
-        scheduler = pipeline.scheduler
-        pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=kind)
+        _reschedule(pipeline, prediction_type=kind)
     try:
         pipeline.to(device)
         pipeline.vae.to(dtype=torch.float32)
@@ -93,7 +101,7 @@ def load_base_model(
             f"base model {source.name}: not enough GPU memory to hold it",
             remedy="Free GPU memory, or use bf16.",
         ) from error
-    return ARCHITECTURES[name](pipeline)
+    return LOADERS[family.name].architecture(pipeline)
 
 
 def _prepare(pipeline: Any, family: Family, name: str, dtype: torch.dtype) -> None:
@@ -117,34 +125,34 @@ def _prepare(pipeline: Any, family: Family, name: str, dtype: torch.dtype) -> No
         raise invalid_base_model(name, findings)
 
 
-def _load(source: BaseModelSource, dtype: torch.dtype) -> DiffusionPipeline:
+def _load(source: BaseModelSource, dtype: torch.dtype) -> tuple[Any, Family]:
     common: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
     if source.kind == "single_file":
         return _load_single_file(source, common, dtype)
     layout = inspect(source).layout
     assert layout is not None
-    pipeline_class = _class_of(layout.family)
+    loader = LOADERS[layout.family.name]
     findings: list[Finding] = []
     networks = load_networks(Path(source.location), layout, dtype, findings)
     if findings:
         raise invalid_base_model(source.name, findings)
-    pipeline: DiffusionPipeline = pipeline_class.from_pretrained(  # type: ignore[attr-defined]
+    pipeline = loader.pipeline.from_pretrained(
         source.location,
         **common,
         **networks,
-        **_LEFT_OUT[pipeline_class],
+        **loader.left_out,
         feature_extractor=None,
         image_encoder=None,
     )
-    return pipeline
+    return pipeline, layout.family
 
 
 def _load_single_file(
     source: BaseModelSource, common: dict[str, Any], dtype: torch.dtype
-) -> DiffusionPipeline:
+) -> tuple[Any, Family]:
     checkpoint = checkpoint_of(source)
-    pipeline_class = _class_of(checkpoint.family)
-    options = {**common, **_LEFT_OUT[pipeline_class]}
+    loader = LOADERS[checkpoint.family.name]
+    options = {**common, **loader.left_out}
     if source.extras:
         options["config"] = source.extras
     layout = None if checkpoint.has_text_encoders else inspect(source).layout
@@ -153,22 +161,18 @@ def _load_single_file(
         options |= load_networks(Path(source.extras), layout, dtype, findings, _ENCODERS)
         if findings:
             raise invalid_base_model(source.name, findings)
-    pipeline: DiffusionPipeline = pipeline_class.from_single_file(  # type: ignore[attr-defined]
-        source.location, **options
-    )
-    told: dict[str, Any] = {}  # which the configs of the family's first model don't know
+    pipeline = loader.pipeline.from_single_file(source.location, **options)
     if checkpoint.predicts_v:
-        told["prediction_type"] = "v_prediction"
+        _reschedule(pipeline, prediction_type="v_prediction")
     if checkpoint.ends_in_noise:
-        told["rescale_betas_zero_snr"] = True
-    if told:
-        scheduler = pipeline.scheduler
-        pipeline.scheduler = type(scheduler).from_config(scheduler.config, **told)
-    return pipeline
+        _reschedule(pipeline, rescale_betas_zero_snr=True)
+    return pipeline, checkpoint.family
 
 
-def _class_of(family: Family) -> type:
-    return next(one for one in _LEFT_OUT if one.__name__ in family.pipelines)
+def _reschedule(pipeline: Any, **changes: Any) -> None:
+    """Change settings of the noise schedule, for trainings and pictures alike."""
+    scheduler = pipeline.scheduler
+    pipeline.scheduler = type(scheduler).from_config(scheduler.config, **changes)
 
 
 def _with_cause(error: BaseException) -> str:

@@ -123,7 +123,10 @@ class TrainingRun:
         reports = read_datasets(job, self._folder, self._stop)
         self._emitter.phase("loading", job.base_model.name)
         self._stop.check()
-        source = on_this_machine(job.base_model)
+        # As the config says: jobs of earlier releases don't name it for embedded models.
+        source = on_this_machine(job.base_model).model_copy(
+            update={"is_v_pred": process.model.is_v_pred}
+        )
         if source.fingerprint and fingerprint(source) != source.fingerprint:
             raise InvalidBaseModel(
                 f"base model {job.base_model.name} has changed since the training was submitted",
@@ -154,7 +157,7 @@ class TrainingRun:
             self._start_from(self._folder / process.network.pretrained_lora_path)
         if train.gradient_checkpointing:
             _checkpoint_activations(self.architecture)
-        objective = self.architecture.objective(train, process.model.is_v_pred, device)
+        objective = self.architecture.objective(train, device)
         self.trainer = Trainer(
             self.architecture,
             self._modules,

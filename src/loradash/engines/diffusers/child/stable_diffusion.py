@@ -73,14 +73,10 @@ class StableDiffusion:
         """512 for 1.x, 768 for 2.x."""
         return int(self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor)
 
-    def objective(
-        self, train: TrainSection, is_v_pred: bool | None, device: torch.device
-    ) -> DiffusionObjective:
-        """Betas and prediction type as saved with the base model."""
-        config = dict(self.pipeline.scheduler.config)
-        if is_v_pred is not None:
-            config["prediction_type"] = "v_prediction" if is_v_pred else "epsilon"
-        return DiffusionObjective(DDPMScheduler.from_config(config), train, device)
+    def objective(self, train: TrainSection, device: torch.device) -> DiffusionObjective:
+        """Betas and prediction type of the pipeline's scheduler."""
+        schedule = DDPMScheduler.from_config(self.pipeline.scheduler.config)
+        return DiffusionObjective(schedule, train, device)
 
     def encode_images(self, pixels: Tensor) -> Posterior:
         """See `Architecture.encode_images`; in float32, since published ones overflow in fp16."""
