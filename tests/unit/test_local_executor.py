@@ -957,3 +957,13 @@ def test_a_long_queue_of_one_lane_hides_nothing_of_another(make, monkeypatch):
     generation = machine.add("generation")
     machine.executor.start()
     until(lambda: generation in machine.order)
+
+
+def test_the_queue_is_not_asked_while_every_lane_is_busy(make):
+    machine = make(registry=Counting())
+    machine.until_running(machine.add("training"), machine.add("generation"))
+    until(lambda: all(lane.busy for lane in machine.executor._lanes))
+    machine.executor._fill_lanes()  # the thread may have been in the middle of a look
+    machine.registry.asked.clear()
+    machine.executor._fill_lanes()
+    assert machine.registry.asked == []

@@ -255,6 +255,8 @@ class LocalExecutor:
             if lane.unload_done:
                 lane.warm, lane.unloading_for, lane.unload_done = False, None, False
         free = [lane for lane in self._lanes if not lane.busy]
+        if not free:
+            return
         paused = self._registry.paused()
         waiting = {rules: [] for rules in LANES} if paused else self._waiting()
         for lane in free:
