@@ -14,6 +14,7 @@ from loradash.domain import process as changes
 from loradash.domain.events import Done
 from loradash.domain.ids import is_process_id, new_process_id
 from loradash.domain.kinds import (
+    GENERATION,
     GENERATION_LANE,
     KINDS,
     TRAINING_LANE,
@@ -40,22 +41,14 @@ from loradash.storage.memory import MemoryStore
 from tests.unit.waits import until
 from tests.unit.world import TOKEN, World, adapter
 
-CAPTION = KindOfWork(
+CAPTION = replace(
+    GENERATION,
     name="caption",
     id_prefix="cap",
     request_types=("caption",),
     folder="output/captions",
-    lane=GENERATION_LANE,
     uses_pipeline=False,
-    working_phases=frozenset({"generating"}),
-    memory_setting="generation_memory_mb",
-    ram_share=0.125,
-    waits_for_memory=False,
-    timeout_setting="generation_timeout_s",
-    timeout_variable="GENERATION_TIMEOUT",
-    counts="images",
     main_artifact="log",
-    is_resumable=False,
     doing="captioning",
 )
 

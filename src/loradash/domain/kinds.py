@@ -5,7 +5,7 @@ One table. Who needs to know how a kind differs from another one asks its entry,
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator
 
@@ -48,14 +48,10 @@ class KindOfWork:
     """The setting with the free memory in MB that must be there before it starts."""
     ram_share: float
     """Of a CPU slot's memory, no more than this share is asked for."""
-    waits_for_memory: bool
-    """Whether a worker without a queue of its own waits for memory before it starts one."""
     timeout_setting: str
     """The setting with the seconds that it may take."""
     timeout_variable: str
     """The environment variable of ``timeout_setting``, for texts."""
-    counts: Literal["steps", "images"]
-    """What its progress counts."""
     main_artifact: ArtifactKind
     """What its results are downloaded as."""
     is_resumable: bool
@@ -74,10 +70,8 @@ TRAINING = KindOfWork(
     working_phases=frozenset({"training", "sampling", "saving"}),
     memory_setting="training_memory_mb",
     ram_share=0.25,
-    waits_for_memory=True,
     timeout_setting="training_timeout_s",
     timeout_variable="TRAINING_TIMEOUT",
-    counts="steps",
     main_artifact="lora",
     is_resumable=True,
     doing="training",
@@ -92,10 +86,8 @@ GENERATION = KindOfWork(
     working_phases=frozenset({"generating"}),
     memory_setting="generation_memory_mb",
     ram_share=0.125,
-    waits_for_memory=False,
     timeout_setting="generation_timeout_s",
     timeout_variable="GENERATION_TIMEOUT",
-    counts="images",
     main_artifact="image",
     is_resumable=False,
     doing="generating",

@@ -222,11 +222,11 @@ class Worker:
 
     def _make_room(self, record: ProcessRecord, stop: StopRequest) -> None:
         """Wait a little for memory that an earlier process is about to give back."""
-        kind = KINDS[record.kind]
-        if not kind.uses_pipeline:
-            self._unload_pipeline(self._slot.name)
+        if KINDS[record.kind].uses_pipeline:
+            return  # which may hold the memory itself
+        self._unload_pipeline(self._slot.name)
         total = self._memory.total_mb(self._slot)
-        if self._slot.gpu_index is None or total is None or not kind.waits_for_memory:
+        if self._slot.gpu_index is None or total is None:
             return
         need = self._needs.of(record.kind, total, is_cpu=False)
         give_up_s = time.monotonic() + _MEMORY_PATIENCE_S
