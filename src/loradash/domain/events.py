@@ -6,7 +6,7 @@ has crashed, whatever its exit code says.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 EVENTS_FD_VARIABLE = "LORADASH_EVENTS_FD"
 """Environment variable that names the file descriptor on which an engine's child writes events."""
@@ -155,3 +155,11 @@ _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
 def parse_event(line: str | bytes) -> Event:
     """Parse one line. Raises `pydantic.ValidationError` for anything that isn't an event."""
     return _ADAPTER.validate_json(line)
+
+
+def read_event(line: str | bytes) -> Event | None:
+    """Return the event that a line is, or None if it isn't one."""
+    try:
+        return parse_event(line)
+    except ValidationError:
+        return None

@@ -18,7 +18,7 @@ from loradash.datasets.changes import marks
 from loradash.datasets.folder import combined_hash
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.engine_use import BUILT_IN_ENGINE, EngineUse
-from loradash.domain.events import Event, parse_event
+from loradash.domain.events import Event, read_event
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_config import DatasetSection, TrainingConfig
 from loradash.engines.diffusers import support
@@ -34,10 +34,6 @@ from loradash.engines.diffusers.base_models.inspection import Inspection, inspec
 from loradash.engines.diffusers.child.schedules import factor
 from loradash.engines.diffusers.drawing_limits import drawing_limits
 from loradash.engines.diffusers.job import (
-    ADAPTER_FOLDER,
-    CHECKPOINTS_FOLDER,
-    JOB_FILE,
-    SAMPLES_FOLDER,
     DatasetPlan,
     Generate,
     JobBefore,
@@ -46,9 +42,11 @@ from loradash.engines.diffusers.job import (
 )
 from loradash.engines.diffusers.text_checks import cut_texts
 from loradash.engines.diffusers.token_count import cutting
-from loradash.engines.engine import Artifact, Checkpoint, Command
-from loradash.engines.job_files import files_in, write_whole
+from loradash.engines.engine import Command
+from loradash.engines.job_files import write_whole
 from loradash.engines.stop_signal import SAMPLE_LINE, SAVE_LINE
+from loradash.engines.training_files import JOB_FILE
+from loradash.engines.training_folder import TrainingFolder
 from loradash.error_list import ErrorList
 from loradash.errors import EngineUnavailable, InvalidAdapter, InvalidCheckpoint, InvalidConfig
 from loradash.paths import local_path
@@ -57,7 +55,7 @@ _PASSED_S = 300.0
 """So long a model on the hub counts as looked through."""
 
 
-class DiffusersEngine:
+class DiffusersEngine(TrainingFolder):
     """Trains LoRAs and generates images with diffusers, peft and transformers."""
 
     name = BUILT_IN_ENGINE
@@ -99,11 +97,11 @@ class DiffusersEngine:
             )
 
     def native_size(self, config: TrainingConfig) -> int | None:
-        """See `Engine.native_size`."""
+        """See `Trains.native_size`."""
         return self._inspected(_source_of(config)).native_size
 
     def check_base_model(self, name: str) -> None:
-        """See `Engine.check_base_model`."""
+        """See `WarmGenerator.check_base_model`."""
         self._inspected(find_base_model(name))
 
     def check_texts(
@@ -111,12 +109,12 @@ class DiffusersEngine:
         config: TrainingConfig,
         data: Sequence[tuple[DatasetSection, DatasetReport]],
     ) -> tuple[str, ...]:
-        """See `Engine.check_texts`."""
+        """See `Trains.check_texts`."""
         cut = cutting(_source_of(config))
         return () if cut is None else tuple(cut_texts(config, data, cut))
 
     def check_generation(self, request: GenerationRequest) -> None:
-        """See `Engine.check_generation`."""
+        """See `WarmGenerator.check_generation`."""
         layout = self._inspected(find_base_model(request.base_model)).layout
         limits = drawing_limits(layout.configs if layout else {})
         places = [("steps", request.steps)]
@@ -139,7 +137,7 @@ class DiffusersEngine:
         folder: Path,
         created_at: datetime,
     ) -> None:
-        """See `Engine.write_training_job`; ``job.json`` appears at once and whole."""
+        """See `Trains.write_training_job`; ``job.json`` appears at once and whole."""
         base_model = _source_of(config)
         found = self._inspected(base_model)
         job = TrainingJob(
@@ -278,50 +276,16 @@ class DiffusersEngine:
         ).model_dump_json()
 
     def parse(self, line: str) -> Event | None:
-        """Parse a line of the child's event stream."""
-        try:
-            return parse_event(line)
-        except ValidationError:
-            return None
+        """See `Engine.parse`."""
+        return read_event(line)
 
     def adapter_metadata(self, path: Path) -> dict[str, str]:
-        """See `Engine.adapter_metadata`; only the header is read."""
+        """See `ReadsAdapters.adapter_metadata`; only the header is read."""
         return read_adapter_header(path)
 
     def verify_adapter(self, path: Path) -> dict[str, str]:
-        """See `Engine.verify_adapter`; no torch, and a few megabytes at a time."""
+        """See `ReadsAdapters.verify_adapter`; no torch, and a few megabytes at a time."""
         return dict(read_adapter_layout(path, values=True).file.metadata)
-
-    def artifacts(self, folder: Path) -> list[Artifact]:
-        """See `Trains.artifacts`."""
-        found = [Artifact("lora", path) for path in files_in(folder / ADAPTER_FOLDER)]
-        found += [Artifact("sample", path) for path in files_in(folder / SAMPLES_FOLDER)]
-        if (path := folder / JOB_FILE).is_file():
-            found.append(Artifact("job", path))
-        return found
-
-    def images(self, folder: Path) -> list[Path]:
-        """See `WarmGenerator.images`."""
-        return list(files_in(folder))
-
-    def job_file(self, folder: Path) -> Path:
-        """See `Engine.job_file`."""
-        return folder / JOB_FILE
-
-    def checkpoint_folder(self, folder: Path) -> Path:
-        """See `Engine.checkpoint_folder`."""
-        return folder / CHECKPOINTS_FOLDER
-
-    def checkpoints(self, folder: Path) -> list[Checkpoint]:
-        """See `Engine.checkpoints`: they appear by a rename, so whatever has the name is whole."""
-        return [
-            Checkpoint(found, files_in(found))
-            for found in sorted(folder.glob(f"{CHECKPOINTS_FOLDER}/step-*"))
-        ]
-
-    def has_checkpoint(self, folder: Path) -> bool:
-        """See `Engine.has_checkpoint`."""
-        return bool(self.checkpoints(folder))
 
     def _use(self) -> EngineUse:
         return EngineUse(name=self.name, version=self.version)

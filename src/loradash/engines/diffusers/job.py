@@ -13,10 +13,6 @@ from loradash.domain.ids import ProcessId
 from loradash.domain.training_config import TrainingConfig
 from loradash.engines.diffusers.base_models.families import BaseModelSource
 
-JOB_FILE = "job.json"
-CHECKPOINTS_FOLDER = "checkpoints"
-SAMPLES_FOLDER = "samples"
-ADAPTER_FOLDER = "lora"
 CACHE_FOLDER = "cache"
 
 

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from loradash.engines.scripted.adapter_file import write_adapter
-from loradash.engines.scripted.plan import CHECKPOINTS_FOLDER, TrainingPlan
+from loradash.engines.scripted.plan import TrainingPlan
+from loradash.engines.training_files import CHECKPOINTS_FOLDER
 
 ADAPTER = "adapter.safetensors"
 STATE = "state.json"

@@ -7,17 +7,15 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 import loradash
 from loradash.datasets.folder import combined_hash
 from loradash.domain.dataset import DatasetReport
 from loradash.domain.engine_use import EngineUse
-from loradash.domain.events import Event, parse_event
+from loradash.domain.events import Event, read_event
 from loradash.domain.generation import GenerationRequest
 from loradash.domain.training_config import DatasetSection, TrainingConfig
-from loradash.engines.engine import Artifact, Checkpoint, Command
-from loradash.engines.job_files import files_in, write_whole
+from loradash.engines.engine import Command
+from loradash.engines.job_files import write_whole
 from loradash.engines.scripted.adapter_file import (
     NotAnAdapter,
     check_values,
@@ -25,23 +23,18 @@ from loradash.engines.scripted.adapter_file import (
     read_header,
 )
 from loradash.engines.scripted.orders import Orders, parse_orders
-from loradash.engines.scripted.plan import (
-    ADAPTER_FOLDER,
-    CHECKPOINTS_FOLDER,
-    JOB_FILE,
-    SAMPLES_FOLDER,
-    DrawingPlan,
-    TrainingPlan,
-)
+from loradash.engines.scripted.plan import DrawingPlan, TrainingPlan
 from loradash.engines.scripted.planning import pictures_of, training_plan
 from loradash.engines.stop_signal import SAMPLE_LINE, SAVE_LINE
+from loradash.engines.training_files import JOB_FILE
+from loradash.engines.training_folder import TrainingFolder
 from loradash.errors import InvalidAdapter, InvalidBaseModel, InvalidCheckpoint
 
 SCRIPTED_ENGINE = "scripted"
 _WARNING = "the scripted engine learns nothing: the adapter is made up, and changes no image"
 
 
-class ScriptedEngine:
+class ScriptedEngine(TrainingFolder):
     """Does everything that an engine can do, except to learn and to draw."""
 
     name = SCRIPTED_ENGINE
@@ -55,10 +48,7 @@ class ScriptedEngine:
 
     def parse(self, line: str) -> Event | None:
         """See `Engine.parse`."""
-        try:
-            return parse_event(line)
-        except ValidationError:
-            return None
+        return read_event(line)
 
     def check_training(self, config: TrainingConfig) -> tuple[str, ...]:
         """See `Trains.check_training`; every setting and base model will do."""
@@ -97,31 +87,6 @@ class ScriptedEngine:
                 remedy="Start a new training.",
             )
         return self._command(("train", str(folder / JOB_FILE)), folder)
-
-    def job_file(self, folder: Path) -> Path:
-        """See `Trains.job_file`."""
-        return folder / JOB_FILE
-
-    def checkpoint_folder(self, folder: Path) -> Path:
-        """See `Trains.checkpoint_folder`."""
-        return folder / CHECKPOINTS_FOLDER
-
-    def checkpoints(self, folder: Path) -> list[Checkpoint]:
-        """See `Trains.checkpoints`: they appear by a rename."""
-        found = sorted(folder.glob(f"{CHECKPOINTS_FOLDER}/step-*"))
-        return [Checkpoint(one, files_in(one)) for one in found]
-
-    def has_checkpoint(self, folder: Path) -> bool:
-        """See `Trains.has_checkpoint`."""
-        return bool(self.checkpoints(folder))
-
-    def artifacts(self, folder: Path) -> list[Artifact]:
-        """See `Trains.artifacts`."""
-        found = [Artifact("lora", path) for path in files_in(folder / ADAPTER_FOLDER)]
-        found += [Artifact("sample", path) for path in files_in(folder / SAMPLES_FOLDER)]
-        if (path := folder / JOB_FILE).is_file():
-            found.append(Artifact("job", path))
-        return found
 
     def adapter_metadata(self, path: Path) -> dict[str, str]:
         """See `ReadsAdapters.adapter_metadata`; any LoRA in a safetensors file will do."""
@@ -205,10 +170,6 @@ class ScriptedEngine:
         missing = tuple(one for one in pictures if one.index not in done)
         orders = _orders(request.base_model, "base_model")
         return DrawingPlan(request_id, str(folder), missing, len(pictures), orders).to_json()
-
-    def images(self, folder: Path) -> list[Path]:
-        """See `WarmGenerator.images`."""
-        return list(files_in(folder))
 
     def _use(self) -> EngineUse:
         return EngineUse(name=self.name, version=self.version)

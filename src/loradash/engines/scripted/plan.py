@@ -10,11 +10,6 @@ from typing import Any
 
 from loradash.engines.scripted.orders import Orders
 
-JOB_FILE = "job.json"
-CHECKPOINTS_FOLDER = "checkpoints"
-SAMPLES_FOLDER = "samples"
-ADAPTER_FOLDER = "lora"
-
 
 @dataclass(frozen=True)
 class Picture:

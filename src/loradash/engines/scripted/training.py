@@ -15,8 +15,9 @@ from loradash.engines.scripted.checkpoints import (
     write_checkpoint,
 )
 from loradash.engines.scripted.misbehaviour import FAILURE, ScriptedFailure, before_step, begin
-from loradash.engines.scripted.plan import ADAPTER_FOLDER, SAMPLES_FOLDER, TrainingPlan
+from loradash.engines.scripted.plan import TrainingPlan
 from loradash.engines.stop_signal import StopSignal
+from loradash.engines.training_files import ADAPTER_FOLDER, SAMPLES_FOLDER
 
 DONE, FAILED, STOPPED = 0, 1, 130
 _STEPS_TO_LEARN = 100

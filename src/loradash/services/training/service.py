@@ -26,7 +26,7 @@ from loradash.domain.events import (
     StepDone,
     Stopped,
     Terminal,
-    parse_event,
+    read_event,
 )
 from loradash.domain.ids import new_process_id, process_id_of
 from loradash.domain.kinds import TRAINING
@@ -355,9 +355,7 @@ class TrainingService:
         ending: Terminal | None = None
         path = self.folder(process_id) / EVENTS_FILE
         for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-            try:
-                event = parse_event(line)
-            except ValueError:
+            if (event := read_event(line)) is None:
                 continue  # the last line of a killed program
             if event.type == "step":
                 steps[event.step] = event

@@ -17,9 +17,10 @@ from loradash.engines.diffusers.child.emitter import Emitter
 from loradash.engines.diffusers.child.failures import translated_errors
 from loradash.engines.diffusers.child.sampling import Drawing, draw, one_color, save_image
 from loradash.engines.diffusers.child.trainer import Trainer
-from loradash.engines.diffusers.job import SAMPLES_FOLDER, TrainingJob
+from loradash.engines.diffusers.job import TrainingJob
 from loradash.engines.sample_prompts import SamplePrompt, sample_prompts
 from loradash.engines.stop_signal import StopSignal
+from loradash.engines.training_files import SAMPLES_FOLDER
 from loradash.errors import DiskFull, ImageNotFinite, Interrupted, LoradashError
 
 

@@ -35,12 +35,11 @@ from loradash.engines.diffusers.child.training_data import (
     tell_of_cut_captions,
 )
 from loradash.engines.diffusers.job import (
-    ADAPTER_FOLDER,
     CACHE_FOLDER,
-    CHECKPOINTS_FOLDER,
     TrainingJob,
 )
 from loradash.engines.stop_signal import StopSignal
+from loradash.engines.training_files import ADAPTER_FOLDER, CHECKPOINTS_FOLDER
 from loradash.errors import (
     DiskFull,
     Interrupted,
