@@ -645,12 +645,12 @@ def test_a_look_that_takes_long_does_not_keep_the_stop_from_what_runs(machine):
     machine.until_running(training)
     blocked, go_on = threading.Event(), threading.Event()
 
-    def paused():
+    def pending(kind=None, *, limit=100):
         blocked.set()
         go_on.wait(20)
-        return False
+        return ()
 
-    machine.registry.paused = paused
+    machine.registry.pending = pending
     assert blocked.wait(20)
     stopping = threading.Thread(target=machine.executor.stop, args=(20,))
     stopping.start()
@@ -942,11 +942,22 @@ class Counting(Flaky):
         self.asked.append(kind)
         return super().pending(kind, limit=limit)
 
+    def paused(self):
+        self.asked.append("paused")
+        return super().paused()
 
-def test_one_look_at_the_queue_serves_all_lanes(make):
+
+def test_one_look_at_the_queue_serves_all_lanes_and_costs_nothing_more_while_it_is_empty(make):
     machine = make(start=False, registry=Counting())
     machine.executor._fill_lanes()
     assert machine.registry.asked == [None]
+
+
+def test_a_queue_in_which_something_waits_is_asked_whether_it_is_paused(make):
+    machine = make(start=False, registry=Counting())
+    machine.add("training")
+    machine.executor._fill_lanes()
+    assert machine.registry.asked == [None, "paused"]
 
 
 def test_a_long_queue_of_one_lane_hides_nothing_of_another(make, monkeypatch):

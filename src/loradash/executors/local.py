@@ -257,8 +257,9 @@ class LocalExecutor:
         free = [lane for lane in self._lanes if not lane.busy]
         if not free:
             return
-        paused = self._registry.paused()
-        waiting = {rules: [] for rules in LANES} if paused else self._waiting()
+        waiting = self._waiting()
+        if any(waiting.values()) and self._registry.paused():
+            waiting = {rules: [] for rules in LANES}
         for lane in free:
             if queue := waiting[lane.rules]:
                 lane.next_kind = queue[0].kind
